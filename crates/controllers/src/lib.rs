@@ -1,0 +1,1 @@
+//! What kube-controller-manager does for volumes: bind, reclaim, protect, collect, namespaces.

@@ -1,0 +1,1 @@
+//! The CSI and plugin-registration protocols, and unix-socket plumbing for both ends.

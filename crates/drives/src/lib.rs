@@ -1,0 +1,1 @@
+//! Drives and the volumes on them: pure plans and their executor.

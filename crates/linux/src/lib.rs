@@ -1,0 +1,1 @@
+//! The only crate with unsafe code: mounts, quotas, loop devices, superblocks, sysfs.

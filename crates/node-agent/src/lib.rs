@@ -1,0 +1,1 @@
+//! What kubelet does for volumes: desired and actual mounts, volume plugins, pod directories, containers.

@@ -1,0 +1,1 @@
+//! A revisioned object store with watch history on redb: group commit, compaction.

@@ -1,0 +1,2 @@
+//! The binary: one subcommand per role; wiring only.
+fn main() {}

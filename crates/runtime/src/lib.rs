@@ -1,0 +1,1 @@
+//! What every controller shares: informers, work queues, leases, events, metrics, health endpoints.

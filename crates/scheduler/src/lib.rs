@@ -1,0 +1,1 @@
+//! What kube-scheduler does for volumes: place pods by volume topology, limits and capacity.

@@ -1,0 +1,1 @@
+//! What the CSI sidecars do, for any CSI driver: register, provision, publish capacity.

@@ -1,0 +1,1 @@
+//! Quantities, selectors, topology, access modes and names: pure, no async.
