@@ -1,0 +1,61 @@
+//! The small built-in client: `apply`, `get` and `delete` for machines without kubectl.
+//!
+//! It knows no kinds. Names come from the server's discovery, tables from the server's own rendering, and
+//! every error is the server's `Status` message.
+
+mod catalog;
+mod get;
+mod write;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+pub(crate) use get::{Get, get};
+pub(crate) use write::{Apply, Delete, apply, delete};
+
+/// Which API server to talk to and in which namespace.
+#[derive(Args)]
+pub(crate) struct Connection {
+    /// The kubeconfig that `orlop up` wrote.
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE", global = true)]
+    kubeconfig: Option<PathBuf>,
+    /// Namespace of namespaced objects.
+    #[arg(long, short, default_value = "default", global = true)]
+    namespace: String,
+}
+
+impl Connection {
+    async fn open(&self) -> anyhow::Result<kube::Client> {
+        let kubeconfig = match &self.kubeconfig {
+            Some(path) => Kubeconfig::read_from(path),
+            None => Kubeconfig::read(),
+        }
+        .map_err(|error| {
+            anyhow::anyhow!("{error}; name the file that `orlop up` printed with --kubeconfig or $KUBECONFIG")
+        })?;
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Ok(kube::Client::try_from(config)?)
+    }
+}
+
+/// Sends one request and gives the answer's JSON; a `Status` failure becomes its message.
+async fn send(
+    client: &kube::Client,
+    method: &str,
+    path: &str,
+    content: (&str, &str),
+    body: Vec<u8>,
+) -> Result<serde_json::Value, kube::Error> {
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::ACCEPT, content.0)
+        .header(http::header::CONTENT_TYPE, content.1)
+        .body(body)
+        .map_err(kube::Error::HttpError)?;
+    client.request(request).await
+}
+
+const JSON: &str = "application/json";
