@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::kinds::Kind;
+
 /// What of each object goes into its row (`includeObject`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IncludeObject {
@@ -16,7 +18,7 @@ pub enum IncludeObject {
 
 /// A Table of objects of one kind (no list metadata); `crd_columns` are a custom kind's `additionalPrinterColumns`.
 pub fn render(
-    _kind: &str,
+    _kind: &Kind,
     _objects: &[Value],
     _crd_columns: Option<&Value>,
     _include_object: IncludeObject,

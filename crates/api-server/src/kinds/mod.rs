@@ -1,48 +1,107 @@
-//! The table of built-in kinds and the rules a row names.
+//! The table of kinds, and what each kind's objects must look like.
+//!
+//! A kind is a row. Built-in kinds are [`BUILTIN`]; a custom resource definition adds rows of the same type at run
+//! time. Everything here is a pure function over JSON.
+
+mod builtin;
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
+pub use builtin::BUILTIN;
+
 use crate::schema::FieldError;
 
-/// A kind that the server serves: a row of [`BUILTIN`], or one version of a CustomResourceDefinition.
+type Text = Cow<'static, str>;
+type Texts = Cow<'static, [Text]>;
+
+/// One served kind: its names, scope and abilities, as discovery shows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kind {
     /// API group; empty for the core group.
-    pub group: Cow<'static, str>,
+    pub group: Text,
     /// API version, such as `v1`.
-    pub version: Cow<'static, str>,
-    /// `kind` of an object.
-    pub kind: Cow<'static, str>,
-    /// `kind` of a list of objects.
-    pub list_kind: Cow<'static, str>,
-    /// Resource name in paths, such as `pods`.
-    pub plural: Cow<'static, str>,
+    pub version: Text,
+    /// Kind of one object, such as `Pod`.
+    pub kind: Text,
+    /// Kind of a list of them, such as `PodList`.
+    pub list_kind: Text,
+    /// Resource name in URLs, such as `pods`.
+    pub plural: Text,
     /// Singular name, such as `pod`.
-    pub singular: Cow<'static, str>,
-    /// Abbreviations that kubectl accepts.
-    pub short_names: Cow<'static, [Cow<'static, str>]>,
-    /// Groups of resources (`all`) that the kind belongs to.
-    pub categories: Cow<'static, [Cow<'static, str>]>,
+    pub singular: Text,
+    /// Short names that kubectl accepts, such as `po`.
+    pub short_names: Texts,
+    /// Groups of kinds that kubectl accepts, such as `all`.
+    pub categories: Texts,
     /// Whether objects live in a namespace.
     pub namespaced: bool,
-    /// Whether the kind has a `status` subresource.
+    /// Whether there is a `status` subresource, so that the main resource can't change `.status`.
     pub status: bool,
 }
 
-/// The kinds that are always served.
-pub static BUILTIN: &[Kind] = &[];
+const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// Namespaces can't be deleted as a collection.
+const NAMESPACE_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
-/// Fills in what Kubernetes fills in when it stores an object of a built-in kind; `old` is the stored object on updates.
-pub fn default_object(_kind: &Kind, _object: &mut Value, _old: Option<&Value>) {}
+impl Kind {
+    /// `v1` or `storage.k8s.io/v1`: what objects carry as `apiVersion`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
 
-/// What is wrong with a new object, metadata included (custom kinds: metadata only).
-pub fn validate_create(_kind: &Kind, _object: &Value) -> Vec<FieldError> {
+    /// Verbs as discovery lists them.
+    pub fn verbs(&self) -> &'static [&'static str] {
+        if self.is_builtin("Namespace") { NAMESPACE_VERBS } else { VERBS }
+    }
+
+    /// Whether `metadata.generation` counts changes outside metadata and status.
+    pub fn counts_generations(&self) -> bool {
+        self.is_builtin("Pod") || self.is_builtin("CustomResourceDefinition") || self.is_custom()
+    }
+
+    /// Whether this row comes from a custom resource definition.
+    pub fn is_custom(&self) -> bool {
+        !BUILTIN.iter().any(|row| row.group == self.group && row.kind == self.kind)
+    }
+
+    fn is_builtin(&self, kind: &str) -> bool {
+        self.kind == kind && !self.is_custom()
+    }
+
+    /// `pods` or `storageclasses.storage.k8s.io`: the name that the store keeps objects under, and that messages use.
+    pub fn resource(&self) -> String {
+        if self.group.is_empty() {
+            self.plural.to_string()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
+    }
+}
+
+/// Fills in what Kubernetes fills in when an object is created (`old` is `None`) or replaced, except what only the
+/// request knows (uid, timestamps, namespace).
+///
+/// On creation the caller has already dropped a client's `.status` where the kind has a status subresource; this
+/// writes the initial one (claim and volume `Pending`, pod `Pending` with its QoS class, namespace `Active`).
+pub fn default_object(kind: &Kind, object: &mut Value, old: Option<&Value>) {
+    let _ = (kind, object, old);
+}
+
+/// Every rule that `object` breaks as a new object of `kind`, metadata included.
+pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    let _ = (kind, object);
     Vec::new()
 }
 
-/// What is wrong with the change from `old` to `new`, metadata and immutable fields included.
-pub fn validate_update(_kind: &Kind, _new: &Value, _old: &Value) -> Vec<FieldError> {
+/// Every rule that replacing `old` by `new` breaks, metadata included. Good for the status subresource too: the
+/// caller has carried over what that one can't change.
+pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
+    let _ = (kind, new, old);
     Vec::new()
 }
