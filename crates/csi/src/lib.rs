@@ -1,1 +1,26 @@
-//! The CSI and plugin-registration protocols, and unix-socket plumbing for both ends.
+//! The two protocols between an orchestrator and a storage driver on one machine, and the unix sockets they run over.
+//!
+//! [`v1`] is the Container Storage Interface, [`registration`] how a driver makes itself known on a node. Both are
+//! generated from `proto/`, clients and servers alike. Secrets never show in `Debug`: see `build.rs`.
+
+mod client;
+mod code;
+mod secret;
+mod server;
+
+pub use client::{CONNECT_DEADLINE, ConnectError, connect, connect_within};
+pub use code::final_error;
+pub use server::{ListenError, Listener, listen};
+
+/// The Container Storage Interface, package `csi.v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used, clippy::large_futures)]
+pub mod v1 {
+    tonic::include_proto!("csi.v1");
+    include!(concat!(env!("OUT_DIR"), "/debug.rs"));
+}
+
+/// Plugin registration on a node, package `pluginregistration`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used, clippy::large_futures)]
+pub mod registration {
+    tonic::include_proto!("pluginregistration");
+}
