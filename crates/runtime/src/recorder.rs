@@ -1,0 +1,292 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use prometheus_client::metrics::counter::Counter;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Events that may wait to be written; further ones are dropped and counted.
+const WAITING: usize = 1024;
+/// Kinds of events, and objects with events, that are remembered for counting.
+const REMEMBERED: usize = 4096;
+/// An object's events beyond this many in a row are dropped, as in Kubernetes; …
+const BURST: f64 = 25.0;
+/// … one more is allowed each five minutes.
+const REFILL: Duration = Duration::from_secs(300);
+/// Attempts to write one event.
+const ATTEMPTS: u32 = 3;
+
+/// Writes core/v1 Events about objects, as `kubectl describe` shows them.
+///
+/// Recording never waits: events are written in the background, in order, from a bounded queue. An event that
+/// repeats (same object, type, reason and message) raises the count of the first one. Events are best effort: those
+/// that don't fit, come too fast or can't be written are dropped and counted.
+#[derive(Clone)]
+pub struct Recorder {
+    queue: mpsc::Sender<Occurrence>,
+    dropped: Counter,
+}
+
+/// What makes two events the same event.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Identity {
+    kind: String,
+    namespace: String,
+    name: String,
+    uid: String,
+    type_: &'static str,
+    reason: String,
+    message: String,
+}
+
+struct Occurrence {
+    object: ObjectReference,
+    type_: &'static str,
+    reason: String,
+    message: String,
+    at: Timestamp,
+}
+
+impl Recorder {
+    /// A recorder for a component (`persistentvolume-controller`, `kubelet`) on a host ("" if it has none). Must be
+    /// called within a tokio runtime; the writer ends when the last clone is dropped.
+    pub fn new(client: Client, component: &'static str, host: &str) -> Recorder {
+        Recorder::counted(client, component, host, Counter::default())
+    }
+
+    pub(crate) fn counted(client: Client, component: &'static str, host: &str, dropped: Counter) -> Recorder {
+        let (queue, occurrences) = mpsc::channel(WAITING);
+        let writer = Writer {
+            client,
+            component,
+            host: host.to_owned(),
+            written: HashMap::new(),
+            allowances: HashMap::new(),
+            dropped: dropped.clone(),
+        };
+        tokio::spawn(writer.run(occurrences));
+        Recorder { queue, dropped }
+    }
+
+    /// Records that something went as it should.
+    pub fn normal(&self, object: &ObjectReference, reason: &str, message: impl Into<String>) {
+        self.record(object, "Normal", reason, message.into());
+    }
+
+    /// Records that something needs attention.
+    pub fn warning(&self, object: &ObjectReference, reason: &str, message: impl Into<String>) {
+        self.record(object, "Warning", reason, message.into());
+    }
+
+    fn record(&self, object: &ObjectReference, type_: &'static str, reason: &str, mut message: String) {
+        // The API refuses notes above 1024 bytes.
+        if message.len() > 1024 {
+            let end = (0..=1021).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+            message.truncate(end);
+            message.push('…');
+        }
+        let occurrence = Occurrence {
+            object: object.clone(),
+            type_,
+            reason: reason.to_owned(),
+            message,
+            at: Timestamp::now(),
+        };
+        if self.queue.try_send(occurrence).is_err() {
+            self.dropped.inc();
+        }
+    }
+}
+
+struct Writer {
+    client: Client,
+    component: &'static str,
+    host: String,
+    written: HashMap<Identity, Written>,
+    allowances: HashMap<(String, String), Allowance>,
+    dropped: Counter,
+}
+
+struct Written {
+    event: String,
+    count: i32,
+    last: Instant,
+}
+
+/// A token bucket of one object.
+struct Allowance {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Writer {
+    async fn run(mut self, mut occurrences: mpsc::Receiver<Occurrence>) {
+        while let Some(occurrence) = occurrences.recv().await {
+            if !self.allow(&occurrence.object) {
+                self.dropped.inc();
+                continue;
+            }
+            let (reason, object) = (occurrence.reason.clone(), occurrence.object.name.clone());
+            if let Err(error) = self.write(occurrence).await {
+                self.dropped.inc();
+                let error = crate::explain(&error);
+                tracing::debug!(reason, object, error, "an event was not written");
+            }
+        }
+    }
+
+    fn allow(&mut self, object: &ObjectReference) -> bool {
+        let now = Instant::now();
+        if self.allowances.len() >= REMEMBERED {
+            self.allowances.retain(|_, allowance| allowance.refilled(now) < BURST);
+        }
+        if self.allowances.len() >= REMEMBERED {
+            return false;
+        }
+        let key = (object.uid.clone().unwrap_or_default(), object.name.clone().unwrap_or_default());
+        let allowance = self.allowances.entry(key).or_insert(Allowance { tokens: BURST, at: now });
+        allowance.take(now)
+    }
+
+    async fn write(&mut self, occurrence: Occurrence) -> Result<(), kube::Error> {
+        let now = Instant::now();
+        if self.written.len() >= REMEMBERED {
+            self.written.retain(|_, written| now.duration_since(written.last) < REFILL);
+        }
+        if self.written.len() >= REMEMBERED {
+            self.written.clear();
+        }
+        let namespace = occurrence.object.namespace.clone().filter(|namespace| !namespace.is_empty());
+        let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+        let events = Api::namespaced(self.client.clone(), &namespace);
+        let identity = occurrence.identity();
+        if let Some(written) = self.written.get_mut(&identity) {
+            let last = Time(whole_seconds(occurrence.at));
+            let repeated = Patch::Merge(json!({ "count": written.count + 1, "lastTimestamp": last }));
+            let parameters = PatchParams::default();
+            match persist(|| events.patch(&written.event, &parameters, &repeated)).await {
+                Ok(_) => {
+                    written.count += 1;
+                    written.last = now;
+                    return Ok(());
+                }
+                // Events expire: start over.
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let event = self.event(&namespace, &occurrence);
+        let name = event.metadata.name.clone().unwrap_or_default();
+        let parameters = PostParams::default();
+        match persist(|| events.create(&parameters, &event)).await {
+            Ok(_) => {}
+            // An attempt whose answer was lost.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+            Err(error) => return Err(error),
+        }
+        self.written.insert(identity, Written { event: name, count: 1, last: now });
+        Ok(())
+    }
+
+    fn event(&self, namespace: &str, occurrence: &Occurrence) -> Event {
+        let object = occurrence.object.name.clone().unwrap_or_default();
+        let time = Some(Time(whole_seconds(occurrence.at)));
+        Event {
+            metadata: ObjectMeta {
+                // As client-go names them: unique by the time of the first occurrence.
+                name: Some(format!("{object}.{:x}", occurrence.at.as_nanosecond())),
+                namespace: Some(namespace.to_owned()),
+                ..ObjectMeta::default()
+            },
+            involved_object: occurrence.object.clone(),
+            type_: Some(occurrence.type_.to_owned()),
+            reason: Some(occurrence.reason.clone()),
+            message: Some(occurrence.message.clone()),
+            source: Some(EventSource {
+                component: Some(self.component.to_owned()),
+                host: Some(self.host.clone()).filter(|host| !host.is_empty()),
+            }),
+            reporting_component: Some(self.component.to_owned()),
+            reporting_instance: Some(self.host.clone()),
+            first_timestamp: time.clone(),
+            last_timestamp: time,
+            count: Some(1),
+            ..Event::default()
+        }
+    }
+}
+
+/// `metav1.Time` has whole seconds.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// Tries a write again when the server could not be reached or could not serve.
+async fn persist<T, Fut>(mut write: impl FnMut() -> Fut) -> Result<T, kube::Error>
+where
+    Fut: Future<Output = Result<T, kube::Error>>,
+{
+    let mut attempt = 1;
+    loop {
+        match write().await {
+            Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
+                return Err(kube::Error::Api(status));
+            }
+            Err(_) if attempt < ATTEMPTS => tokio::time::sleep(Duration::from_millis(200) * attempt).await,
+            result => return result,
+        }
+        attempt += 1;
+    }
+}
+
+impl Occurrence {
+    fn identity(&self) -> Identity {
+        Identity {
+            kind: self.object.kind.clone().unwrap_or_default(),
+            namespace: self.object.namespace.clone().unwrap_or_default(),
+            name: self.object.name.clone().unwrap_or_default(),
+            uid: self.object.uid.clone().unwrap_or_default(),
+            type_: self.type_,
+            reason: self.reason.clone(),
+            message: self.message.clone(),
+        }
+    }
+}
+
+impl Allowance {
+    fn refilled(&self, now: Instant) -> f64 {
+        let gained = now.duration_since(self.at).as_secs_f64() / REFILL.as_secs_f64();
+        (self.tokens + gained).min(BURST)
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let tokens = self.refilled(now);
+        (self.tokens, self.at) = (tokens, now);
+        let allowed = tokens >= 1.0;
+        if allowed {
+            self.tokens -= 1.0;
+        }
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_object_may_say_25_things_in_a_row_and_one_more_each_five_minutes() {
+        let start = Instant::now();
+        let mut allowance = Allowance { tokens: BURST, at: start };
+        assert_eq!((0..40).filter(|_| allowance.take(start)).count(), 25);
+        assert!(!allowance.take(start + REFILL / 2));
+        assert!(allowance.take(start + REFILL));
+        assert!(!allowance.take(start + REFILL));
+    }
+}

@@ -1,0 +1,178 @@
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use kube::{Resource, ResourceExt};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::Queue;
+
+/// How long reconciliations that are under way at shutdown may take to end by themselves.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The name of an object, as a queue's key. The namespace is "" for cluster-scoped kinds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The namespace, or "".
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of an object.
+    pub fn of<K: Resource>(object: &K) -> Key {
+        Key { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// What a reconciliation that succeeded asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, until the key is added again.
+    Done,
+    /// To look again after a while.
+    After(Duration),
+}
+
+/// Reconciles the queue's keys, up to `concurrency` at a time, until `shutdown` is cancelled.
+///
+/// An error is logged once, with its causes, and the key is retried after its backoff. All reconciliations run in
+/// the caller's task: they may borrow from it, and must not block. Those under way at shutdown get five seconds.
+pub async fn work<T, F, Fut, E>(
+    queue: Queue<T>,
+    concurrency: usize,
+    shutdown: CancellationToken,
+    reconcile: F,
+) where
+    T: Clone + Eq + Hash + fmt::Debug,
+    F: Fn(T) -> Fut,
+    Fut: Future<Output = Result<Next, E>>,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    let mut running = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            key = queue.next(), if running.len() < concurrency.max(1) => {
+                running.push(one(&queue, &reconcile, key));
+            }
+            Some(()) = running.next(), if !running.is_empty() => {}
+        }
+    }
+    let _ = tokio::time::timeout(GRACE, running.collect::<()>()).await;
+}
+
+async fn one<T, F, Fut, E>(queue: &Queue<T>, reconcile: &F, key: T)
+where
+    T: Clone + Eq + Hash + fmt::Debug,
+    F: Fn(T) -> Fut,
+    Fut: Future<Output = Result<Next, E>>,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    let start = Instant::now();
+    match reconcile(key.clone()).await {
+        Ok(next) => {
+            queue.succeeded(&key);
+            if let Next::After(delay) = next {
+                queue.add_after(key.clone(), delay);
+            }
+        }
+        Err(error) => {
+            let (failures, wait) = queue.failed(&key);
+            let error = crate::explain(error.into().as_ref());
+            let retry_in_ms = wait.as_millis() as u64;
+            tracing::warn!(queue = queue.name(), ?key, failures, retry_in_ms, error, "will retry");
+        }
+    }
+    queue.finish(&key, start.elapsed());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::Metrics;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn failing_keys_are_retried_until_they_succeed() {
+        let queue = Queue::new("test", &Metrics::new());
+        let (shutdown, attempts) = (CancellationToken::new(), RefCell::new(HashMap::new()));
+        queue.add("a");
+        queue.add("b");
+        let run = work(queue.clone(), 2, shutdown.clone(), async |key: &'static str| {
+            let attempt = {
+                let mut attempts = attempts.borrow_mut();
+                *attempts.entry(key).and_modify(|n| *n += 1).or_insert(1)
+            };
+            match attempt {
+                3 if key == "a" => shutdown.cancel(),
+                _ if key == "b" => return Ok(Next::Done),
+                _ => return Err("not yet"),
+            }
+            Ok(Next::Done)
+        });
+        tokio::time::timeout(DEADLINE, run).await.expect("retries end");
+        assert_eq!(attempts.into_inner(), HashMap::from([("a", 3), ("b", 1)]));
+    }
+
+    #[tokio::test]
+    async fn concurrency_is_bounded_and_no_key_runs_twice_at_once() {
+        let queue = Queue::new("test", &Metrics::new());
+        let shutdown = CancellationToken::new();
+        let (running, most, done) = (RefCell::new(Vec::new()), RefCell::new(0), RefCell::new(0));
+        (0..20).for_each(|key| queue.add(key));
+        let run = work(queue.clone(), 3, shutdown.clone(), async |key: u32| {
+            assert!(!running.borrow().contains(&key));
+            running.borrow_mut().push(key);
+            most.replace_with(|most| (*most).max(running.borrow().len()));
+            if *done.borrow() < 20 {
+                queue.add(key);
+            }
+            tokio::task::yield_now().await;
+            running.borrow_mut().retain(|other| *other != key);
+            *done.borrow_mut() += 1;
+            if *done.borrow() == 40 {
+                shutdown.cancel();
+            }
+            Ok::<_, Infallible>(Next::Done)
+        });
+        tokio::time::timeout(DEADLINE, run).await.expect("all keys are worked on");
+        assert_eq!(*most.borrow(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_key_comes_back_after_the_delay_that_it_asked_for() {
+        let queue = Queue::new("test", &Metrics::new());
+        let (shutdown, seen) = (CancellationToken::new(), RefCell::new(0));
+        queue.add(());
+        let run = work(queue, 1, shutdown.clone(), async |()| {
+            *seen.borrow_mut() += 1;
+            if *seen.borrow() == 2 {
+                shutdown.cancel();
+            }
+            Ok::<_, Infallible>(Next::After(Duration::from_millis(1)))
+        });
+        tokio::time::timeout(DEADLINE, run).await.expect("the key comes back");
+    }
+}
