@@ -1,1 +1,19 @@
 //! Drives and the volumes on them: pure plans and their executor.
+//!
+//! A drive is a block device, or a file on a loop device, with a file system of ours, mounted at `<root>/<drive id>`.
+//! The drive is the truth: what volumes there are, their names and sizes, is recorded on the drive itself, before it is
+//! told to anyone. This crate knows nothing of Kubernetes.
+
+mod drive;
+mod drives;
+mod error;
+mod mount_flags;
+mod volume;
+
+pub use drive::{BackendKind, Capacity, Drive, DriveId, DriveState, Force, Source, UnknownBackend};
+pub use drives::Drives;
+pub use error::{
+    CreateError, DeleteError, Excluded, ExpandError, InitialiseError, MountError, OpenError, StatsError,
+};
+pub use mount_flags::{MountFlags, UnsupportedFlag};
+pub use volume::{CreateVolume, Inodes, InvalidVolumeId, Stats, Volume, VolumeId};

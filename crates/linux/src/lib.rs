@@ -1,1 +1,42 @@
-//! The only crate with unsafe code: mounts, quotas, loop devices, superblocks, sysfs.
+//! What Orlop asks of the Linux kernel: mounts, quotas, loop devices, superblocks, durable files.
+//!
+//! The only crate with unsafe code; its types are safe to use. Everything blocks, so async callers go through
+//! `spawn_blocking`. [`Host`] is the seam: [`Kernel`] is the running kernel, tests put a machine in memory behind it.
+
+pub mod beneath;
+mod block;
+mod btrfs;
+mod error;
+mod files;
+mod loops;
+mod mount_table;
+mod mounts;
+mod program;
+mod project_quota;
+mod superblock;
+
+pub use block::{BlockDevice, BlockDevices, DeviceNumber};
+pub use btrfs::{Btrfs, QuotaMode, SubvolumeId, SubvolumeQuota};
+pub use error::{Error, Result};
+pub use files::{Files, Space};
+pub use loops::LoopDevices;
+pub use mount_table::{Mount, MountTable};
+pub use mounts::{Attributes, BindSource, FilesystemMount, Mounts, Unmount};
+pub use program::{Output, Programs};
+pub use project_quota::{ProjectId, ProjectQuota, ProjectUsage};
+pub use superblock::{Signature, probe_superblock};
+
+/// One machine: its files, mounts, block devices, file-system features and programs. All calls block.
+pub trait Host:
+    Files + Mounts + BlockDevices + LoopDevices + Btrfs + ProjectQuota + Programs + Send + Sync + 'static
+{
+}
+
+impl<T> Host for T where
+    T: Files + Mounts + BlockDevices + LoopDevices + Btrfs + ProjectQuota + Programs + Send + Sync + 'static
+{
+}
+
+/// The running kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kernel;

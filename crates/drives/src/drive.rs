@@ -1,0 +1,155 @@
+//! Drives as their users see them.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Names a drive for good: the UUID of its file system.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DriveId(pub(crate) String);
+
+impl DriveId {
+    /// The identity as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DriveId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// What holds the volumes of a drive apart and to their sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// Directories with project quotas.
+    Xfs,
+    /// Subvolumes with quota groups.
+    Btrfs,
+}
+
+impl BackendKind {
+    /// All, the preferred first.
+    pub const ALL: [Self; 2] = [Self::Xfs, Self::Btrfs];
+
+    /// The name, as in records and parameters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// A backend that we don't have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown backend \"{0}\": use xfs or btrfs")]
+pub struct UnknownBackend(pub String);
+
+impl FromStr for BackendKind {
+    type Err = UnknownBackend;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| UnknownBackend(name.to_owned()))
+    }
+}
+
+/// Where a drive is found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    /// A block device.
+    Device(PathBuf),
+    /// A file that is attached to a loop device.
+    #[serde(rename_all = "camelCase")]
+    LoopFile {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes, if it has to be made.
+        size: u64,
+    },
+}
+
+impl Source {
+    /// The device or file.
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Device(path) | Self::LoopFile { path, .. } => path,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.path().display())
+    }
+}
+
+/// Whether formatting may destroy something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// Only a device that carries nothing known is formatted.
+    No,
+    /// What file system the device carries is given up. A device in use is refused all the same.
+    OverwriteFileSystem,
+}
+
+/// Whether a drive serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DriveState {
+    /// Mounted, its quotas enforced.
+    Ready,
+    /// Serves nothing; the others go on.
+    Failed {
+        /// What is wrong and what to do.
+        reason: String,
+    },
+}
+
+/// A drive at one moment. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drive {
+    /// Identity; for a failed drive that could not be read, the one last seen at this source, or none.
+    pub id: Option<DriveId>,
+    /// The device or file that it was opened from.
+    pub source: Source,
+    /// The block device, while there is one.
+    pub device: Option<PathBuf>,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// Its backend, as far as known.
+    pub backend: Option<BackendKind>,
+    /// Whether it serves.
+    pub state: DriveState,
+    /// Size of the device.
+    pub size: u64,
+    /// What volumes can have altogether: the size less what the file system needs for itself.
+    pub capacity: u64,
+    /// Sum of the sizes of its volumes.
+    pub allocated: u64,
+    /// What a new volume could have; 0 for a failed drive.
+    pub free: u64,
+    /// Number of its volumes.
+    pub volumes: usize,
+}
+
+/// What can be had now, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Sum over the drives.
+    pub available: u64,
+    /// The largest volume that fits some drive.
+    pub largest_volume: u64,
+    /// The smallest volume that is made.
+    pub smallest_volume: u64,
+}

@@ -1,0 +1,366 @@
+//! What can go wrong, one enum per thing asked for. Messages say what was refused, why, and what to do.
+
+use std::path::PathBuf;
+
+use crate::{BackendKind, DriveId, Source, UnsupportedFlag, Volume, VolumeId};
+
+/// Drives that could not be opened at all. (A single drive that can't serve is a failed drive, not an error.)
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory to mount drives in can't be made.
+    #[error("cannot use {root} for mounting drives: {source}; choose a writable directory")]
+    Root {
+        /// The directory.
+        root: PathBuf,
+        /// The kernel's word.
+        source: linux::Error,
+    },
+    /// One drive, twice.
+    #[error("{first} and {second} carry the same drive {id}: one is a copy of the other; detach the copy")]
+    SameIdentity {
+        /// The identity.
+        id: DriveId,
+        /// One.
+        first: Source,
+        /// The other.
+        second: Source,
+    },
+    /// One source, listed twice.
+    #[error("{0} is listed twice; list each drive once")]
+    Repeated(Source),
+    /// The blocking work was dropped or panicked.
+    #[error("opening the drives was interrupted: {0}; try again")]
+    Interrupted(String),
+}
+
+/// A device that is not made a drive.
+#[derive(Debug, thiserror::Error)]
+pub enum InitialiseError {
+    /// Nothing there, or no block device.
+    #[error("{source_path} can't be used: {error}; name an existing block device")]
+    NoDevice {
+        /// The device named.
+        source_path: Source,
+        /// The kernel's word.
+        error: linux::Error,
+    },
+    /// Mounted.
+    #[error("{device} is mounted at {at}; unmount it first")]
+    Mounted {
+        /// The device.
+        device: PathBuf,
+        /// Where.
+        at: PathBuf,
+    },
+    /// Partitioned.
+    #[error("{device} has partitions ({partitions}); name a partition, or remove them first")]
+    Partitioned {
+        /// The device.
+        device: PathBuf,
+        /// Their names.
+        partitions: String,
+    },
+    /// Part of something bigger.
+    #[error("{device} is held by {holders}; take it out of there first")]
+    Held {
+        /// The device.
+        device: PathBuf,
+        /// Names of the holders.
+        holders: String,
+    },
+    /// Swapped to.
+    #[error("{0} is swap space; run swapoff first")]
+    Swap(PathBuf),
+    /// Read-only.
+    #[error("{0} is read-only; a drive must be writable")]
+    ReadOnly(PathBuf),
+    /// Too small.
+    #[error("{device} has {size} bytes; a drive needs at least {smallest}")]
+    TooSmall {
+        /// The device.
+        device: PathBuf,
+        /// Its size.
+        size: u64,
+        /// The smallest size.
+        smallest: u64,
+    },
+    /// Carries something.
+    #[error("{device} carries {signature}; to give that up, ask for it explicitly (force)")]
+    Carries {
+        /// The device.
+        device: PathBuf,
+        /// What.
+        signature: linux::Signature,
+    },
+    /// Is a drive of ours already.
+    #[error("{device} is the drive {id} already; it is opened, not formatted")]
+    AlreadyDrive {
+        /// The device.
+        device: PathBuf,
+        /// Its identity.
+        id: DriveId,
+    },
+    /// The source's drive is missing.
+    #[error(
+        "{source_path} held the drive {id}, which is gone; bring it back, or forget the drive {id} before making a new one here"
+    )]
+    Missing {
+        /// The device or file.
+        source_path: Source,
+        /// What was there.
+        id: DriveId,
+    },
+    /// In exclusive use.
+    #[error("{device} is in use: {error}; find its user with lsof or lsblk")]
+    InUse {
+        /// The device.
+        device: PathBuf,
+        /// The kernel's word.
+        error: linux::Error,
+    },
+    /// Not the same device any more.
+    #[error("{0} changed while it was looked at; look again and retry")]
+    Changed(PathBuf),
+    /// The backend can't serve here.
+    #[error("backend {backend} can't serve here: {reason}")]
+    Backend {
+        /// Which.
+        backend: BackendKind,
+        /// Why.
+        reason: String,
+    },
+    /// No backend can serve here.
+    #[error("no backend can serve here: {0}")]
+    NoBackend(String),
+    /// Formatting or mounting failed.
+    #[error("making a drive of {source_path} failed: {error}; it holds nothing yet, retry with force")]
+    Failed {
+        /// The device or file.
+        source_path: Source,
+        /// The cause.
+        error: linux::Error,
+    },
+    /// The blocking work was dropped or panicked.
+    #[error("interrupted: {0}; try again")]
+    Interrupted(String),
+}
+
+/// Why a drive was passed over for a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excluded {
+    /// The drive, or the source of a failed one.
+    pub drive: String,
+    /// Why.
+    pub why: String,
+}
+
+/// A volume that was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The name is taken by another volume.
+    #[error("volume {} exists with {} bytes and other properties than asked for now: {why}", existing.name, existing.size)]
+    Incompatible {
+        /// The volume that has the name.
+        existing: Box<Volume>,
+        /// What differs.
+        why: String,
+    },
+    /// No drive has room.
+    #[error(
+        "no drive has room for {asked} bytes: the largest free space on one drive is {largest_free} bytes{}; ask for less, delete volumes or add a drive",
+        list(drives)
+    )]
+    NoSpace {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes that the emptiest drive has left.
+        largest_free: u64,
+        /// Each drive and why it was passed over.
+        drives: Vec<Excluded>,
+    },
+    /// The sizes make no sense.
+    #[error("{0}")]
+    OutOfRange(String),
+    /// The name makes no sense.
+    #[error("{0}")]
+    Refused(String),
+    /// Another call for this volume is under way.
+    #[error("volume {0} is being made or deleted; try again in a moment")]
+    Busy(String),
+    /// The drive refused.
+    #[error("drive {drive} could not make volume {name}: {error}; it is retried from where it stopped")]
+    Drive {
+        /// Which.
+        drive: DriveId,
+        /// The volume.
+        name: String,
+        /// The cause.
+        error: linux::Error,
+    },
+    /// No answer in time; the work goes on and the same call finds its result.
+    #[error("no answer from the drive in time; the same call finds the result")]
+    TimedOut,
+}
+
+fn list(drives: &[Excluded]) -> String {
+    if drives.is_empty() {
+        return " (there is no drive)".to_owned();
+    }
+    let each: Vec<String> =
+        drives.iter().map(|excluded| format!("{}: {}", excluded.drive, excluded.why)).collect();
+    format!(" ({})", each.join("; "))
+}
+
+/// A volume that was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// Staged or published.
+    #[error("volume {id} is mounted at {at}; unpublish and unstage it first")]
+    InUse {
+        /// The volume.
+        id: VolumeId,
+        /// Where.
+        at: PathBuf,
+    },
+    /// Its drive can't serve now.
+    #[error("volume {id} can't be deleted: drive {drive} is not there or failed; bring the drive back")]
+    NoDrive {
+        /// The volume.
+        id: VolumeId,
+        /// Its drive.
+        drive: DriveId,
+    },
+    /// Another call for this volume is under way.
+    #[error("volume {0} is being changed; try again in a moment")]
+    Busy(VolumeId),
+    /// The drive refused.
+    #[error("volume {id} could not be deleted: {error}; it is retried from where it stopped")]
+    Drive {
+        /// The volume.
+        id: VolumeId,
+        /// The cause.
+        error: linux::Error,
+    },
+    /// No answer in time; the work goes on and the same call finds its result.
+    #[error("no answer from the drive in time; the same call finds the result")]
+    TimedOut,
+}
+
+/// A volume that was not staged, published, unpublished or unstaged.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// No such volume.
+    #[error("volume {0} does not exist on this machine")]
+    NotFound(VolumeId),
+    /// Its drive can't serve now.
+    #[error("volume {id} can't be mounted: drive {drive} failed: {reason}")]
+    NoDrive {
+        /// The volume.
+        id: VolumeId,
+        /// Its drive.
+        drive: DriveId,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Being deleted or made.
+    #[error("volume {0} is being changed; try again in a moment")]
+    Busy(VolumeId),
+    /// Publish without stage.
+    #[error("volume {id} is not staged at {staging}; stage it first")]
+    NotStaged {
+        /// The volume.
+        id: VolumeId,
+        /// Where it should be.
+        staging: PathBuf,
+    },
+    /// Something else is mounted there.
+    #[error("{at} is taken: {why}; unmount it first")]
+    Taken {
+        /// Where.
+        at: PathBuf,
+        /// By what.
+        why: String,
+    },
+    /// An option that a volume can't have.
+    #[error(transparent)]
+    Flag(#[from] UnsupportedFlag),
+    /// A relative path or one with `..`.
+    #[error("{0} is not an absolute plain path")]
+    Path(PathBuf),
+    /// The kernel refused.
+    #[error(transparent)]
+    Host(#[from] linux::Error),
+    /// No answer in time; the same call finds the result.
+    #[error("no answer from the drive in time; try again")]
+    TimedOut,
+}
+
+/// Use of a volume that could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum StatsError {
+    /// No such volume.
+    #[error("volume {0} does not exist on this machine")]
+    NotFound(VolumeId),
+    /// The volume is not at that path.
+    #[error("volume {id} is not mounted at {path}")]
+    NotMounted {
+        /// The volume.
+        id: VolumeId,
+        /// The path asked about.
+        path: PathBuf,
+    },
+    /// Its drive can't serve now.
+    #[error("drive {drive} failed: {reason}")]
+    NoDrive {
+        /// The drive.
+        drive: DriveId,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Host(#[from] linux::Error),
+    /// No answer in time.
+    #[error("no answer from the drive in time; try again")]
+    TimedOut,
+}
+
+/// A volume that did not grow.
+#[derive(Debug, thiserror::Error)]
+pub enum ExpandError {
+    /// No such volume.
+    #[error("volume {0} does not exist on this machine")]
+    NotFound(VolumeId),
+    /// The drive has not that much left.
+    #[error(
+        "volume {id} can't grow to {asked} bytes: its drive has {free} bytes left for it; ask for less or delete volumes on that drive"
+    )]
+    NoSpace {
+        /// The volume.
+        id: VolumeId,
+        /// Size asked for.
+        asked: u64,
+        /// What the drive has left.
+        free: u64,
+    },
+    /// The sizes make no sense.
+    #[error("{0}")]
+    OutOfRange(String),
+    /// Its drive can't serve now.
+    #[error("drive {drive} failed: {reason}")]
+    NoDrive {
+        /// The drive.
+        drive: DriveId,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another call for this volume is under way.
+    #[error("volume {0} is being changed; try again in a moment")]
+    Busy(VolumeId),
+    /// The kernel refused.
+    #[error(transparent)]
+    Host(#[from] linux::Error),
+    /// No answer in time; the same call finds the result.
+    #[error("no answer from the drive in time; try again")]
+    TimedOut,
+}

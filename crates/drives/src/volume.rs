@@ -1,0 +1,107 @@
+//! Volumes as their users see them.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use jiff::Timestamp;
+
+use crate::{BackendKind, DriveId};
+
+/// Names a volume for good: `<drive id>/<key>`, where the key is the volume's name if it is a plain one. At most
+/// 101 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VolumeId {
+    pub(crate) drive: DriveId,
+    pub(crate) key: String,
+}
+
+impl VolumeId {
+    /// The drive that the volume is on.
+    pub fn drive(&self) -> &DriveId {
+        &self.drive
+    }
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.drive, self.key)
+    }
+}
+
+/// Text that names no volume of ours, and never did.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not the identity of a volume: expected <drive id>/<key>")]
+pub struct InvalidVolumeId(pub String);
+
+impl FromStr for VolumeId {
+    type Err = InvalidVolumeId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        };
+        match text.split_once('/') {
+            Some((drive, key)) if text.len() <= 128 && plain(drive) && plain(key) => {
+                Ok(Self { drive: DriveId(drive.to_owned()), key: key.to_owned() })
+            }
+            _ => Err(InvalidVolumeId(text.to_owned())),
+        }
+    }
+}
+
+/// What is asked for. The same name asked again gives the same volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CreateVolume {
+    /// Any text of 1 to 128 bytes without control characters.
+    pub name: String,
+    /// Bytes at least; 0 asks for the smallest volume.
+    pub required: u64,
+    /// Bytes at most.
+    pub limit: Option<u64>,
+    /// Only drives of this backend.
+    pub backend: Option<BackendKind>,
+    /// Kept with the volume; asked again with other parameters, the volume is not the same.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Identity.
+    pub id: VolumeId,
+    /// The name that it was asked for by.
+    pub name: String,
+    /// Bytes that it can hold, exactly enforced.
+    pub size: u64,
+    /// What enforces the size.
+    pub backend: BackendKind,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Parameters that it was made with.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// What a volume holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes it can hold.
+    pub size: u64,
+    /// Bytes it holds.
+    pub used: u64,
+    /// Bytes it can still take.
+    pub available: u64,
+    /// Inodes, where they are counted.
+    pub inodes: Option<Inodes>,
+}
+
+/// Inodes of a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inodes {
+    /// At most.
+    pub total: u64,
+    /// In use.
+    pub used: u64,
+    /// Free.
+    pub free: u64,
+}
