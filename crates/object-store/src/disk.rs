@@ -1,0 +1,129 @@
+//! What the store keeps on the disk, and how it gets there.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+
+use crate::header::{Body, Stage};
+use crate::{DiskFailure, Event, EventKind, Key, Object, OpenError, Revision};
+
+/// Objects are served from memory; redb caches only what it needs to find their pages.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// Resource, namespace and name to revision and value.
+const OBJECTS: TableDefinition<(&str, &str, &str), (Revision, &[u8])> = TableDefinition::new("objects");
+/// Single values by name.
+const FACTS: TableDefinition<&str, u64> = TableDefinition::new("facts");
+/// The fact that holds the newest revision, which may be a deletion's.
+const REVISION: &str = "revision";
+/// The revision of an empty store, not 0: Kubernetes clients mean "any" by 0.
+const FIRST_REVISION: Revision = 1;
+
+/// An open store file. Only the writer changes it.
+pub(crate) struct Disk {
+    database: Database,
+}
+
+impl Disk {
+    pub(crate) fn open_file(path: &Path) -> Result<Disk, OpenError> {
+        let failed = |source| OpenError::File { path: path.to_owned(), source };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        // A file that was just made is durable only when its directory is.
+        let directory =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        Disk::open(redb::backends::FileBackend::new(file).map_err(DiskFailure::from)?)
+    }
+
+    pub(crate) fn open(backend: impl StorageBackend) -> Result<Disk, OpenError> {
+        let backend = Arc::new(backend);
+        if Stage::read(&*backend)? == Stage::Complete {
+            return Ok(Disk { database: database(backend)? });
+        }
+        // What is there was never completed, so nothing was acknowledged from it: make it anew.
+        backend.set_len(0).and_then(|()| Stage::Making.write(&*backend)).map_err(DiskFailure::from)?;
+        let disk = Disk { database: database(backend.clone())? };
+        disk.initialise()?;
+        Stage::Complete.write(&*backend).map_err(DiskFailure::from)?;
+        Ok(disk)
+    }
+
+    fn initialise(&self) -> Result<(), DiskFailure> {
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(OBJECTS)?;
+        transaction.open_table(FACTS)?.insert(REVISION, FIRST_REVISION)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// The newest revision and every object.
+    pub(crate) fn load(&self) -> Result<(Revision, Vec<Object>), OpenError> {
+        self.read()
+            .map_err(OpenError::Disk)?
+            .ok_or_else(|| OpenError::Corrupt { reason: "it has no revision".into() })
+    }
+
+    fn read(&self) -> Result<Option<(Revision, Vec<Object>)>, DiskFailure> {
+        let transaction = self.database.begin_read()?;
+        let Some(revision) = transaction.open_table(FACTS)?.get(REVISION)?.map(|fact| fact.value()) else {
+            return Ok(None);
+        };
+        let mut objects: Vec<Object> = Vec::new();
+        for row in transaction.open_table(OBJECTS)?.iter()? {
+            let (key, value) = row?;
+            let ((resource, namespace, name), (revision, value)) = (key.value(), value.value());
+            // Rows are sorted: neighbours share their resource and namespace.
+            let before = objects.last().map(|object| &object.key);
+            let resource = shared(before.map(|key| &key.resource), resource);
+            let namespace = shared(before.map(|key| &key.namespace), namespace);
+            let key = Key { resource, namespace, name: name.into() };
+            objects.push(Object { key, revision, value: Bytes::copy_from_slice(value) });
+        }
+        Ok(Some((revision, objects)))
+    }
+
+    /// Makes the changes durable, all or none. After an error nobody knows which, and the file must be opened anew.
+    pub(crate) fn commit(&self, events: &[Event]) -> Result<(), DiskFailure> {
+        let Some(last) = events.last() else { return Ok(()) };
+        let transaction = self.database.begin_write()?;
+        {
+            let mut objects = transaction.open_table(OBJECTS)?;
+            for Event { kind, object, .. } in events {
+                let key = (&*object.key.resource, &*object.key.namespace, &*object.key.name);
+                match kind {
+                    EventKind::Created | EventKind::Updated => {
+                        objects.insert(key, (object.revision, &*object.value))?;
+                    }
+                    EventKind::Deleted => {
+                        objects.remove(key)?;
+                    }
+                }
+            }
+            transaction.open_table(FACTS)?.insert(REVISION, last.revision)?;
+        }
+        Ok(transaction.commit()?)
+    }
+}
+
+fn database<B: StorageBackend>(backend: Arc<B>) -> Result<Database, OpenError> {
+    let opened = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(Body(backend));
+    opened.map_err(|error| match error {
+        DatabaseError::Storage(redb::StorageError::Corrupted(reason)) => OpenError::Corrupt { reason },
+        other => OpenError::Disk(other.into()),
+    })
+}
+
+/// `text`, in the memory of `before` if that is the same text.
+fn shared(before: Option<&Arc<str>>, text: &str) -> Arc<str> {
+    before.filter(|before| &***before == text).cloned().unwrap_or_else(|| text.into())
+}

@@ -1,0 +1,128 @@
+//! The durable state, in memory: every object, and the newest changes.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use crate::history::{Budget, Trail};
+use crate::{DiskFailure, Event, EventKind, Key, Object, Options, Revision};
+
+/// Namespace and name.
+pub(crate) type Name = (Arc<str>, Arc<str>);
+
+/// What all handles, watches and the writer share.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pub(crate) state: RwLock<State>,
+}
+
+/// Why no more writes happen.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    Closed,
+    Failed(DiskFailure),
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) revision: Revision,
+    pub(crate) end: Option<End>,
+    resources: HashMap<Arc<str>, Resource>,
+    budget: Budget,
+    /// The revision at which the store was opened: nothing before it is remembered.
+    opened_at: Revision,
+}
+
+#[derive(Debug)]
+pub(crate) struct Resource {
+    pub(crate) objects: BTreeMap<Name, Object>,
+    pub(crate) trail: Trail,
+    /// Wakes watchers when there is something new for them.
+    pub(crate) published: watch::Sender<()>,
+}
+
+impl State {
+    pub(crate) fn new(revision: Revision, objects: Vec<Object>, options: &Options) -> State {
+        let mut state = State {
+            revision,
+            end: None,
+            resources: HashMap::new(),
+            budget: Budget::new(options.history_events, options.history_bytes),
+            opened_at: revision,
+        };
+        for object in objects {
+            let name = (object.key.namespace.clone(), object.key.name.clone());
+            state.resource_mut(&object.key.resource.clone()).objects.insert(name, object);
+        }
+        state
+    }
+
+    pub(crate) fn resource(&self, resource: &str) -> Option<&Resource> {
+        self.resources.get(resource)
+    }
+
+    /// The resource, made when it is first asked for.
+    pub(crate) fn resource_mut(&mut self, resource: &Arc<str>) -> &mut Resource {
+        self.resources.entry(resource.clone()).or_insert_with(|| Resource {
+            objects: BTreeMap::new(),
+            trail: Trail::new(self.opened_at),
+            published: watch::Sender::new(()),
+        })
+    }
+
+    /// The oldest revision at which `resource` can be listed or watched.
+    pub(crate) fn oldest(&self, resource: &str) -> Revision {
+        self.resource(resource).map_or(self.opened_at, |resource| resource.trail.oldest())
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<&Object> {
+        self.resource(&key.resource)?.objects.get(&(key.namespace.clone(), key.name.clone()))
+    }
+
+    fn apply(&mut self, event: Event) {
+        self.revision = event.revision;
+        self.budget.charge(&event);
+        let resource = self.resource_mut(&event.object.key.resource);
+        let name = (event.object.key.namespace.clone(), event.object.key.name.clone());
+        match event.kind {
+            EventKind::Created | EventKind::Updated => resource.objects.insert(name, event.object.clone()),
+            EventKind::Deleted => resource.objects.remove(&name),
+        };
+        resource.trail.push(Arc::new(event));
+    }
+}
+
+impl Memory {
+    /// Takes over committed changes, in order, and wakes their watchers.
+    pub(crate) fn publish(&self, events: Vec<Event>) {
+        let mut touched = HashSet::new();
+        let mut state = self.state.write();
+        for event in events {
+            touched.insert(event.object.key.resource.clone());
+            state.apply(event);
+        }
+        while let Some(resource) = state.budget.take_excess() {
+            state.resource_mut(&resource).trail.forget_oldest();
+        }
+        let wake: Vec<_> = touched
+            .iter()
+            .filter_map(|name| state.resource(name))
+            .map(|found| found.published.clone())
+            .collect();
+        drop(state);
+        for published in wake {
+            published.send_replace(());
+        }
+    }
+
+    /// Ends writing, and with it every watch once it has delivered what is committed. The first reason stays.
+    pub(crate) fn end(&self, end: End) {
+        let mut state = self.state.write();
+        state.end.get_or_insert(end);
+        for resource in state.resources.values() {
+            resource.published.send_replace(());
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The handle through which the store is used.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::disk::Disk;
+use crate::list::Cut;
+use crate::memory::{End, Memory, State};
+use crate::writer::{Command, Write, Writer};
+use crate::{
+    Encode, Key, ListError, Object, OpenError, Page, Precondition, Revision, Watch, WatchError, WriteError,
+};
+
+/// Bounds of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Largest object, in bytes. Kubernetes' own limit (etcd's request size) is 1.5 MiB.
+    pub object_bytes: usize,
+    /// Writes that wait for the writer; more writers than this wait for a place.
+    pub queue: usize,
+    /// Changes that are remembered for watches and for lists at older revisions.
+    pub history_events: usize,
+    /// Bytes of objects that the remembered changes may keep in memory.
+    pub history_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { object_bytes: 3 << 19, queue: 1024, history_events: 20_000, history_bytes: 64 << 20 }
+    }
+}
+
+/// A handle on an open store; clones are further handles. The store closes when the last handle is gone, or earlier
+/// by [`Store::close`].
+#[derive(Clone, Debug)]
+pub struct Store {
+    memory: Arc<Memory>,
+    queue: mpsc::Sender<Command>,
+}
+
+impl Store {
+    /// Opens the store in the file `path`, or makes an empty one (mode 0600). Blocks: reads every object into memory.
+    pub fn open(path: &Path, options: Options) -> Result<Store, OpenError> {
+        Store::start(Disk::open_file(path)?, options)
+    }
+
+    /// Opens the store in `backend`: for simulated disks. Blocks as [`Store::open`] does.
+    pub fn open_backend(backend: impl redb::StorageBackend, options: Options) -> Result<Store, OpenError> {
+        Store::start(Disk::open(backend)?, options)
+    }
+
+    /// An empty store that is forgotten when it closes.
+    ///
+    /// # Panics
+    /// When the process can't start a thread.
+    #[expect(clippy::expect_used, reason = "for tests; memory does not fail")]
+    pub fn in_memory() -> Store {
+        Store::open_backend(redb::backends::InMemoryBackend::new(), Options::default())
+            .expect("a store in memory")
+    }
+
+    fn start(disk: Disk, options: Options) -> Result<Store, OpenError> {
+        let (revision, objects) = disk.load()?;
+        let memory = Arc::new(Memory { state: RwLock::new(State::new(revision, objects, &options)) });
+        let (queue, requests) = mpsc::channel(options.queue);
+        Writer::new(disk, memory.clone(), requests, options.object_bytes)
+            .start()
+            .map_err(OpenError::Thread)?;
+        Ok(Store { memory, queue })
+    }
+
+    /// Creates or replaces an object. Returns when it is durable. A dropped future leaves the outcome open: the write
+    /// happens or not.
+    pub async fn put(
+        &self,
+        key: Key,
+        precondition: Precondition,
+        encode: Encode,
+    ) -> Result<Object, WriteError> {
+        self.write(Write { key, intent: crate::writer::Intent::Put(precondition), encode }).await
+    }
+
+    /// Deletes the object if it is at revision `at`. Watchers get what `encode_last` returns for the deletion's
+    /// revision; so does the caller. Returns when the deletion is durable.
+    pub async fn delete(&self, key: Key, at: Revision, encode_last: Encode) -> Result<Object, WriteError> {
+        self.write(Write { key, intent: crate::writer::Intent::Delete(at), encode: encode_last }).await
+    }
+
+    async fn write(&self, write: Write) -> Result<Object, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        if self.queue.send(Command::Write(write, reply)).await.is_err() {
+            return Err(self.ended());
+        }
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    fn ended(&self) -> WriteError {
+        match &self.memory.state.read().end {
+            Some(End::Failed(failure)) => WriteError::Disk(failure.clone()),
+            Some(End::Closed) | None => WriteError::Closed,
+        }
+    }
+
+    /// The object, as last committed.
+    pub fn get(&self, key: &Key) -> Option<Object> {
+        self.memory.state.read().get(key).cloned()
+    }
+
+    /// The newest committed revision.
+    pub fn revision(&self) -> Revision {
+        self.memory.state.read().revision
+    }
+
+    /// Objects of `resource` in order of namespace and name: those after `after`, as of revision `at` (now if `None`),
+    /// at most `limit` (0: all) of those that `keep` wants. `keep` runs without holding up anyone.
+    pub fn list(
+        &self,
+        resource: &str,
+        namespace: Option<&str>,
+        at: Option<Revision>,
+        after: Option<(&str, &str)>,
+        limit: usize,
+        keep: impl FnMut(&Object) -> bool,
+    ) -> Result<Page, ListError> {
+        let cut = Cut::take(&self.memory.state.read(), resource, namespace, at, after)?;
+        Ok(cut.page(limit, keep))
+    }
+
+    /// The changes of `resource` after revision `after`.
+    pub fn watch(
+        &self,
+        resource: &str,
+        namespace: Option<&str>,
+        after: Revision,
+    ) -> Result<Watch, WatchError> {
+        let mut state = self.memory.state.write();
+        if after > state.revision {
+            return Err(WatchError::Future { current: state.revision });
+        }
+        let oldest = state.oldest(resource);
+        if after < oldest {
+            return Err(WatchError::Expired { oldest });
+        }
+        Ok(self.watch_in(&mut state, resource, namespace, after))
+    }
+
+    /// Every object of `resource` that `keep` wants, and the changes from exactly there on.
+    pub fn list_and_watch(
+        &self,
+        resource: &str,
+        namespace: Option<&str>,
+        keep: impl FnMut(&Object) -> bool,
+    ) -> Result<(Page, Watch), ListError> {
+        let mut state = self.memory.state.write();
+        let cut = Cut::take(&state, resource, namespace, None, None)?;
+        let watch = self.watch_in(&mut state, resource, namespace, cut.revision);
+        drop(state);
+        Ok((cut.page(0, keep), watch))
+    }
+
+    fn watch_in(&self, state: &mut State, resource: &str, namespace: Option<&str>, after: Revision) -> Watch {
+        let resource: Arc<str> = Arc::from(resource);
+        let published = state.resource_mut(&resource).published.subscribe();
+        Watch::new(self.memory.clone(), resource, namespace.map(Arc::from), after, published)
+    }
+
+    /// Finishes the writes that wait, closes the file and ends every watch. Reads still work, writes get
+    /// [`WriteError::Closed`]. The file can be opened again when this returns.
+    pub async fn close(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.queue.send(Command::Close(reply)).await.is_ok() {
+            answer.await.ok();
+        }
+        self.queue.closed().await;
+    }
+}
