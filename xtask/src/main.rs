@@ -1,2 +1,53 @@
-//! What a developer types.
-fn main() {}
+//! What a developer types: `cargo xtask demo`, `cargo xtask test`, and the parts of both.
+
+mod checks;
+mod command;
+mod demo;
+mod packages;
+mod tools;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the Orlop repository")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Watch a claim become a mounted volume on this machine; leaves Orlop running until Ctrl-C.
+    Demo {
+        /// Tear down at the end, and fail unless every step held.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Every check: format, directions, licences, clippy, tests, and the demo.
+    Test,
+    /// Only the checks that need no build: format, directions between crates, licences and bans.
+    Check,
+    /// The benchmarks, on a release build.
+    Bench,
+}
+
+fn main() -> anyhow::Result<()> {
+    command::enter_root()?;
+    match Arguments::parse().task {
+        Task::Demo { check } => {
+            packages::install()?;
+            demo::run(check)
+        }
+        Task::Test => {
+            packages::install()?;
+            checks::without_build()?;
+            checks::lints_and_tests()?;
+            demo::run(true)
+        }
+        Task::Check => checks::without_build(),
+        Task::Bench => {
+            packages::install()?;
+            command::cargo(&["bench", "--workspace"]).run()
+        }
+    }
+}
