@@ -1,0 +1,45 @@
+//! The objects by which a cluster knows our own driver.
+
+use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec, StorageClass};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::annotations;
+
+/// The name of our CSI driver.
+pub const DRIVER: &str = "orlop.dev";
+/// The name of the StorageClass that a fresh installation has.
+pub const STORAGE_CLASS: &str = "orlop";
+
+/// The default StorageClass: volumes are made where their first pod goes, can grow, and are deleted with their claim.
+pub fn storage_class() -> StorageClass {
+    StorageClass {
+        metadata: ObjectMeta {
+            name: Some(STORAGE_CLASS.to_owned()),
+            annotations: Some([(annotations::IS_DEFAULT_CLASS.to_owned(), "true".to_owned())].into()),
+            ..ObjectMeta::default()
+        },
+        provisioner: DRIVER.to_owned(),
+        volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
+        reclaim_policy: Some("Delete".to_owned()),
+        allow_volume_expansion: Some(true),
+        ..StorageClass::default()
+    }
+}
+
+/// The driver's traits: nothing to attach, no pod details wanted, capacity published, ownership of a volume set by
+/// the node agent as the pod's fsGroup says.
+pub fn csi_driver() -> CSIDriver {
+    CSIDriver {
+        metadata: ObjectMeta { name: Some(DRIVER.to_owned()), ..ObjectMeta::default() },
+        spec: CSIDriverSpec {
+            attach_required: Some(false),
+            pod_info_on_mount: Some(false),
+            requires_republish: Some(false),
+            se_linux_mount: Some(false),
+            storage_capacity: Some(true),
+            fs_group_policy: Some("File".to_owned()),
+            volume_lifecycle_modes: Some(vec!["Persistent".to_owned()]),
+            ..CSIDriverSpec::default()
+        },
+    }
+}
