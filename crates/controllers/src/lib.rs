@@ -1,1 +1,46 @@
 //! What kube-controller-manager does for volumes: bind, reclaim, protect, collect, namespaces.
+//!
+//! Each controller is a pure step from what is known to writes, and a thin executor. All are driven by the shared
+//! watches: nothing is looked at again without cause.
+
+pub mod bind;
+pub mod protect;
+
+use futures::future::BoxFuture;
+use runtime::Context;
+
+/// One of the controllers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Controller {
+    /// Ties claims and volumes together and reclaims released volumes.
+    Bind,
+    /// Keeps claims in use and bound volumes from being deleted.
+    Protect,
+}
+
+impl Controller {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Bind, Self::Protect];
+
+    /// The name by which it is chosen.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::Protect => "protect",
+        }
+    }
+}
+
+/// Runs these controllers until the context is shut down. Stopping loses nothing: all state is in the API.
+pub async fn run(context: Context, only: &[Controller]) {
+    let running = only.iter().flat_map(|controller| -> Vec<BoxFuture<'static, ()>> {
+        let context = || context.clone();
+        match controller {
+            Controller::Bind => vec![Box::pin(bind::run(context()))],
+            Controller::Protect => {
+                vec![Box::pin(protect::claims(context())), Box::pin(protect::volumes(context()))]
+            }
+        }
+    });
+    futures::future::join_all(running.map(tokio::spawn)).await;
+}

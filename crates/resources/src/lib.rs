@@ -9,6 +9,7 @@ pub mod claim;
 pub mod class;
 mod drive;
 pub mod finalizers;
+pub mod fit;
 pub mod labels;
 pub mod orlop;
 mod reference;
