@@ -1,1 +1,18 @@
-//! The CSI driver: Identity, Controller and Node services over drives.
+//! The CSI driver: Identity, Controller and Node services over [`drives`].
+//!
+//! A call goes through three rooms: [`request`] checks it without looking at anything else, the service asks [`drives`]
+//! (which own all state: what they say exists, exists), and [`status`] turns refusals into codes. The driver itself
+//! remembers only which volumes have a call under way ([`flight`]). Nothing here knows an orchestrator: the same socket
+//! serves any that speaks CSI.
+
+mod call;
+mod controller;
+mod flight;
+mod identity;
+mod node;
+mod request;
+mod serve;
+mod status;
+mod topology;
+
+pub use serve::{InvalidNode, NAME, NodeInfo, ServeError, serve};

@@ -1,0 +1,233 @@
+//! The Controller service.
+
+use crate::call::{Answer, answer};
+use crate::flight::Key;
+use crate::request::{Capacity, Create, Delete, Expand, Get, List, Refusal, Validate, Verdict};
+use crate::serve::Driver;
+use crate::status::refused;
+use csi::v1::controller_service_capability::{Rpc, Type, rpc};
+use csi::v1::{self, controller_server};
+use drives::Volume;
+use tonic::{Request, Status};
+
+const ABILITIES: [rpc::Type; 5] = [
+    rpc::Type::CreateDeleteVolume,
+    rpc::Type::ListVolumes,
+    rpc::Type::GetCapacity,
+    rpc::Type::ExpandVolume,
+    rpc::Type::GetVolume,
+];
+
+#[tonic::async_trait]
+impl controller_server::Controller for Driver {
+    async fn create_volume(
+        &self,
+        request: Request<v1::CreateVolumeRequest>,
+    ) -> Answer<v1::CreateVolumeResponse> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        answer("CreateVolume", &name, async {
+            let Create(wanted) = Create::check(request, &self.node.segments)?;
+            let drives = self.drives.clone();
+            let made = self
+                .flights
+                .run(Key::Name(name.clone()), async move { drives.create(wanted).await.map_err(refused) })
+                .await?;
+            Ok(v1::CreateVolumeResponse { volume: Some(self.shown(&made)) })
+        })
+        .await
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<v1::DeleteVolumeRequest>,
+    ) -> Answer<v1::DeleteVolumeResponse> {
+        let request = request.into_inner();
+        answer("DeleteVolume", &request.volume_id, async {
+            let id = match Delete::check(&request) {
+                Ok(Delete(id)) => id,
+                // What never existed is deleted.
+                Err(Refusal::ForeignVolume(_)) => return Ok(v1::DeleteVolumeResponse {}),
+                Err(refusal) => return Err(refusal.into()),
+            };
+            let drives = self.drives.clone();
+            let key = Key::Volume(id.clone());
+            self.flights.run(key, async move { drives.delete(&id).await.map_err(refused) }).await?;
+            Ok(v1::DeleteVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn validate_volume_capabilities(
+        &self,
+        request: Request<v1::ValidateVolumeCapabilitiesRequest>,
+    ) -> Answer<v1::ValidateVolumeCapabilitiesResponse> {
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        answer("ValidateVolumeCapabilities", &id, async {
+            let asked = Validate::check(&request)?;
+            let volume = self.volume(&asked.volume)?;
+            Ok(match objection(&asked.verdict, &volume) {
+                Some(message) => v1::ValidateVolumeCapabilitiesResponse { confirmed: None, message },
+                None => v1::ValidateVolumeCapabilitiesResponse {
+                    confirmed: Some(v1::validate_volume_capabilities_response::Confirmed {
+                        volume_context: request.volume_context,
+                        volume_capabilities: request.volume_capabilities,
+                        parameters: request.parameters,
+                        mutable_parameters: request.mutable_parameters,
+                    }),
+                    message: String::new(),
+                },
+            })
+        })
+        .await
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<v1::ListVolumesRequest>,
+    ) -> Answer<v1::ListVolumesResponse> {
+        let request = request.into_inner();
+        answer("ListVolumes", "", async {
+            let (volumes, next_token) = page(self.drives.volumes(), &List::check(&request)?);
+            let entry = |volume: Volume| v1::list_volumes_response::Entry {
+                volume: Some(self.shown(&volume)),
+                status: None,
+            };
+            Ok(v1::ListVolumesResponse { entries: volumes.into_iter().map(entry).collect(), next_token })
+        })
+        .await
+    }
+
+    async fn get_capacity(
+        &self,
+        request: Request<v1::GetCapacityRequest>,
+    ) -> Answer<v1::GetCapacityResponse> {
+        let request = request.into_inner();
+        answer("GetCapacity", "", async {
+            Ok(match Capacity::check(&request, &self.node.segments)? {
+                Capacity::None => v1::GetCapacityResponse {
+                    available_capacity: 0,
+                    maximum_volume_size: Some(0),
+                    minimum_volume_size: None,
+                },
+                Capacity::Of(backend) => {
+                    let capacity = self.drives.capacity(backend);
+                    v1::GetCapacityResponse {
+                        available_capacity: signed(capacity.available),
+                        maximum_volume_size: Some(signed(capacity.largest_volume)),
+                        minimum_volume_size: Some(signed(capacity.smallest_volume)),
+                    }
+                }
+            })
+        })
+        .await
+    }
+
+    async fn controller_get_capabilities(
+        &self,
+        _: Request<v1::ControllerGetCapabilitiesRequest>,
+    ) -> Answer<v1::ControllerGetCapabilitiesResponse> {
+        let capabilities = ABILITIES
+            .map(|kind| v1::ControllerServiceCapability {
+                r#type: Some(Type::Rpc(Rpc { r#type: kind.into() })),
+            })
+            .into();
+        answer("ControllerGetCapabilities", "", async {
+            Ok(v1::ControllerGetCapabilitiesResponse { capabilities })
+        })
+        .await
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        request: Request<v1::ControllerExpandVolumeRequest>,
+    ) -> Answer<v1::ControllerExpandVolumeResponse> {
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        answer("ControllerExpandVolume", &id, async {
+            let Expand { volume, sizes } = Expand::check(request)?;
+            let size = self.expand(volume, sizes).await?;
+            // The drive enforces the new size at once, on the node where the volume is used.
+            Ok(v1::ControllerExpandVolumeResponse {
+                capacity_bytes: signed(size),
+                node_expansion_required: false,
+            })
+        })
+        .await
+    }
+
+    async fn controller_get_volume(
+        &self,
+        request: Request<v1::ControllerGetVolumeRequest>,
+    ) -> Answer<v1::ControllerGetVolumeResponse> {
+        let request = request.into_inner();
+        answer("ControllerGetVolume", &request.volume_id, async {
+            let Get(id) = Get::check(&request)?;
+            let volume = self.volume(&id)?;
+            Ok(v1::ControllerGetVolumeResponse {
+                volume: Some(self.shown(&volume)),
+                status: Some(v1::controller_get_volume_response::VolumeStatus::default()),
+            })
+        })
+        .await
+    }
+}
+
+impl Driver {
+    pub(crate) fn volume(&self, id: &drives::VolumeId) -> Result<Volume, Status> {
+        self.drives.volume(id).ok_or_else(|| {
+            Status::not_found(format!("volume {id} does not exist on node {}", self.node.node_id))
+        })
+    }
+
+    pub(crate) async fn expand(
+        &self,
+        id: drives::VolumeId,
+        sizes: crate::request::Sizes,
+    ) -> Result<u64, Status> {
+        let drives = self.drives.clone();
+        let key = Key::Volume(id.clone());
+        let work = async move { drives.expand(&id, sizes.required, sizes.limit).await.map_err(refused) };
+        self.flights.run(key, work).await
+    }
+
+    /// The volume as CSI shows it. Nothing needs to be remembered in its context: all facts are on its drive.
+    fn shown(&self, volume: &Volume) -> v1::Volume {
+        v1::Volume {
+            capacity_bytes: signed(volume.size),
+            volume_id: volume.id.to_string(),
+            accessible_topology: vec![v1::Topology { segments: self.node.segments.clone() }],
+            ..v1::Volume::default()
+        }
+    }
+}
+
+/// CSI's sizes are signed.
+pub(crate) fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn objection(verdict: &Verdict, volume: &Volume) -> Option<String> {
+    match verdict {
+        Verdict::No(refusal) => Some(refusal.to_string()),
+        Verdict::Backend(Some(backend)) if *backend != volume.backend => {
+            Some(format!("volume {} is on {}, not on {backend}", volume.id, volume.backend))
+        }
+        Verdict::Backend(_) => None,
+    }
+}
+
+/// One page of the volumes in order of identity, and the token of the next. The token is the last volume's identity, so
+/// volumes that come and go between pages neither repeat nor hide another.
+fn page(mut volumes: Vec<Volume>, asked: &List) -> (Vec<Volume>, String) {
+    volumes.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+    if let Some(after) = &asked.after {
+        let start = volumes.partition_point(|volume| volume.id <= *after);
+        volumes.drain(..start);
+    }
+    let more = volumes.len() > asked.most;
+    volumes.truncate(asked.most);
+    let token = volumes.last().filter(|_| more).map(|volume| volume.id.to_string());
+    (volumes, token.unwrap_or_default())
+}

@@ -1,0 +1,159 @@
+//! The Node service.
+
+use crate::call::{Answer, answer};
+use crate::controller::signed;
+use crate::flight::Key;
+use crate::request::{Access, ExpandOnNode, Publish, Stage, Stats, Unpublish, Unstage};
+use crate::serve::Driver;
+use crate::status::{refused, refused_unmount};
+use csi::v1::node_service_capability::{Rpc, Type, rpc};
+use csi::v1::volume_usage::Unit;
+use csi::v1::{self, node_server};
+use drives::VolumeId;
+use tonic::{Request, Status};
+
+const ABILITIES: [rpc::Type; 3] =
+    [rpc::Type::StageUnstageVolume, rpc::Type::GetVolumeStats, rpc::Type::ExpandVolume];
+
+#[tonic::async_trait]
+impl node_server::Node for Driver {
+    async fn node_stage_volume(
+        &self,
+        request: Request<v1::NodeStageVolumeRequest>,
+    ) -> Answer<v1::NodeStageVolumeResponse> {
+        let request = request.into_inner();
+        answer("NodeStageVolume", &request.volume_id, async {
+            let Stage { volume, staging, access } = Stage::check(&request)?;
+            self.fits(&volume, &access)?;
+            let drives = self.drives.clone();
+            let key = Key::Volume(volume.clone());
+            let work = async move { drives.stage(&volume, &staging, access.flags).await.map_err(refused) };
+            self.flights.run(key, work).await?;
+            Ok(v1::NodeStageVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<v1::NodeUnstageVolumeRequest>,
+    ) -> Answer<v1::NodeUnstageVolumeResponse> {
+        let request = request.into_inner();
+        answer("NodeUnstageVolume", &request.volume_id, async {
+            let Unstage { volume, staging } = Unstage::check(&request)?;
+            let drives = self.drives.clone();
+            let key = Key::Volume(volume.clone());
+            let work = async move { drives.unstage(&volume, &staging).await.map_err(refused_unmount) };
+            self.flights.run(key, work).await?;
+            Ok(v1::NodeUnstageVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<v1::NodePublishVolumeRequest>,
+    ) -> Answer<v1::NodePublishVolumeResponse> {
+        let request = request.into_inner();
+        answer("NodePublishVolume", &request.volume_id, async {
+            let Publish { volume, staging, target, access, read_only } = Publish::check(&request)?;
+            self.fits(&volume, &access)?;
+            let drives = self.drives.clone();
+            let key = Key::Volume(volume.clone());
+            let work = async move {
+                drives.publish(&volume, &staging, &target, read_only, access.flags).await.map_err(refused)
+            };
+            self.flights.run(key, work).await?;
+            Ok(v1::NodePublishVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<v1::NodeUnpublishVolumeRequest>,
+    ) -> Answer<v1::NodeUnpublishVolumeResponse> {
+        let request = request.into_inner();
+        answer("NodeUnpublishVolume", &request.volume_id, async {
+            let Unpublish { volume, target } = Unpublish::check(&request)?;
+            let drives = self.drives.clone();
+            let key = Key::Volume(volume.clone());
+            let work = async move { drives.unpublish(&volume, &target).await.map_err(refused_unmount) };
+            self.flights.run(key, work).await?;
+            Ok(v1::NodeUnpublishVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<v1::NodeGetVolumeStatsRequest>,
+    ) -> Answer<v1::NodeGetVolumeStatsResponse> {
+        let request = request.into_inner();
+        answer("NodeGetVolumeStats", &request.volume_id, async {
+            let Stats { volume, path } = Stats::check(&request)?;
+            let stats = self.drives.stats(&volume, &path).await.map_err(refused)?;
+            let usage = |unit: Unit, total, used, available| v1::VolumeUsage {
+                available: signed(available),
+                total: signed(total),
+                used: signed(used),
+                unit: unit.into(),
+            };
+            let bytes = usage(Unit::Bytes, stats.size, stats.used, stats.available);
+            let inodes =
+                stats.inodes.map(|inodes| usage(Unit::Inodes, inodes.total, inodes.used, inodes.free));
+            let usage = std::iter::once(bytes).chain(inodes).collect();
+            Ok(v1::NodeGetVolumeStatsResponse { usage, volume_condition: None })
+        })
+        .await
+    }
+
+    /// Needed by no volume of ours, as the controller's call does it all; for orchestrators that make both calls.
+    async fn node_expand_volume(
+        &self,
+        request: Request<v1::NodeExpandVolumeRequest>,
+    ) -> Answer<v1::NodeExpandVolumeResponse> {
+        let request = request.into_inner();
+        answer("NodeExpandVolume", &request.volume_id, async {
+            let ExpandOnNode { volume, path, sizes } = ExpandOnNode::check(&request)?;
+            self.drives.stats(&volume, &path).await.map_err(refused)?;
+            let size = self.expand(volume, sizes).await?;
+            Ok(v1::NodeExpandVolumeResponse { capacity_bytes: signed(size) })
+        })
+        .await
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<v1::NodeGetCapabilitiesRequest>,
+    ) -> Answer<v1::NodeGetCapabilitiesResponse> {
+        let capabilities = ABILITIES
+            .map(|kind| v1::NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: kind.into() })) })
+            .into();
+        answer("NodeGetCapabilities", "", async { Ok(v1::NodeGetCapabilitiesResponse { capabilities }) })
+            .await
+    }
+
+    async fn node_get_info(&self, _: Request<v1::NodeGetInfoRequest>) -> Answer<v1::NodeGetInfoResponse> {
+        let info = v1::NodeGetInfoResponse {
+            node_id: self.node.node_id.clone(),
+            max_volumes_per_node: self.node.max_volumes.map_or(0, i64::from),
+            accessible_topology: Some(v1::Topology { segments: self.node.segments.clone() }),
+        };
+        answer("NodeGetInfo", "", async { Ok(info) }).await
+    }
+}
+
+impl Driver {
+    /// Whether the volume is there and has the file system that is asked for.
+    fn fits(&self, id: &VolumeId, access: &Access) -> Result<(), Status> {
+        let volume = self.volume(id)?;
+        match access.backend {
+            Some(backend) if backend != volume.backend => Err(Status::invalid_argument(format!(
+                "volume {id} has the file system {}, not {backend}; leave the type out",
+                volume.backend
+            ))),
+            _ => Ok(()),
+        }
+    }
+}

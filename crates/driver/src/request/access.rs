@@ -1,0 +1,91 @@
+//! How a volume is to be used.
+
+use super::Refusal;
+use csi::v1::VolumeCapability;
+use csi::v1::volume_capability::{AccessType, MountVolume, access_mode::Mode};
+use drives::{BackendKind, MountFlags};
+
+const FIELD: &str = "volume_capability";
+
+/// A capability that this driver serves: a file system, mounted on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Access {
+    pub(crate) flags: MountFlags,
+    pub(crate) read_only: bool,
+    /// The backend that the file-system type stands for, if one was asked for.
+    pub(crate) backend: Option<BackendKind>,
+}
+
+impl Access {
+    pub(crate) fn check(capability: Option<&VolumeCapability>) -> Result<Self, Refusal> {
+        let capability = capability.ok_or(Refusal::Missing { field: FIELD })?;
+        let mount = match &capability.access_type {
+            None => return Err(Refusal::Missing { field: "volume_capability.access_type" }),
+            Some(AccessType::Block(_)) => {
+                return Err(Refusal::Unserved {
+                    what: "a block volume".to_owned(),
+                    instead: "this release serves file-system volumes; ask for a mounted file system",
+                });
+            }
+            Some(AccessType::Mount(mount)) => mount,
+        };
+        let mode =
+            capability.access_mode.ok_or(Refusal::Missing { field: "volume_capability.access_mode" })?;
+        let read_only = match Mode::try_from(mode.mode) {
+            Ok(Mode::SingleNodeWriter | Mode::SingleNodeSingleWriter | Mode::SingleNodeMultiWriter) => false,
+            Ok(Mode::SingleNodeReaderOnly) => true,
+            Ok(
+                many @ (Mode::MultiNodeReaderOnly | Mode::MultiNodeSingleWriter | Mode::MultiNodeMultiWriter),
+            ) => {
+                return Err(Refusal::Unserved {
+                    what: format!("access mode {}", many.as_str_name()),
+                    instead: "a volume is on one node's drive; ask for a single-node mode (ReadWriteOnce)",
+                });
+            }
+            Ok(Mode::Unknown) => {
+                return Err(Refusal::Missing { field: "volume_capability.access_mode.mode" });
+            }
+            Err(_) => {
+                return Err(Refusal::Unserved {
+                    what: format!("access mode {}", mode.mode),
+                    instead: "this driver doesn't know it; ask for a single-node mode",
+                });
+            }
+        };
+        Ok(Self { flags: flags(mount)?, read_only, backend: backend(mount)? })
+    }
+
+    /// All of the capabilities, of which there must be one.
+    pub(crate) fn check_all(capabilities: &[VolumeCapability]) -> Result<Vec<Self>, Refusal> {
+        if capabilities.is_empty() {
+            return Err(Refusal::Missing { field: "volume_capabilities" });
+        }
+        capabilities.iter().map(|capability| Self::check(Some(capability))).collect()
+    }
+}
+
+fn flags(mount: &MountVolume) -> Result<MountFlags, Refusal> {
+    if !mount.volume_mount_group.is_empty() {
+        return Err(Refusal::Unserved {
+            what: "volume_mount_group".to_owned(),
+            instead: "this driver doesn't set groups; leave it to the orchestrator (fsGroup)",
+        });
+    }
+    MountFlags::parse(&mount.mount_flags).map_err(|mut unsupported| {
+        // What follows the name may be sensitive.
+        if let Some(end) = unsupported.0.find('=') {
+            unsupported.0.truncate(end);
+        }
+        Refusal::Invalid { field: "mount_flags", why: unsupported.to_string() }
+    })
+}
+
+fn backend(mount: &MountVolume) -> Result<Option<BackendKind>, Refusal> {
+    match mount.fs_type.as_str() {
+        "" => Ok(None),
+        name => name.parse().map(Some).map_err(|_| Refusal::Unserved {
+            what: format!("file-system type {name:?}"),
+            instead: "a volume has its drive's file system; leave the type out, or ask for xfs or btrfs",
+        }),
+    }
+}

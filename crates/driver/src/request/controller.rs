@@ -1,0 +1,173 @@
+//! Requests to the Controller service.
+
+use super::{Access, Refusal, Sizes, parameters, text, volume};
+use crate::topology;
+use csi::v1;
+use drives::{BackendKind, CreateVolume, VolumeId};
+use std::collections::BTreeMap;
+
+pub(crate) struct Create(pub(crate) CreateVolume);
+
+impl Create {
+    /// `segments` are those of the node that the volume would be on.
+    pub(crate) fn check(
+        request: v1::CreateVolumeRequest,
+        segments: &BTreeMap<String, String>,
+    ) -> Result<Self, Refusal> {
+        text("name", &request.name)?;
+        let access = Access::check_all(&request.volume_capabilities)?;
+        let asked = parameters::backend(&request.parameters)?;
+        parameters::none_mutable(&request.mutable_parameters)?;
+        if request.volume_content_source.is_some() {
+            return Err(Refusal::Unserved {
+                what: "volume_content_source".to_owned(),
+                instead: "this release makes empty volumes; leave the data source out",
+            });
+        }
+        let sizes = Sizes::check(request.capacity_range)?;
+        if request
+            .accessibility_requirements
+            .is_some_and(|requirement| !topology::admits(&requirement, segments))
+        {
+            let here =
+                segments.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+            return Err(Refusal::Elsewhere { here });
+        }
+        Ok(Self(CreateVolume {
+            name: request.name,
+            required: sizes.required,
+            limit: sizes.limit,
+            backend: one_backend(asked, &access)?,
+            parameters: BTreeMap::new(),
+        }))
+    }
+}
+
+/// The backend that parameters and file-system types agree upon.
+fn one_backend(parameter: Option<BackendKind>, access: &[Access]) -> Result<Option<BackendKind>, Refusal> {
+    let mut asked = parameter.into_iter().chain(access.iter().filter_map(|access| access.backend));
+    let Some(first) = asked.next() else { return Ok(None) };
+    match asked.find(|other| *other != first) {
+        None => Ok(Some(first)),
+        Some(other) => Err(Refusal::Invalid {
+            field: "volume_capabilities",
+            why: format!(
+                "both {first} and {other} are asked for, by parameter and file-system type; name one"
+            ),
+        }),
+    }
+}
+
+pub(crate) struct Delete(pub(crate) VolumeId);
+
+impl Delete {
+    pub(crate) fn check(request: &v1::DeleteVolumeRequest) -> Result<Self, Refusal> {
+        text("volume_id", &request.volume_id)?;
+        volume(&request.volume_id).map(Self)
+    }
+}
+
+pub(crate) struct Get(pub(crate) VolumeId);
+
+impl Get {
+    pub(crate) fn check(request: &v1::ControllerGetVolumeRequest) -> Result<Self, Refusal> {
+        text("volume_id", &request.volume_id)?;
+        volume(&request.volume_id).map(Self)
+    }
+}
+
+pub(crate) struct Expand {
+    pub(crate) volume: VolumeId,
+    pub(crate) sizes: Sizes,
+}
+
+impl Expand {
+    pub(crate) fn check(request: v1::ControllerExpandVolumeRequest) -> Result<Self, Refusal> {
+        text("volume_id", &request.volume_id)?;
+        if request.capacity_range.is_none_or(|range| range == v1::CapacityRange::default()) {
+            return Err(Refusal::Missing { field: "capacity_range" });
+        }
+        let sizes = Sizes::check(request.capacity_range)?;
+        if request.volume_capability.is_some() {
+            Access::check(request.volume_capability.as_ref())?;
+        }
+        Ok(Self { volume: volume(&request.volume_id)?, sizes })
+    }
+}
+
+/// Whether a volume can be used as asked; decided without knowing the volume, except for its backend.
+pub(crate) struct Validate {
+    pub(crate) volume: VolumeId,
+    pub(crate) verdict: Verdict,
+}
+
+pub(crate) enum Verdict {
+    /// Any volume can, if it is of this backend.
+    Backend(Option<BackendKind>),
+    /// No volume of this driver can.
+    No(Refusal),
+}
+
+impl Validate {
+    pub(crate) fn check(request: &v1::ValidateVolumeCapabilitiesRequest) -> Result<Self, Refusal> {
+        text("volume_id", &request.volume_id)?;
+        let wanted = || {
+            let access = Access::check_all(&request.volume_capabilities)?;
+            let asked = parameters::backend(&request.parameters)?;
+            parameters::none_mutable(&request.mutable_parameters)?;
+            one_backend(asked, &access)
+        };
+        let verdict = match wanted() {
+            Ok(backend) => Verdict::Backend(backend),
+            // A request that is not complete has no answer.
+            Err(missing @ Refusal::Missing { .. }) => return Err(missing),
+            Err(refusal) => Verdict::No(refusal),
+        };
+        Ok(Self { volume: volume(&request.volume_id)?, verdict })
+    }
+}
+
+pub(crate) struct List {
+    /// The page starts after this volume.
+    pub(crate) after: Option<VolumeId>,
+    pub(crate) most: usize,
+}
+
+impl List {
+    pub(crate) fn check(request: &v1::ListVolumesRequest) -> Result<Self, Refusal> {
+        let most = usize::try_from(request.max_entries).map_err(|_| Refusal::Invalid {
+            field: "max_entries",
+            why: format!("{} is negative", request.max_entries),
+        })?;
+        let after = match request.starting_token.as_str() {
+            "" => None,
+            token => Some(token.parse().map_err(|_| Refusal::ForeignToken(token.to_owned()))?),
+        };
+        Ok(Self { after, most: if most == 0 { usize::MAX } else { most } })
+    }
+}
+
+/// Whose capacity is asked for.
+pub(crate) enum Capacity {
+    Of(Option<BackendKind>),
+    /// No volume as asked for can be made here.
+    None,
+}
+
+impl Capacity {
+    pub(crate) fn check(
+        request: &v1::GetCapacityRequest,
+        segments: &BTreeMap<String, String>,
+    ) -> Result<Self, Refusal> {
+        let asked = parameters::backend(&request.parameters)?;
+        if request.accessible_topology.as_ref().is_some_and(|place| !topology::covers(place, segments)) {
+            return Ok(Self::None);
+        }
+        let access = request.volume_capabilities.iter().map(|capability| Access::check(Some(capability)));
+        match access.collect::<Result<Vec<_>, _>>().and_then(|access| one_backend(asked, &access)) {
+            Ok(backend) => Ok(Self::Of(backend)),
+            Err(Refusal::Unserved { .. }) => Ok(Self::None),
+            Err(refusal) => Err(refusal),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The codes of refusals, all of them here. What each code asks of the caller is the table of errors in the CSI
+//! specification; which codes mean that nothing was done is [`csi::final_error`].
+
+use crate::request::Refusal;
+use drives::{CreateError, DeleteError, ExpandError, MountError, StatsError};
+use tonic::{Code, Status};
+
+/// A refusal that has a code.
+pub(crate) trait Coded: std::error::Error {
+    fn code(&self) -> Code;
+}
+
+/// The refusal as the caller gets it: its code and its own words.
+pub(crate) fn refused(error: impl Coded) -> Status {
+    Status::new(error.code(), error.to_string())
+}
+
+/// As [`refused`], where something is to be taken away: what is in the way there is no earlier volume of the caller's.
+pub(crate) fn refused_unmount(error: MountError) -> Status {
+    match error {
+        MountError::Taken { .. } => Status::failed_precondition(error.to_string()),
+        other => refused(other),
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        refused(refusal)
+    }
+}
+
+impl Coded for Refusal {
+    fn code(&self) -> Code {
+        match self {
+            Self::Missing { .. } | Self::TooLong { .. } | Self::Invalid { .. } | Self::Unserved { .. } => {
+                Code::InvalidArgument
+            }
+            Self::EmptyRange { .. } => Code::OutOfRange,
+            Self::NoStagingPath => Code::FailedPrecondition,
+            Self::ForeignVolume(_) => Code::NotFound,
+            Self::Elsewhere { .. } => Code::ResourceExhausted,
+            Self::ForeignToken(_) => Code::Aborted,
+        }
+    }
+}
+
+impl Coded for CreateError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Incompatible { .. } => Code::AlreadyExists,
+            Self::NoSpace { .. } => Code::ResourceExhausted,
+            Self::OutOfRange(_) => Code::OutOfRange,
+            Self::Refused(_) => Code::InvalidArgument,
+            Self::Busy(_) => Code::Aborted,
+            Self::Drive { .. } => Code::Internal,
+            Self::TimedOut => Code::DeadlineExceeded,
+        }
+    }
+}
+
+impl Coded for DeleteError {
+    fn code(&self) -> Code {
+        match self {
+            Self::InUse { .. } => Code::FailedPrecondition,
+            Self::NoDrive { .. } => Code::Unavailable,
+            Self::Busy(_) => Code::Aborted,
+            Self::Drive { .. } => Code::Internal,
+            Self::TimedOut => Code::DeadlineExceeded,
+        }
+    }
+}
+
+impl Coded for MountError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotFound(_) => Code::NotFound,
+            // Final: nothing is mounted. UNAVAILABLE would keep the pod waiting for an unmount that has nothing to do.
+            Self::NoDrive { .. } | Self::NotStaged { .. } => Code::FailedPrecondition,
+            Self::Busy(_) => Code::Aborted,
+            Self::Taken { .. } => Code::AlreadyExists,
+            Self::Flag(_) | Self::Path(_) => Code::InvalidArgument,
+            Self::Host(_) => Code::Internal,
+            Self::TimedOut => Code::DeadlineExceeded,
+        }
+    }
+}
+
+impl Coded for StatsError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotFound(_) | Self::NotMounted { .. } => Code::NotFound,
+            Self::NoDrive { .. } => Code::Unavailable,
+            Self::Host(_) => Code::Internal,
+            Self::TimedOut => Code::DeadlineExceeded,
+        }
+    }
+}
+
+impl Coded for ExpandError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotFound(_) => Code::NotFound,
+            Self::OutOfRange(_) => Code::OutOfRange,
+            // The specification's OUT_OF_RANGE would tell the caller to give up for good; room may come.
+            Self::NoSpace { .. } => Code::ResourceExhausted,
+            Self::NoDrive { .. } => Code::Unavailable,
+            Self::Busy(_) => Code::Aborted,
+            Self::Host(_) => Code::Internal,
+            Self::TimedOut => Code::DeadlineExceeded,
+        }
+    }
+}
