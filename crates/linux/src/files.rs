@@ -1,8 +1,22 @@
 //! Files that must survive power loss, and directories.
 
-use std::{ffi::OsString, path::Path};
+use std::{
+    ffi::OsString,
+    fs::{DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Read, Write},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    },
+    path::Path,
+};
 
-use crate::{Kernel, Result};
+use rustix::fs::{CWD, RenameFlags, StatVfs};
+
+use crate::{Error, Kernel, Result, beneath, error::Context};
+
+/// No record or small file that we read is near this; what is larger is not ours.
+const LARGEST_FILE: u64 = 1 << 20;
 
 /// What a file system has room for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,4 +102,148 @@ pub trait Files {
     /// # Errors
     /// When it can't be told.
     fn space(&self, path: &Path) -> Result<Space>;
+}
+
+impl Files for Kernel {
+    fn read(&self, file: &Path) -> Result<Option<Vec<u8>>> {
+        let open = match File::open(file) {
+            Ok(open) => open,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).context("open", file.display()),
+        };
+        let mut content = Vec::new();
+        open.take(LARGEST_FILE + 1).read_to_end(&mut content).context("read", file.display())?;
+        if content.len() as u64 > LARGEST_FILE {
+            return Err(Error::because("read", file.display(), "it is larger than 1 MiB"));
+        }
+        Ok(Some(content))
+    }
+
+    fn list(&self, directory: &Path) -> Result<Vec<OsString>> {
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).context("list", directory.display()),
+        };
+        let mut names = entries
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<io::Result<Vec<_>>>()
+            .context("list", directory.display())?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool> {
+        match path.symlink_metadata() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context("look at", path.display()),
+        }
+    }
+
+    fn make_directory(&self, directory: &Path, mode: u32) -> Result<()> {
+        let context = |error: io::Error| Error::new("make directory", directory.display(), error);
+        if let Some(parent) = directory.parent()
+            && !parent.as_os_str().is_empty()
+            && !self.exists(parent)?
+        {
+            self.make_directory(parent, 0o755)?;
+        }
+        match DirBuilder::new().mode(mode).create(directory) {
+            Ok(()) => {
+                std::fs::set_permissions(directory, Permissions::from_mode(mode)).map_err(context)?;
+                sync_parent(directory)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match directory.symlink_metadata().map_err(context)?.is_dir() {
+                    true => Ok(()),
+                    false => Err(context(io::ErrorKind::NotADirectory.into())),
+                }
+            }
+            Err(error) => Err(context(error)),
+        }
+    }
+
+    fn write_durable(&self, file: &Path, content: &[u8], mode: u32) -> Result<()> {
+        let mut name = OsString::from(".");
+        name.push(file.file_name().unwrap_or_default());
+        name.push(".new");
+        let draft = file.with_file_name(name);
+        let write = || {
+            let mut open =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
+            open.set_permissions(Permissions::from_mode(mode))?;
+            open.write_all(content)?;
+            open.sync_all()?;
+            std::fs::rename(&draft, file)
+        };
+        write().context("write", file.display())?;
+        sync_parent(file)
+    }
+
+    fn rename_durable(&self, from: &Path, to: &Path) -> Result<()> {
+        rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
+            .context("rename", format!("{} to {}", from.display(), to.display()))?;
+        sync_parent(to)?;
+        sync_parent(from)
+    }
+
+    fn remove_file(&self, file: &Path) -> Result<bool> {
+        match std::fs::remove_file(file) {
+            Ok(()) => sync_parent(file).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context("remove", file.display()),
+        }
+    }
+
+    fn remove_directory(&self, directory: &Path) -> Result<bool> {
+        match std::fs::remove_dir(directory) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context("remove", directory.display()),
+        }
+    }
+
+    fn remove_tree(&self, directory: &Path) -> Result<bool> {
+        let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
+            return Err(Error::because("remove", directory.display(), "it has no parent directory"));
+        };
+        match beneath::open_directory(parent) {
+            Ok(parent) => beneath::remove_tree(parent.as_fd(), Path::new(name)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn make_image(&self, file: &Path, size: u64) -> Result<()> {
+        let make = || {
+            let open = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(file)?;
+            open.set_len(size).and_then(|()| open.sync_all()).inspect_err(|_| {
+                // A file of the wrong size must not be found at the next try.
+                let _ = std::fs::remove_file(file);
+            })
+        };
+        make().context("make", file.display())?;
+        sync_parent(file)
+    }
+
+    fn space(&self, path: &Path) -> Result<Space> {
+        let StatVfs { f_frsize, f_blocks, f_bavail, f_files, f_ffree, .. } =
+            rustix::fs::statvfs(path).context("ask for the free space of", path.display())?;
+        Ok(Space {
+            size: f_blocks.saturating_mul(f_frsize),
+            available: f_bavail.saturating_mul(f_frsize),
+            inodes: f_files,
+            inodes_free: f_ffree,
+        })
+    }
+}
+
+/// Makes the entry `path` of its directory survive power loss.
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent).and_then(|directory| directory.sync_all()).context("sync", parent.display())
 }

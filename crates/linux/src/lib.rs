@@ -8,6 +8,7 @@ mod block;
 mod btrfs;
 mod error;
 mod files;
+mod ioctl;
 mod loops;
 mod mount_table;
 mod mounts;
@@ -16,7 +17,7 @@ mod project_quota;
 mod superblock;
 
 pub use block::{BlockDevice, BlockDevices, DeviceNumber};
-pub use btrfs::{Btrfs, QuotaMode, SubvolumeId, SubvolumeQuota};
+pub use btrfs::{Btrfs, SubvolumeId, SubvolumeQuota};
 pub use error::{Error, Result};
 pub use files::{Files, Space};
 pub use loops::LoopDevices;

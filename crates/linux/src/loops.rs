@@ -1,8 +1,29 @@
 //! Loop devices: files as block devices.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::MetadataExt,
+        },
+    },
+    path::{Path, PathBuf},
+};
 
-use crate::{Kernel, Result};
+use linux_raw_sys::loop_device::{
+    LO_FLAGS_DIRECT_IO, LOOP_CLR_FD, LOOP_CONFIGURE, LOOP_CTL_GET_FREE, LOOP_GET_STATUS64, LOOP_SET_CAPACITY,
+    loop_config, loop_info64,
+};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags},
+    io::Errno,
+};
+
+use crate::{Error, Kernel, Result, error::Context, ioctl};
+
+const LOOP_MAJOR: u32 = 7;
 
 /// Attaching files to loop devices.
 pub trait LoopDevices {
@@ -30,4 +51,154 @@ pub trait LoopDevices {
     /// # Errors
     /// When the kernel refuses.
     fn refresh_loop(&self, device: &Path) -> Result<()>;
+}
+
+/// Two processes may be offered the same free device; the loser asks again.
+const ATTEMPTS: usize = 64;
+
+impl LoopDevices for Kernel {
+    fn attach_loop(&self, file: &Path) -> Result<PathBuf> {
+        let file = std::fs::canonicalize(file).context("find", file.display())?;
+        if let Some(device) = self.loop_of(&file)? {
+            return Ok(device);
+        }
+        // Direct I/O keeps the data from being cached twice; where the file's own file system can't, the kernel takes
+        // buffered I/O by itself or refuses the descriptor.
+        let open = |extra| rustix::fs::open(&file, OFlags::RDWR | OFlags::CLOEXEC | extra, Mode::empty());
+        let backing =
+            open(OFlags::DIRECT).or_else(|_| open(OFlags::empty())).context("open", file.display())?;
+        let control = rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .context("open", "/dev/loop-control (is the loop module loaded?)")?;
+        for _ in 0..ATTEMPTS {
+            // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns the number of a free device.
+            let number = unsafe { ioctl::number::<LOOP_CTL_GET_FREE>(control.as_fd(), 0) }
+                .context("find a free loop device for", file.display())?;
+            let device = device_node(number)?;
+            let node = match rustix::fs::open(&device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(node) => node,
+                Err(Errno::BUSY | Errno::NXIO) => continue,
+                Err(error) => return Err(error).context("open", device.display()),
+            };
+            match configure(node.as_fd(), backing.as_fd(), &file) {
+                Ok(()) => return Ok(device),
+                Err(Errno::BUSY) => {}
+                Err(error) => return Err(error).context("attach to a loop device", file.display()),
+            }
+        }
+        Err(Error::because(
+            "attach to a loop device",
+            file.display(),
+            "others took every free one first; try again",
+        ))
+    }
+
+    fn detach_loop(&self, device: &Path) -> Result<bool> {
+        let node = match rustix::fs::open(device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(node) => node,
+            Err(Errno::NOENT | Errno::NXIO) => return Ok(false),
+            Err(error) => return Err(error).context("open", device.display()),
+        };
+        // SAFETY: LOOP_CLR_FD takes no argument.
+        match unsafe { ioctl::plain::<LOOP_CLR_FD>(node.as_fd()) } {
+            Ok(()) => Ok(true),
+            Err(Errno::NXIO) => Ok(false),
+            Err(error) => Err(error).context("detach", device.display()),
+        }
+    }
+
+    fn loop_of(&self, file: &Path) -> Result<Option<PathBuf>> {
+        let wanted = match std::fs::metadata(file) {
+            Ok(metadata) => (metadata.dev(), metadata.ino()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).context("look at", file.display()),
+        };
+        for entry in std::fs::read_dir("/sys/block").context("list", "/sys/block")? {
+            let entry = entry.context("list", "/sys/block")?;
+            let Ok(text) = std::fs::read(entry.path().join("loop/backing_file")) else { continue };
+            let backing = PathBuf::from(OsString::from_vec(text.trim_ascii_end().to_vec()));
+            // The path is only a name: the file it was attached by may have been replaced since.
+            if std::fs::metadata(&backing).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == wanted)
+                && let Some(number) =
+                    entry.file_name().to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok())
+                && backs(&device_node(number)?, wanted.1)
+            {
+                return Ok(Some(device_node(number)?));
+            }
+        }
+        Ok(None)
+    }
+
+    fn refresh_loop(&self, device: &Path) -> Result<()> {
+        let node = rustix::fs::open(device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .context("open", device.display())?;
+        // SAFETY: LOOP_SET_CAPACITY takes no argument.
+        unsafe { ioctl::plain::<LOOP_SET_CAPACITY>(node.as_fd()) }
+            .context("refresh the size of", device.display())
+    }
+}
+
+/// Whether the loop device really serves the file with this inode number: the name in sysfs outlives a file that was
+/// deleted and made again. (Device numbers are no help: btrfs gives the loop driver another than it gives `stat`.)
+fn backs(device: &Path, inode: u64) -> bool {
+    let Ok(node) = rustix::fs::open(device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+        return false;
+    };
+    let mut status = blank_status();
+    // SAFETY: LOOP_GET_STATUS64 fills a loop_info64; any bytes make a valid one.
+    let known = unsafe { ioctl::with::<LOOP_GET_STATUS64, _>(node.as_fd(), &mut status) };
+    known.is_ok() && status.lo_inode == inode
+}
+
+fn configure(node: BorrowedFd<'_>, backing: BorrowedFd<'_>, file: &Path) -> rustix::io::Result<()> {
+    let mut info = blank_status();
+    info.lo_flags = LO_FLAGS_DIRECT_IO as u32;
+    // For people who look with losetup; the last byte stays 0.
+    let name = file.as_os_str().as_bytes();
+    let length = name.len().min(info.lo_file_name.len() - 1);
+    info.lo_file_name[..length].copy_from_slice(&name[..length]);
+    let mut config = loop_config { fd: backing.as_raw_fd() as u32, block_size: 0, info, __reserved: [0; 8] };
+    // SAFETY: LOOP_CONFIGURE reads a loop_config; the descriptor in it is open.
+    let direct = unsafe { ioctl::with::<LOOP_CONFIGURE, _>(node, &mut config) };
+    match direct {
+        Err(Errno::INVAL) => {
+            config.info.lo_flags = 0;
+            // SAFETY: as above.
+            unsafe { ioctl::with::<LOOP_CONFIGURE, _>(node, &mut config) }
+        }
+        other => other,
+    }
+}
+
+fn blank_status() -> loop_info64 {
+    loop_info64 {
+        lo_device: 0,
+        lo_inode: 0,
+        lo_rdevice: 0,
+        lo_offset: 0,
+        lo_sizelimit: 0,
+        lo_number: 0,
+        lo_encrypt_type: 0,
+        lo_encrypt_key_size: 0,
+        lo_flags: 0,
+        lo_file_name: [0; 64],
+        lo_crypt_name: [0; 64],
+        lo_encrypt_key: [0; 32],
+        lo_init: [0; 2],
+    }
+}
+
+/// `/dev/loopN`, made if missing: in a container or a small system nobody else makes it.
+fn device_node(number: u32) -> Result<PathBuf> {
+    let device = PathBuf::from(format!("/dev/loop{number}"));
+    let made = rustix::fs::mknodat(
+        CWD,
+        &device,
+        FileType::BlockDevice,
+        Mode::RUSR | Mode::WUSR,
+        rustix::fs::makedev(LOOP_MAJOR, number),
+    );
+    match made {
+        Ok(()) | Err(Errno::EXIST) => Ok(device),
+        Err(error) => Err(error).context("make", device.display()),
+    }
 }
