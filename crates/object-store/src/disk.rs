@@ -1,6 +1,7 @@
 //! What the store keeps on the disk, and how it gets there.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
-use crate::header::{Body, Stage};
+use crate::device::{Body, Device};
+use crate::header::Stage;
 use crate::{DiskFailure, Event, EventKind, Key, Object, OpenError, Revision};
 
 /// Objects are served from memory; redb caches only what it needs to find their pages.
@@ -43,19 +45,22 @@ impl Disk {
         let directory =
             path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        // After a failed fsync the kernel may still show what the disk does not hold: read from the disk itself.
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(|error| failed(error.into()))?;
         Disk::open(redb::backends::FileBackend::new(file).map_err(DiskFailure::from)?)
     }
 
     pub(crate) fn open(backend: impl StorageBackend) -> Result<Disk, OpenError> {
-        let backend = Arc::new(backend);
-        if Stage::read(&*backend)? == Stage::Complete {
-            return Ok(Disk { database: database(backend)? });
+        let device = Arc::new(Device::new(backend));
+        if Stage::read(&device)? == Stage::Complete {
+            return Ok(Disk { database: database(device)? });
         }
         // What is there was never completed, so nothing was acknowledged from it: make it anew.
-        backend.set_len(0).and_then(|()| Stage::Making.write(&*backend)).map_err(DiskFailure::from)?;
-        let disk = Disk { database: database(backend.clone())? };
+        device.set_len(0).and_then(|()| Stage::Making.write(&device)).map_err(DiskFailure::from)?;
+        let disk = Disk { database: database(device.clone())? };
         disk.initialise()?;
-        Stage::Complete.write(&*backend).map_err(DiskFailure::from)?;
+        Stage::Complete.write(&device).map_err(DiskFailure::from)?;
         Ok(disk)
     }
 
@@ -115,10 +120,16 @@ impl Disk {
     }
 }
 
-fn database<B: StorageBackend>(backend: Arc<B>) -> Result<Database, OpenError> {
-    let opened = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(Body(backend));
-    opened.map_err(|error| match error {
-        DatabaseError::Storage(redb::StorageError::Corrupted(reason)) => OpenError::Corrupt { reason },
+fn database<B: StorageBackend>(device: Arc<Device<B>>) -> Result<Database, OpenError> {
+    let corrupt = |reason: String| OpenError::Corrupt { reason };
+    // redb trusts what a clean stop left, and panics where that is damaged.
+    let open = || Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(Body(device));
+    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
+    opened.map_err(|_| corrupt("the database is damaged".into()))?.map_err(|error| match error {
+        DatabaseError::Storage(redb::StorageError::Corrupted(reason)) => corrupt(reason),
+        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+            corrupt(error.to_string())
+        }
         other => OpenError::Disk(other.into()),
     })
 }

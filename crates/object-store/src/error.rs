@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::Revision;
 
-/// Why a store could not be opened. Nothing was changed in the file.
+/// Why a store could not be opened. What is locked, newer or no store is left as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has the store open.

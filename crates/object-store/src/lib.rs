@@ -13,6 +13,7 @@
 //! The history of changes is kept in memory only: after a restart, a watch or list from a revision before the
 //! restart gets `Expired`, and the client lists again.
 
+mod device;
 mod disk;
 mod error;
 mod header;

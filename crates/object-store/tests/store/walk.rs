@@ -1,15 +1,8 @@
 //! The store as its callers use it.
 
-use bytes::Bytes;
 use object_store::*;
 
-fn key(name: &str) -> Key {
-    Key::new("pods", "default", name)
-}
-
-fn text(value: &'static str) -> Encode {
-    Box::new(move |revision| Bytes::from(format!("{revision}:{value}")))
-}
+use crate::{pod as key, stamped as text};
 
 #[tokio::test]
 async fn writes_are_read_listed_watched_and_survive() {

@@ -1,0 +1,26 @@
+//! The store as a whole: against a model, on failing disks, between processes.
+
+mod disk;
+mod faults;
+mod format;
+mod model;
+mod process;
+mod walk;
+mod watching;
+
+use bytes::Bytes;
+use object_store::{Encode, Key};
+
+fn pod(name: &str) -> Key {
+    Key::new("pods", "default", name)
+}
+
+/// An encoder that puts the revision before `value`.
+fn stamped(value: impl Into<String>) -> Encode {
+    let value = value.into();
+    Box::new(move |revision| Bytes::from(format!("{revision}:{value}")))
+}
+
+fn run<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
