@@ -14,7 +14,7 @@ pub fn is_default(class: &StorageClass) -> bool {
 }
 
 /// The class that claims without one get: among the default ones the newest, then the first by name.
-pub fn default<'a, C: AsRef<StorageClass>>(classes: &'a [C]) -> Option<&'a StorageClass> {
+pub fn default<C: AsRef<StorageClass>>(classes: &[C]) -> Option<&StorageClass> {
     classes.iter().map(AsRef::as_ref).filter(|class| is_default(class)).max_by(|a, b| {
         let by_age = a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp);
         by_age.then_with(|| b.metadata.name.cmp(&a.metadata.name))

@@ -200,7 +200,7 @@ impl Binder {
         self.record(&notices);
         next.into_iter().for_each(|key| self.queue.add(key));
         if let Some(operation) = operation {
-            self.operate(operation).await?;
+            Box::pin(self.operate(operation)).await?;
         }
         refused.map_or(Ok(Next::Done), |why| Err(Failure::Refused(why)))
     }
@@ -279,7 +279,7 @@ impl Binder {
             self.queue.add_after(key, until - Instant::now());
             return Ok(());
         }
-        let outcome = operation::run(&self.context.client, operation).await?;
+        let outcome = Box::pin(operation::run(&self.context.client, operation)).await?;
         let again = outcome.again;
         if again {
             let mut state = self.state.lock();

@@ -1,0 +1,214 @@
+//! Free storage by CSIStorageCapacity, less what was promised to pods in flight.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::storage::v1::CSIStorageCapacity;
+use resources::fit;
+use runtime::Key;
+use tokio::time::Instant;
+
+use crate::world::Labels;
+
+/// How long a volume that was made may stay unaccounted for. Its driver has published its capacity by then, unless the
+/// volume came out of another pool than the promise was held against.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Storage that a driver offers for a class in one topology segment.
+#[derive(Clone)]
+pub struct Pool {
+    /// The object that says so.
+    pub object: Arc<CSIStorageCapacity>,
+    /// Bytes free.
+    pub free: u64,
+    /// Bytes of the largest volume that can be made.
+    pub largest: u64,
+}
+
+impl Pool {
+    /// What a capacity object says, if it says enough.
+    pub fn of(object: &Arc<CSIStorageCapacity>) -> Option<Self> {
+        let bytes = |quantity: &Option<k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
+            quantity.as_ref()?.0.parse::<values::Quantity>().ok()?.ceil_bytes()
+        };
+        let free = bytes(&object.capacity)?;
+        object.node_topology.as_ref()?;
+        Some(Self {
+            object: Arc::clone(object),
+            free,
+            largest: bytes(&object.maximum_volume_size).unwrap_or(free),
+        })
+    }
+
+    /// Whether the pool can be used from a node.
+    pub fn reaches(&self, labels: &Labels) -> bool {
+        self.object.node_topology.as_ref().is_some_and(|selector| fit::selects(selector, Some(labels)))
+    }
+
+    fn name(&self) -> Key {
+        Key::of(&*self.object)
+    }
+
+    /// Whether volumes of these sizes fit beside what is promised already.
+    ///
+    /// How the free bytes spread over drives is not known. What is promised may be taken from the largest drive: the
+    /// rest of that one is all that is certain until the driver publishes again. With nothing promised, each volume
+    /// must fit the largest drive, and all together the pool.
+    pub fn holds(&self, promised: u64, sizes: &[u64]) -> bool {
+        let total: u64 = sizes.iter().fold(0, |sum, size| sum.saturating_add(*size));
+        let each_fits = sizes.iter().all(|size| *size <= self.largest);
+        let certain = promised.saturating_add(total) <= self.largest;
+        each_fits && total <= self.free && (promised == 0 || certain)
+    }
+}
+
+/// Space that a claim was promised on a node, until the driver's published capacity shows the volume made of it.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// The node.
+    pub node: String,
+    /// The driver that makes the volume.
+    pub driver: String,
+    /// The pod for which it was promised.
+    pub pod: Option<Key>,
+    /// The version at which the claim carried the node's name.
+    pub written: Option<u64>,
+    made: Option<Instant>,
+    /// What each pool that it may be taken from doesn't show yet.
+    owed: HashMap<Key, u64>,
+    sequence: u64,
+}
+
+/// All pools and promises.
+#[derive(Default)]
+pub struct Ledger {
+    pools: HashMap<String, BTreeMap<Key, Pool>>,
+    classes: HashMap<Key, String>,
+    promises: HashMap<Key, Promise>,
+    /// Claims in the order of their promises.
+    order: BTreeMap<u64, Key>,
+    next: u64,
+    swept: Option<Instant>,
+}
+
+impl Ledger {
+    /// Files what a driver published. A drop of free bytes pays off promises, the oldest first.
+    pub fn publish(&mut self, object: &Arc<CSIStorageCapacity>) {
+        let name = Key::of(&**object);
+        let before = self.withdraw(object);
+        let Some(pool) = Pool::of(object) else { return };
+        let mut drop = before.map_or(0, |before| before.free.saturating_sub(pool.free));
+        for claim in self.order.values() {
+            let owed = self.promises.get_mut(claim).and_then(|promise| promise.owed.get_mut(&name));
+            if let Some(owed) = owed.filter(|_| drop > 0) {
+                let paid = drop.min(*owed);
+                *owed -= paid;
+                drop -= paid;
+            }
+        }
+        self.classes.insert(name.clone(), object.storage_class_name.clone());
+        self.pools.entry(object.storage_class_name.clone()).or_default().insert(name, pool);
+    }
+
+    /// Forgets a capacity object.
+    pub fn withdraw(&mut self, object: &CSIStorageCapacity) -> Option<Pool> {
+        let name = Key::of(object);
+        let class = self.classes.remove(&name)?;
+        let pools = self.pools.get_mut(&class)?;
+        let pool = pools.remove(&name);
+        if pools.is_empty() {
+            self.pools.remove(&class);
+        }
+        pool
+    }
+
+    /// A class's pools that a node reaches.
+    pub fn pools<'a>(&'a self, class: &str, labels: &'a Labels) -> impl Iterator<Item = &'a Pool> {
+        self.pools.get(class).into_iter().flat_map(BTreeMap::values).filter(|pool| pool.reaches(labels))
+    }
+
+    /// Bytes promised out of a pool, to claims other than these.
+    pub fn promised(&self, pool: &Pool, except: &[Key]) -> u64 {
+        let name = pool.name();
+        let open =
+            self.promises.iter().filter(|(claim, promise)| !except.contains(claim) && !promise.is_settled());
+        open.filter_map(|(_, promise)| promise.owed.get(&name)).sum()
+    }
+
+    /// Holds space for a claim on a node, against every pool of the driver's classes that the node reaches.
+    pub fn promise(&mut self, claim: Key, promise: Promise, size: u64, classes: &[String], labels: &Labels) {
+        self.settle(&claim);
+        let pools = classes.iter().flat_map(|class| self.pools(class, labels));
+        let owed = pools.map(|pool| (pool.name(), size)).collect();
+        let sequence = self.next;
+        self.next += 1;
+        self.order.insert(sequence, claim.clone());
+        self.promises.insert(claim, Promise { owed, sequence, ..promise });
+    }
+
+    /// The promise to a claim.
+    pub fn get(&self, claim: &Key) -> Option<&Promise> {
+        self.promises.get(claim)
+    }
+
+    /// The claim carries the node's name since this version.
+    pub fn written(&mut self, claim: &Key, version: Option<u64>) {
+        if let Some(promise) = self.promises.get_mut(claim) {
+            promise.written = version;
+        }
+    }
+
+    /// The claim's volume was made.
+    pub fn made(&mut self, claim: &Key) {
+        if let Some(promise) = self.promises.get_mut(claim) {
+            promise.made.get_or_insert_with(Instant::now);
+            if promise.owed.values().all(|owed| *owed == 0) {
+                self.settle(claim);
+            }
+        }
+        if self.swept.is_none_or(|swept| swept.elapsed() > SETTLED) {
+            self.swept = Some(Instant::now());
+            let settled = self.promises.iter().filter(|(_, promise)| promise.is_settled());
+            let settled: Vec<_> = settled.map(|(claim, _)| claim.clone()).collect();
+            for claim in settled {
+                self.settle(&claim);
+            }
+        }
+    }
+
+    /// Drops a promise.
+    pub fn settle(&mut self, claim: &Key) -> Option<Promise> {
+        let promise = self.promises.remove(claim)?;
+        self.order.remove(&promise.sequence);
+        Some(promise)
+    }
+
+    /// Claims that were promised space on a node.
+    pub fn claims_on(&self, node: &str) -> Vec<Key> {
+        self.promises
+            .iter()
+            .filter(|(_, promise)| promise.node == node)
+            .map(|(claim, _)| claim.clone())
+            .collect()
+    }
+}
+
+impl Promise {
+    /// A promise of space on a node.
+    pub fn new(node: &str, driver: &str, pod: Option<Key>) -> Self {
+        Self {
+            node: node.to_owned(),
+            driver: driver.to_owned(),
+            pod,
+            written: None,
+            made: None,
+            owed: HashMap::new(),
+            sequence: 0,
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.made.is_some_and(|made| made.elapsed() > SETTLED || self.owed.values().all(|owed| *owed == 0))
+    }
+}
