@@ -1,10 +1,41 @@
 //! The embedded Kubernetes API: a `tower::Service` driven by a table of kinds.
 //!
-//! A request is parsed into one value ([`request`]), decided upon by pure functions, and then acted out against the
-//! object store. A kind is a row in [`kinds`], never a handler.
+//! A request is parsed into one value (`request`), decided upon by pure functions (`change`, `delete::plan`, `patch`),
+//! and then acted out against the object store. A kind is a row in [`kinds`], never a handler.
+//!
+//! Clients in the same process call the server as a function ([`ApiServer::in_process`]); all others come over TLS
+//! with a credential ([`ApiServer::serve`]).
 
+mod admission;
+mod answer;
+mod body;
+mod catalog;
+mod change;
+mod crds;
+mod delete;
+mod discovery;
+mod error;
+mod events;
 pub mod kinds;
+mod log;
+mod namespaces;
+mod negotiate;
+mod object;
 pub mod openapi;
+mod patch;
+mod pods;
+mod present;
+mod read;
+mod request;
+mod review;
 pub mod schema;
+mod selector;
+mod server;
 pub mod strategic_merge;
 pub mod table;
+mod watch;
+mod write;
+
+pub use answer::AnswerBody;
+pub use log::{LogError, LogOptions, LogRequest, Logs};
+pub use server::{ApiServer, InProcess, Options, StartError, User};

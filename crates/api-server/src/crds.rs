@@ -1,0 +1,261 @@
+//! CustomResourceDefinitions: what they say becomes served, and goes with its objects when they are deleted.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use object_store::Object;
+use serde_json::{Value, json};
+
+use crate::admission::DEFINITION_CLEANUP;
+use crate::catalog::{Catalog, Custom, Definition, Served};
+use crate::change::Part;
+use crate::delete::{self, DeleteOptions};
+use crate::error::ApiError;
+use crate::kinds::Kind;
+use crate::request::Query;
+use crate::schema::{FieldError, Schema};
+use crate::server::{Shared, StartError, Target};
+use crate::{object, write};
+
+/// Under what the store keeps definitions.
+const RESOURCE: &str = "customresourcedefinitions.apiextensions.k8s.io";
+
+/// Serves every stored definition.
+pub(crate) fn load(shared: &Shared) -> Result<(), StartError> {
+    let page = shared.store.list(RESOURCE, None, None, None, 0, |_| true);
+    for stored in page.map(|page| page.objects).unwrap_or_default() {
+        let failed = |why: String| StartError::Definition { name: stored.key.name.to_string(), why };
+        let value = object::decode(&stored.value).map_err(|error| failed(error.to_string()))?;
+        let definition = definition(&value, stored.revision).map_err(|errors| {
+            failed(
+                errors
+                    .iter()
+                    .map(|error| format!("{}: {}", error.field, error.message))
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            )
+        })?;
+        shared.catalog.define(&stored.key.name, definition);
+    }
+    Ok(())
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+fn texts(value: &Value, pointer: &str) -> Vec<std::borrow::Cow<'static, str>> {
+    let list = value.pointer(pointer).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).map(|text| text.to_owned().into()).collect()
+}
+
+/// What a definition serves.
+fn definition(crd: &Value, revision: u64) -> Result<Definition, Vec<FieldError>> {
+    if !is_established(crd) {
+        return Ok(Definition { revision, versions: Vec::new() });
+    }
+    let served = |version: &&Value| version["served"] == true;
+    let versions = crd.pointer("/spec/versions").and_then(Value::as_array);
+    let versions = versions
+        .into_iter()
+        .flatten()
+        .filter(served)
+        .map(|version| {
+            let custom = Custom {
+                schema: Schema::from_crd_version(version)?,
+                columns: version.get("additionalPrinterColumns").cloned(),
+                selectable: version["selectableFields"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|field| field["jsonPath"].as_str())
+                    .map(str::to_owned)
+                    .collect(),
+            };
+            Ok(Arc::new(Served::new(row(crd, version), Some(custom))))
+        })
+        .collect::<Result<_, Vec<FieldError>>>()?;
+    Ok(Definition { revision, versions })
+}
+
+fn is_established(crd: &Value) -> bool {
+    let conditions = crd.pointer("/status/conditions").and_then(Value::as_array);
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Established" && condition["status"] == "True")
+}
+
+fn row(crd: &Value, version: &Value) -> Kind {
+    let kind = text(crd, "/spec/names/kind").to_owned();
+    let or = |given: &str, other: String| if given.is_empty() { other } else { given.to_owned() };
+    Kind {
+        group: text(crd, "/spec/group").to_owned().into(),
+        version: text(version, "/name").to_owned().into(),
+        list_kind: or(text(crd, "/spec/names/listKind"), format!("{kind}List")).into(),
+        plural: text(crd, "/spec/names/plural").to_owned().into(),
+        singular: or(text(crd, "/spec/names/singular"), kind.to_lowercase()).into(),
+        short_names: texts(crd, "/spec/names/shortNames").into(),
+        categories: texts(crd, "/spec/names/categories").into(),
+        namespaced: text(crd, "/spec/scope") == "Namespaced",
+        status: version.pointer("/subresources/status").is_some(),
+        kind: kind.into(),
+    }
+}
+
+/// Gives a new definition the status that Kubernetes' naming and establishing controllers give it, in the same write:
+/// its kind is served when its creation is answered.
+pub(crate) fn establish(catalog: &Catalog, crd: &mut Value) {
+    let now = object::time(Timestamp::now());
+    let (group, plural) = (text(crd, "/spec/group").to_owned(), text(crd, "/spec/names/plural").to_owned());
+    let kind = text(crd, "/spec/names/kind").to_owned();
+    let name = object::name(crd).to_owned();
+    let taken = catalog.now().all.iter().any(|served| {
+        let other = format!("{}.{}", served.kind.plural, served.kind.group);
+        served.kind.group == group
+            && (other != name && served.kind.kind == kind
+                || served.custom.is_none() && served.kind.plural == plural)
+    });
+    let condition = |kind: &str, status: bool, reason: &str, message: &str| {
+        json!({"type": kind, "status": if status { "True" } else { "False" }, "lastTransitionTime": now,
+            "reason": reason, "message": message})
+    };
+    let conditions = if taken {
+        let message = format!("{kind:?} is already in use");
+        json!([
+            condition("NamesAccepted", false, "KindConflict", &message),
+            condition("Established", false, "NotAccepted", "not all names are accepted"),
+        ])
+    } else {
+        json!([
+            condition("NamesAccepted", true, "NoConflicts", "no conflicts found"),
+            condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"),
+        ])
+    };
+    crd["spec"]["names"]["singular"] = match text(crd, "/spec/names/singular") {
+        "" => kind.to_lowercase(),
+        given => given.to_owned(),
+    }
+    .into();
+    crd["spec"]["names"]["listKind"] = match text(crd, "/spec/names/listKind") {
+        "" => format!("{kind}List"),
+        given => given.to_owned(),
+    }
+    .into();
+    if crd.pointer("/spec/conversion/strategy").is_none() {
+        crd["spec"]["conversion"] = json!({"strategy": "None"});
+    }
+    let accepted = if taken { json!({"kind": "", "plural": ""}) } else { crd["spec"]["names"].clone() };
+    let versions = crd.pointer("/spec/versions").and_then(Value::as_array);
+    let stored: Vec<Value> = versions
+        .into_iter()
+        .flatten()
+        .filter(|version| version["storage"] == true)
+        .map(|version| version["name"].clone())
+        .collect();
+    crd["status"] = json!({"conditions": conditions, "acceptedNames": accepted, "storedVersions": stored});
+}
+
+/// Refuses a definition that can't be served.
+pub(crate) fn check(_catalog: &Catalog, crd: &Value) -> Result<(), ApiError> {
+    match definition(crd, 0) {
+        Ok(_) => Ok(()),
+        Err(errors) => Err(ApiError::Invalid {
+            group: "apiextensions.k8s.io".into(),
+            kind: "CustomResourceDefinition".into(),
+            name: object::name(crd).to_owned(),
+            errors,
+        }),
+    }
+}
+
+/// Serves what a definition says after it was written, and begins to clean up after one that is being deleted.
+pub(crate) fn after_write(shared: &Arc<Shared>, target: &Target, stored: &Object) {
+    if !target.served.is_builtin("CustomResourceDefinition") {
+        return;
+    }
+    let Ok(crd) = object::decode(&stored.value) else { return };
+    let gone = shared.store.get(&stored.key).is_none();
+    let now_served = if gone {
+        Ok(Definition { revision: stored.revision, versions: Vec::new() })
+    } else {
+        definition(&crd, stored.revision)
+    };
+    match now_served {
+        Ok(now_served) => shared.catalog.define(&stored.key.name, now_served),
+        Err(errors) => {
+            tracing::error!(definition = %stored.key.name, ?errors, "a stored definition can't be served")
+        }
+    }
+    if !gone && object::is_deleting(&crd) {
+        spawn_cleanup(shared, target.clone());
+    }
+}
+
+/// Goes on with clean-ups that a stop interrupted.
+pub(crate) fn resume_cleanups(shared: &Arc<Shared>) {
+    let Some(served) = shared.catalog.now().builtin("CustomResourceDefinition") else { return };
+    let deleting = |stored: &Object| object::decode(&stored.value).is_ok_and(|crd| object::is_deleting(&crd));
+    let page = shared.store.list(RESOURCE, None, None, None, 0, deleting);
+    for stored in page.map(|page| page.objects).unwrap_or_default() {
+        let name = stored.key.name.to_string();
+        let target = Target { served: served.clone(), namespace: String::new(), name, subresource: None };
+        spawn_cleanup(shared, target);
+    }
+}
+
+fn spawn_cleanup(shared: &Arc<Shared>, target: Target) {
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        let shutdown = shared.shutdown.clone();
+        let name = target.name.clone();
+        let cleanup = Box::pin(clean_up(&shared, &target));
+        match shutdown.run_until_cancelled(cleanup).await {
+            Some(Err(error)) => tracing::warn!(definition = name, %error, "clean-up of a definition failed"),
+            Some(Ok(())) | None => {}
+        }
+    });
+}
+
+/// Deletes the objects of a deleted definition, waits for their finalizers, then lets the definition go.
+async fn clean_up(shared: &Arc<Shared>, target: &Target) -> Result<(), ApiError> {
+    // The store keeps a definition's objects under the definition's own name, PLURAL.GROUP.
+    let resource = target.name.as_str();
+    let (page, mut changes) = shared
+        .store
+        .list_and_watch(resource, None, |_| true)
+        .map_err(|error| ApiError::from_list(error, 0))?;
+    let mut left = page.objects.len();
+    let served = shared.catalog.now().all.iter().find(|served| &*served.resource == resource).cloned();
+    if let Some(served) = served {
+        for found in page.objects {
+            let one = Target {
+                served: served.clone(),
+                namespace: found.key.namespace.to_string(),
+                name: found.key.name.to_string(),
+                subresource: None,
+            };
+            match delete::delete_one(shared, &one, &DeleteOptions::default()).await {
+                Ok(_) | Err(ApiError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    while left > 0 {
+        match changes.next().await {
+            Ok(event) if event.kind == object_store::EventKind::Deleted => left -= 1,
+            Ok(event) if event.kind == object_store::EventKind::Created => left += 1,
+            Ok(_) => {}
+            Err(end) => return Err(ApiError::Unavailable(end.to_string())),
+        }
+    }
+    let without = |crd: &Value| {
+        let mut crd = crd.clone();
+        object::remove_finalizer(&mut crd, DEFINITION_CLEANUP);
+        Ok(crd)
+    };
+    match Box::pin(write::modify(shared, target, &Query::default(), Part::Main, without)).await {
+        Ok(_) | Err(ApiError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,85 @@
+//! Events expire: an hour after their last change, or earlier when there are too many.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use object_store::{EventKind, Object, WatchEnd};
+use tokio::time::Instant;
+
+use crate::object;
+use crate::server::Shared;
+
+const RESOURCE: &str = "events";
+
+/// An event as it was at some change; a later change makes the entry stale.
+struct Entry {
+    dies: Instant,
+    at: Object,
+}
+
+/// Removes events as they expire, until the server stops. Entries are in the order of their time, so only those that
+/// are due are looked at.
+pub(crate) async fn expire(shared: Arc<Shared>) {
+    let shutdown = shared.shutdown.clone();
+    shutdown.run_until_cancelled(Box::pin(expire_all(&shared))).await;
+}
+
+async fn expire_all(shared: &Shared) {
+    let (ttl, most) = (shared.options.event_ttl, shared.options.max_events);
+    loop {
+        let Ok((page, mut changes)) = shared.store.list_and_watch(RESOURCE, None, |_| true) else { return };
+        let mut queue: VecDeque<Entry> = page
+            .objects
+            .into_iter()
+            .map(|at| Entry { dies: Instant::now() + ttl.saturating_sub(age(&at)), at })
+            .collect();
+        queue.make_contiguous().sort_by_key(|entry| entry.dies);
+        let end = loop {
+            let due = queue.front().map(|entry| entry.dies);
+            tokio::select! {
+                biased;
+                change = changes.next() => match change {
+                    Ok(event) if event.kind == EventKind::Deleted => {}
+                    Ok(event) => queue.push_back(Entry { dies: Instant::now() + ttl, at: event.object.clone() }),
+                    Err(end) => break end,
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    remove_first(shared, &mut queue).await;
+                }
+            }
+            while queue.len() > most {
+                remove_first(shared, &mut queue).await;
+            }
+        };
+        if end == WatchEnd::Closed {
+            return;
+        }
+        tracing::warn!("the expiry of events fell behind and begins anew");
+    }
+}
+
+/// Removes the entry's event, if it was not changed since.
+async fn remove_first(shared: &Shared, queue: &mut VecDeque<Entry>) {
+    let Some(entry) = queue.pop_front() else { return };
+    let Some(current) = shared.store.get(&entry.at.key) else { return };
+    if current.revision != entry.at.revision {
+        return;
+    }
+    let Ok(last) = object::decode(&current.value) else { return };
+    if let Err(error) = shared.store.delete(current.key, current.revision, object::encode(&last)).await {
+        tracing::debug!(%error, "an event was not expired");
+    }
+}
+
+/// How long ago the event was last changed, as well as it tells.
+fn age(stored: &Object) -> Duration {
+    let Ok(event) = object::decode(&stored.value) else { return Duration::MAX };
+    let last = ["lastTimestamp", "eventTime"].iter().find_map(|field| event[field].as_str());
+    let last = last.unwrap_or_else(|| object::meta_str(&event, "creationTimestamp"));
+    match last.parse::<Timestamp>() {
+        Ok(last) => Timestamp::now().duration_since(last).try_into().unwrap_or_default(),
+        Err(_) => Duration::ZERO,
+    }
+}

@@ -1,0 +1,335 @@
+//! Label and field selectors of lists, watches and collections to delete.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::value::RawValue;
+
+use crate::error::ApiError;
+use crate::kinds::Kind;
+
+/// What a request selects: labels and fields, all of which must match.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Selection {
+    labels: Vec<LabelRule>,
+    fields: Vec<FieldRule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct LabelRule {
+    key: String,
+    test: LabelTest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum LabelTest {
+    Exists,
+    Absent,
+    In(BTreeSet<String>),
+    /// Also true without the label.
+    NotIn(BTreeSet<String>),
+    Greater(i64),
+    Less(i64),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FieldRule {
+    path: Vec<String>,
+    equal: bool,
+    value: String,
+}
+
+impl Selection {
+    /// Parses both selectors; `selectable` are a custom kind's `selectableFields`, such as `.spec.node`.
+    pub(crate) fn parse(
+        kind: &Kind,
+        labels: &str,
+        fields: &str,
+        selectable: &[String],
+    ) -> Result<Self, ApiError> {
+        Ok(Self { labels: parse_labels(labels)?, fields: parse_fields(kind, fields, selectable)? })
+    }
+
+    /// Whether everything matches, so that nothing has to be looked at.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// The one name that can match, from `metadata.name=`.
+    pub(crate) fn name(&self) -> Option<&str> {
+        let rule = self.fields.iter().find(|rule| rule.equal && rule.path == ["metadata", "name"])?;
+        Some(&rule.value)
+    }
+
+    /// Whether stored bytes match. Only the fields that are asked for are decoded.
+    pub(crate) fn matches(&self, object: &[u8]) -> bool {
+        if self.is_everything() {
+            return true;
+        }
+        self.matches_labels(object)
+            && self.fields.iter().all(|rule| (field(object, &rule.path) == rule.value) == rule.equal)
+    }
+
+    fn matches_labels(&self, object: &[u8]) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Labelled {
+            metadata: Labels,
+        }
+        #[derive(serde::Deserialize)]
+        struct Labels {
+            labels: Option<HashMap<String, String>>,
+        }
+        if self.labels.is_empty() {
+            return true;
+        }
+        let labels = serde_json::from_slice::<Labelled>(object)
+            .ok()
+            .and_then(|object| object.metadata.labels)
+            .unwrap_or_default();
+        self.labels.iter().all(|rule| {
+            let value = labels.get(&rule.key);
+            let number = || value.and_then(|value| value.parse::<i64>().ok());
+            match &rule.test {
+                LabelTest::Exists => value.is_some(),
+                LabelTest::Absent => value.is_none(),
+                LabelTest::In(set) => value.is_some_and(|value| set.contains(value)),
+                LabelTest::NotIn(set) => value.is_none_or(|value| !set.contains(value)),
+                LabelTest::Greater(bound) => number().is_some_and(|number| number > *bound),
+                LabelTest::Less(bound) => number().is_some_and(|number| number < *bound),
+            }
+        })
+    }
+}
+
+/// The text of one field, empty if absent.
+fn field(object: &[u8], path: &[String]) -> String {
+    let mut at = match serde_json::from_slice::<&RawValue>(object) {
+        Ok(at) => at,
+        Err(_) => return String::new(),
+    };
+    for segment in path {
+        let Ok(mut fields) = serde_json::from_str::<HashMap<std::borrow::Cow<'_, str>, &RawValue>>(at.get())
+        else {
+            return String::new();
+        };
+        match fields.remove(segment.as_str()) {
+            Some(next) => at = next,
+            None => return String::new(),
+        }
+    }
+    match serde_json::from_str::<serde_json::Value>(at.get()) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(serde_json::Value::Null) | Err(_) => String::new(),
+        Ok(other) => other.to_string(),
+    }
+}
+
+fn parse_fields(kind: &Kind, text: &str, selectable: &[String]) -> Result<Vec<FieldRule>, ApiError> {
+    let mut rules = Vec::new();
+    for term in split_escaped(text) {
+        let (path, equal, value) = if let Some((path, value)) = term.split_once("!=") {
+            (path, false, value)
+        } else if let Some((path, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
+            (path, true, value)
+        } else {
+            return Err(ApiError::BadRequest(format!("invalid field selector: {term:?}")));
+        };
+        if !is_selectable(kind, path, selectable) {
+            return Err(ApiError::BadRequest(format!("field label not supported: {path}")));
+        }
+        let path = match (kind.kind.as_ref(), path) {
+            // Events' source is selected by component.
+            ("Event", "source") => "source.component",
+            (_, path) => path,
+        };
+        rules.push(FieldRule {
+            path: path.split('.').map(str::to_owned).collect(),
+            equal,
+            value: value.to_owned(),
+        });
+    }
+    Ok(rules)
+}
+
+/// Splits at commas that no backslash escapes.
+fn split_escaped(text: &str) -> Vec<String> {
+    let mut terms = vec![String::new()];
+    let mut chars = text.chars();
+    while let Some(char) = chars.next() {
+        match (char, terms.last_mut()) {
+            ('\\', Some(term)) => term.extend(chars.next()),
+            (',', _) => terms.push(String::new()),
+            (char, Some(term)) => term.push(char),
+            (_, None) => {}
+        }
+    }
+    terms.retain(|term| !term.is_empty());
+    terms
+}
+
+fn is_selectable(kind: &Kind, path: &str, selectable: &[String]) -> bool {
+    if path == "metadata.name" || (path == "metadata.namespace" && kind.namespaced) {
+        return true;
+    }
+    let fields: &[&str] = match (kind.group.as_ref(), kind.kind.as_ref()) {
+        ("", "Pod") => &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        ],
+        ("", "Event") => &[
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "source",
+            "type",
+        ],
+        ("", "Namespace") => &["status.phase"],
+        ("", "Node") => &["spec.unschedulable"],
+        ("", "Secret") => &["type"],
+        _ => &[],
+    };
+    fields.contains(&path) || selectable.iter().any(|field| field.trim_start_matches('.') == path)
+}
+
+fn parse_labels(text: &str) -> Result<Vec<LabelRule>, ApiError> {
+    let mut rules = Vec::new();
+    for term in split_outside_parentheses(text) {
+        let rule = parse_label(term.trim()).ok_or_else(|| {
+            ApiError::BadRequest(format!(
+                "unable to parse requirement: {:?} is no label requirement",
+                term.trim()
+            ))
+        })?;
+        rules.push(rule);
+    }
+    Ok(rules)
+}
+
+fn split_outside_parentheses(text: &str) -> Vec<&str> {
+    let (mut terms, mut start, mut depth) = (Vec::new(), 0, 0_usize);
+    for (at, char) in text.char_indices() {
+        match char {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                terms.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    terms.push(&text[start..]);
+    terms.retain(|term| !term.trim().is_empty());
+    terms
+}
+
+fn parse_label(term: &str) -> Option<LabelRule> {
+    let one = |value: &str| BTreeSet::from([value.trim().to_owned()]);
+    let (key, test) = if let Some(key) = term.strip_prefix('!') {
+        (key, LabelTest::Absent)
+    } else if let Some((key, value)) = term.split_once("!=") {
+        (key, LabelTest::NotIn(one(value)))
+    } else if let Some((key, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
+        (key, LabelTest::In(one(value)))
+    } else if let Some((key, value)) = term.split_once('>') {
+        (key, LabelTest::Greater(value.trim().parse().ok()?))
+    } else if let Some((key, value)) = term.split_once('<') {
+        (key, LabelTest::Less(value.trim().parse().ok()?))
+    } else if let Some((left, values)) = term.strip_suffix(')').and_then(|term| term.split_once('(')) {
+        let (key, operator) = left.trim().rsplit_once(char::is_whitespace)?;
+        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
+        match operator {
+            "in" => (key, LabelTest::In(values)),
+            "notin" => (key, LabelTest::NotIn(values)),
+            _ => return None,
+        }
+    } else {
+        (term, LabelTest::Exists)
+    };
+    let key = key.trim();
+    let well_formed = !key.is_empty()
+        && key.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.' | '/'));
+    well_formed.then(|| LabelRule { key: key.to_owned(), test })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(group: &'static str, kind: &'static str, namespaced: bool) -> Kind {
+        Kind {
+            group: group.into(),
+            version: "v1".into(),
+            kind: kind.into(),
+            list_kind: "List".into(),
+            plural: "pods".into(),
+            singular: "pod".into(),
+            short_names: Default::default(),
+            categories: Default::default(),
+            namespaced,
+            status: true,
+        }
+    }
+
+    fn selects(labels: &str, fields: &str) -> bool {
+        let object =
+            br#"{"metadata":{"name":"p","labels":{"app":"db","tier":"3"}},"spec":{"nodeName":"n1"}}"#;
+        Selection::parse(&kind("", "Pod", true), labels, fields, &[]).unwrap().matches(object)
+    }
+
+    #[test]
+    fn label_selectors_match_as_in_kubernetes() {
+        for (selector, expected) in [
+            ("", true),
+            ("app=db", true),
+            ("app==db", true),
+            ("app=web", false),
+            ("app!=web", true),
+            ("absent!=x", true),
+            ("app", true),
+            ("!app", false),
+            ("!absent", true),
+            ("app in (db, web)", true),
+            ("app in (web)", false),
+            ("app notin (web),tier", true),
+            ("absent notin (x)", true),
+            ("tier>2", true),
+            ("tier<3", false),
+            ("app in (db),tier in (4)", false),
+        ] {
+            assert_eq!(selects(selector, ""), expected, "{selector}");
+        }
+        for bad in ["a b c", "in (x)", "a>b", "=x"] {
+            assert!(parse_labels(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn field_selectors_match_supported_fields_only() {
+        for (selector, expected) in [
+            ("metadata.name=p", true),
+            ("metadata.name!=p", false),
+            ("spec.nodeName=n1", true),
+            ("spec.nodeName=", false),
+            ("status.phase=", true),
+            ("spec.nodeName==n1,metadata.name=q", false),
+        ] {
+            assert_eq!(selects("", selector), expected, "{selector}");
+        }
+        let refused = Selection::parse(&kind("", "ConfigMap", true), "", "data.x=1", &[]);
+        assert_eq!(refused.unwrap_err().to_string(), "field label not supported: data.x");
+        let custom = kind("g", "Drive", false);
+        assert!(Selection::parse(&custom, "", "spec.node=a", &[".spec.node".to_owned()]).is_ok());
+    }
+}

@@ -1,0 +1,263 @@
+//! Watches: every change in order, through a selector, in the shape that the client wants.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use object_store::{Event, EventKind, Object, Watch, WatchEnd};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::{self, Answer, AnswerBody};
+use crate::catalog::Served;
+use crate::error::ApiError;
+use crate::negotiate::Shape;
+use crate::present::{View, include_object};
+use crate::read::{parse_revision, selected};
+use crate::request::{Query, VersionMatch};
+use crate::selector::Selection;
+use crate::server::{Shared, Target};
+use crate::table::IncludeObject;
+
+/// A quiet watch with bookmarks gets one this often.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// How long a watch lasts when the client does not say; spread by [`Shared::spread`].
+const DEFAULT_DURATION: Duration = Duration::from_secs(1800);
+
+/// Annotation on the bookmark that ends the initial events.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+/// Answers a watch.
+pub(crate) fn watch(
+    shared: &Arc<Shared>,
+    target: &Target,
+    shape: Shape,
+    query: &Query,
+    ends: CancellationToken,
+) -> Result<Answer, ApiError> {
+    let permit = shared.watches.clone().try_acquire_owned().map_err(|_| {
+        ApiError::TooManyRequests("too many watches are open, please close some or try again later".into())
+    })?;
+    let asked = parse_revision(&query.resource_version)?.unwrap_or(0);
+    let initial = wants_initial_events(query, asked)?;
+    let namespace = target.list_namespace();
+    let (first, source) = if initial {
+        if asked > shared.store.revision() {
+            return Err(ApiError::TooLargeRevision { asked, current: shared.store.revision() });
+        }
+        let (page, watch) = shared
+            .store
+            .list_and_watch(&target.served.resource, namespace, |_| true)
+            .map_err(|error| ApiError::from_list(error, asked))?;
+        (page.objects, Ok(watch))
+    } else {
+        let from = if asked == 0 { shared.store.revision() } else { asked };
+        (Vec::new(), shared.store.watch(&target.served.resource, namespace, from))
+    };
+    let lasts = query.timeout_seconds.filter(|seconds| *seconds > 0).map_or_else(
+        || DEFAULT_DURATION + shared.spread(DEFAULT_DURATION),
+        |seconds| Duration::from_secs(seconds.min(24 * 3600)),
+    );
+    let mut stream = Stream {
+        lines: Lines {
+            served: target.served.clone(),
+            shape,
+            include: include_object(&query.include_object)?,
+            selection: target.selection(query)?,
+            columns_sent: false,
+        },
+        bookmarks: query.bookmarks,
+        ends: Instant::now() + lasts,
+        next_bookmark: Instant::now() + BOOKMARK_EVERY,
+        shutdown: ends,
+        source: None,
+        _permit: permit,
+    };
+    let mut begin = Vec::new();
+    for stored in &first {
+        if selected(&stream.lines.selection, stored) {
+            begin.extend_from_slice(&stream.lines.line("ADDED", stored));
+        }
+    }
+    match source {
+        Ok(watch) => {
+            if initial && query.send_initial_events == Some(true) && query.bookmarks {
+                begin.extend_from_slice(&stream.lines.bookmark(watch.revision(), true));
+            }
+            stream.source = Some(watch);
+        }
+        Err(error) => begin.extend_from_slice(&error_line(&ApiError::from_watch(error, asked))),
+    }
+    Ok(answer::with_type(StatusCode::OK, "application/json", AnswerBody::chunks(stream.chunks(begin))))
+}
+
+/// Whether existing objects come first as ADDED.
+fn wants_initial_events(query: &Query, asked: u64) -> Result<bool, ApiError> {
+    let bad = |text: &str| Err(ApiError::BadRequest(text.to_owned()));
+    match (query.send_initial_events, query.version_match) {
+        (Some(_), Some(VersionMatch::NotOlderThan)) => {}
+        (Some(_), _) => {
+            return bad("resourceVersionMatch: Forbidden: sendInitialEvents requires setting \
+                        resourceVersionMatch to NotOlderThan");
+        }
+        (None, Some(_)) => {
+            return bad(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless \
+                        sendInitialEvents is provided",
+            );
+        }
+        (None, None) => {}
+    }
+    Ok(query.send_initial_events.unwrap_or(asked == 0))
+}
+
+struct Stream {
+    lines: Lines,
+    bookmarks: bool,
+    ends: Instant,
+    next_bookmark: Instant,
+    shutdown: CancellationToken,
+    /// Absent when there is nothing more to come.
+    source: Option<Watch>,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Stream {
+    fn chunks(self, begin: Vec<u8>) -> impl futures::Stream<Item = Bytes> + Send {
+        futures::stream::unfold((self, Some(begin)), |(mut stream, begin)| async move {
+            // The first chunk, even an empty one, tells the client that the watch stands.
+            let chunk = match begin {
+                Some(begin) => Bytes::from(begin),
+                None => stream.next().await?,
+            };
+            Some((chunk, (stream, None)))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let source = self.source.as_mut()?;
+            let bookmark_at = if self.bookmarks { self.next_bookmark.min(self.ends) } else { self.ends };
+            let shutdown = self.shutdown.clone();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return None,
+                event = source.next() => match event {
+                    Ok(event) => {
+                        if let Some(line) = self.lines.event(&event) {
+                            return Some(self.with_more(line));
+                        }
+                    }
+                    Err(WatchEnd::Closed) => return None,
+                    Err(end @ WatchEnd::Lagged { .. }) => {
+                        self.source = None;
+                        let error = ApiError::Expired { message: end.to_string(), fresh_continue: None };
+                        return Some(error_line(&error));
+                    }
+                },
+                () = tokio::time::sleep_until(bookmark_at) => {
+                    let revision = source.revision();
+                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                    if Instant::now() >= self.ends {
+                        self.source = None;
+                    }
+                    if self.bookmarks {
+                        return Some(self.lines.bookmark(revision, false));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds what is there already, so that a burst of events is not a burst of tiny chunks.
+    fn with_more(&mut self, first: Bytes) -> Bytes {
+        const ENOUGH: usize = 16 * 1024;
+        let mut chunk = Vec::new();
+        while chunk.len() + first.len() < ENOUGH {
+            let Some(Ok(Some(event))) = self.source.as_mut().map(Watch::try_next) else { break };
+            if let Some(line) = self.lines.event(&event) {
+                chunk.extend_from_slice(&line);
+            }
+        }
+        if chunk.is_empty() { first } else { [first.as_ref(), &chunk].concat().into() }
+    }
+}
+
+/// How events are written.
+struct Lines {
+    served: Arc<Served>,
+    shape: Shape,
+    include: IncludeObject,
+    selection: Selection,
+    /// Only the first Table of a watch carries column definitions.
+    columns_sent: bool,
+}
+
+impl Lines {
+    /// The event as the selector's view saw it, if it saw anything.
+    fn event(&mut self, event: &Event) -> Option<Bytes> {
+        let now = event.kind != EventKind::Deleted && selected(&self.selection, &event.object);
+        let before = event.previous.as_ref().is_some_and(|previous| selected(&self.selection, previous));
+        let kind = match (before, now) {
+            (false, true) => "ADDED",
+            (true, true) => "MODIFIED",
+            (true, false) => "DELETED",
+            (false, false) => return None,
+        };
+        Some(self.line(kind, &event.object))
+    }
+
+    fn line(&mut self, kind: &str, stored: &Object) -> Bytes {
+        let view = View { served: &self.served, shape: self.shape, include: self.include };
+        match view.one(&stored.value) {
+            Ok(bytes) => self.framed(kind, bytes),
+            Err(error) => error_line(&error),
+        }
+    }
+
+    fn bookmark(&mut self, revision: u64, ends_initial: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if ends_initial {
+            metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
+        }
+        let (kind, api_version) = match self.shape {
+            Shape::Metadata => ("PartialObjectMetadata", "meta.k8s.io/v1"),
+            _ => (self.served.kind.kind.as_ref(), self.served.api_version.as_str()),
+        };
+        let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
+        if self.shape == Shape::Table {
+            let metadata_object = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+            let table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null,
+                "metadata": {"resourceVersion": revision.to_string()},
+                "rows": [{"cells": [], "object": metadata_object}]});
+            return framed("BOOKMARK", table.to_string().as_bytes());
+        }
+        framed("BOOKMARK", object.to_string().as_bytes())
+    }
+
+    fn framed(&mut self, kind: &str, object: Bytes) -> Bytes {
+        if self.shape == Shape::Table && std::mem::replace(&mut self.columns_sent, true) {
+            if let Ok(mut table) = serde_json::from_slice::<Value>(&object) {
+                table["columnDefinitions"] = Value::Null;
+                return framed(kind, table.to_string().as_bytes());
+            }
+        }
+        framed(kind, &object)
+    }
+}
+
+fn framed(kind: &str, object: &[u8]) -> Bytes {
+    let mut line = Vec::with_capacity(object.len() + 40);
+    line.extend_from_slice(b"{\"type\":\"");
+    line.extend_from_slice(kind.as_bytes());
+    line.extend_from_slice(b"\",\"object\":");
+    line.extend_from_slice(object);
+    line.extend_from_slice(b"}\n");
+    line.into()
+}
+
+fn error_line(error: &ApiError) -> Bytes {
+    framed("ERROR", error.status().to_string().as_bytes())
+}

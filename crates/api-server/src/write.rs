@@ -1,0 +1,232 @@
+//! Create, update and patch: deciding is done by [`change`](crate::change) and [`patch`](crate::patch), here it is
+//! acted upon.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use jiff::Timestamp;
+use object_store::{Object, Precondition, WriteError};
+use serde_json::Value;
+
+use crate::answer::Answer;
+use crate::body::Payload;
+use crate::change::{self, Outcome, Part};
+use crate::error::ApiError;
+use crate::negotiate::Shape;
+use crate::patch::Patch;
+use crate::request::Query;
+use crate::server::{Shared, Target, written};
+use crate::{admission, crds, namespaces, object, read};
+
+/// How often a changed object is read again before the client gets the conflict; Kubernetes' number.
+const RETRIES: usize = 5;
+/// Names tried for a `generateName` before giving up; Kubernetes' number.
+const GENERATED_NAMES: usize = 8;
+
+/// Answers a create.
+pub(crate) async fn create(
+    shared: &Arc<Shared>,
+    target: &Target,
+    shape: Shape,
+    query: &Query,
+    payload: Payload,
+) -> Result<Answer, ApiError> {
+    let served = &target.served;
+    let (mut new, duplicates) = payload.value()?;
+    let warnings = change::admit_fields(served, &mut new, duplicates, query.field_validation)?;
+    let target = &in_namespace(target, &new)?;
+    change::begin(served, &mut new, &target.namespace, Timestamp::now())?;
+    admission::on_create(shared, served, &mut new);
+    // Until the object is written, its namespace does not begin to terminate.
+    let _still = shared.namespaces.read().await;
+    namespaces::check_open(shared, target, object::name(&new))?;
+    let prefix = object::meta_str(&new, "generateName").to_owned();
+    let generate = object::name(&new).is_empty() && !prefix.is_empty();
+    for attempt in 1.. {
+        if generate {
+            object::metadata_mut(&mut new).insert("name".into(), generated_name(&prefix).into());
+        }
+        change::check_new(served, &new)?;
+        match put_new(shared, target, query, &new).await {
+            Err(ApiError::AlreadyExists { .. }) if generate && attempt < GENERATED_NAMES => {}
+            Err(error) => return Err(error),
+            Ok(stored) => return written(target, shape, query, StatusCode::CREATED, &stored, &warnings),
+        }
+    }
+    Err(ApiError::Internal("no name could be generated".into()))
+}
+
+/// The target of a create: the namespace may be given by the body alone to clients that post to the whole collection.
+fn in_namespace(target: &Target, new: &Value) -> Result<Target, ApiError> {
+    let given = object::meta_str(new, "namespace");
+    if !target.served.kind.namespaced {
+        return Ok(target.clone());
+    }
+    if target.namespace.is_empty() {
+        return Err(ApiError::BadRequest("an empty namespace may not be set during creation".into()));
+    }
+    if !given.is_empty() && given != target.namespace {
+        return Err(ApiError::BadRequest(format!(
+            "the namespace of the provided object does not match the namespace sent on the request: {given} is not {}",
+            target.namespace
+        )));
+    }
+    Ok(target.clone())
+}
+
+async fn put_new(
+    shared: &Arc<Shared>,
+    target: &Target,
+    query: &Query,
+    new: &Value,
+) -> Result<bytes::Bytes, ApiError> {
+    let served = &target.served;
+    let name = object::name(new);
+    let key = served.key(&target.namespace, name);
+    if served.is_builtin("CustomResourceDefinition") {
+        crds::check(&shared.catalog, new)?;
+    }
+    if query.dry_run {
+        return match shared.store.get(&key) {
+            Some(_) => Err(ApiError::already_exists(&served.kind, name)),
+            None => Ok(new.to_string().into()),
+        };
+    }
+    let stored = shared
+        .store
+        .put(key, Precondition::Absent, object::encode(new))
+        .await
+        .map_err(|error| ApiError::from_write(&served.kind, name, error))?;
+    crds::after_write(shared, target, &stored);
+    Ok(stored.value)
+}
+
+/// The prefix, cut to what leaves room, and five random characters that form no words.
+fn generated_name(prefix: &str) -> String {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let random = uuid::Uuid::new_v4().into_bytes();
+    // The first six bytes of a version 4 id are random.
+    let suffix = random[..5].iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]));
+    prefix.chars().take(58).chain(suffix).collect()
+}
+
+/// Answers an update.
+pub(crate) async fn update(
+    shared: &Arc<Shared>,
+    target: &Target,
+    shape: Shape,
+    query: &Query,
+    payload: Payload,
+) -> Result<Answer, ApiError> {
+    let part = part(target)?;
+    let (mut new, duplicates) = payload.value()?;
+    let warnings = change::admit_fields(&target.served, &mut new, duplicates, query.field_validation)?;
+    for (field, given, asked) in [
+        ("name", object::name(&new), &target.name),
+        ("namespace", object::meta_str(&new, "namespace"), &target.namespace),
+    ] {
+        if !given.is_empty() && given != asked {
+            return Err(ApiError::BadRequest(format!(
+                "the {field} of the object ({given}) does not match the {field} on the URL ({asked})"
+            )));
+        }
+    }
+    object::metadata_mut(&mut new).insert("name".into(), target.name.as_str().into());
+    let stored = modify(shared, target, query, part, |_| Ok(new.clone())).await?;
+    written(target, shape, query, StatusCode::OK, &stored.value, &warnings)
+}
+
+/// Answers a patch.
+pub(crate) async fn patch(
+    shared: &Arc<Shared>,
+    target: &Target,
+    shape: Shape,
+    query: &Query,
+    payload: Payload,
+) -> Result<Answer, ApiError> {
+    let part = part(target)?;
+    let (patch, duplicates) = Patch::parse(&payload, target.served.custom.is_some())?;
+    let mut warnings = Vec::new();
+    let stored = modify(shared, target, query, part, |old| {
+        let mut new = patch.apply(&target.served.kind, old)?;
+        warnings =
+            change::admit_fields(&target.served, &mut new, duplicates.clone(), query.field_validation)?;
+        if object::name(&new) != target.name {
+            return Err(ApiError::BadRequest("a patch can't change the name of an object".into()));
+        }
+        Ok(new)
+    })
+    .await?;
+    written(target, shape, query, StatusCode::OK, &stored.value, &warnings)
+}
+
+fn part(target: &Target) -> Result<Part, ApiError> {
+    match target.subresource.as_deref() {
+        None => Ok(Part::Main),
+        Some("status") => Ok(Part::Status),
+        Some("finalize") if target.served.is_builtin("Namespace") => Ok(Part::Finalize),
+        Some(_) => Err(ApiError::UnknownPath),
+    }
+}
+
+/// Changes one object: reads it, decides, writes on condition that it is still what was read, and begins again if not.
+/// A client that named the revision that it saw gets the conflict from deciding anew.
+pub(crate) async fn modify(
+    shared: &Arc<Shared>,
+    target: &Target,
+    query: &Query,
+    part: Part,
+    mut new_for: impl FnMut(&Value) -> Result<Value, ApiError> + Send,
+) -> Result<Object, ApiError> {
+    let served = &target.served;
+    for attempt in 1.. {
+        let current = read::fetch(shared, target)?;
+        let old = object::decode(&object::with_api_version(&current.value, &served.api_version))?;
+        let outcome = change::replace(served, part, &old, new_for(&old)?)?;
+        if let (Outcome::Put(new), true) = (&outcome, served.is_builtin("CustomResourceDefinition")) {
+            crds::check(&shared.catalog, new)?;
+        }
+        match apply(shared, target, query, &current, outcome).await {
+            Err(WriteError::Conflict { .. }) if attempt < RETRIES => {}
+            Err(error) => return Err(ApiError::from_write(&served.kind, &target.name, error)),
+            Ok(stored) => {
+                crds::after_write(shared, target, &stored);
+                return Ok(stored);
+            }
+        }
+    }
+    Err(ApiError::modified(&served.kind, &target.name))
+}
+
+/// Acts on an outcome; the object as it is (or would be) afterwards.
+pub(crate) async fn apply(
+    shared: &Shared,
+    target: &Target,
+    query: &Query,
+    current: &Object,
+    outcome: Outcome,
+) -> Result<Object, WriteError> {
+    let key = target.served.key(&target.namespace, &target.name);
+    let shown =
+        |value: &Value| Object { value: object::encode_at(value, current.revision), ..current.clone() };
+    match outcome {
+        Outcome::Same => Ok(current.clone()),
+        Outcome::Put(new) | Outcome::Remove(new) if query.dry_run => Ok(shown(&new)),
+        Outcome::Put(new) => {
+            shared.store.put(key, Precondition::Revision(current.revision), object::encode(&new)).await
+        }
+        Outcome::Remove(last) => shared.store.delete(key, current.revision, object::encode(&last)).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_names_are_short_and_differ() {
+        let name = generated_name(&"x".repeat(80));
+        assert_eq!(name.len(), 63);
+        assert_ne!(generated_name("a-"), generated_name("a-"));
+    }
+}
