@@ -2,6 +2,7 @@
 
 mod checks;
 mod command;
+mod conformance;
 mod demo;
 mod packages;
 mod tools;
@@ -27,6 +28,8 @@ enum Task {
     Test,
     /// Only the checks that need no build: format, directions between crates, licences and bans.
     Check,
+    /// The CSI project's own tests of the driver.
+    Conformance,
     /// The benchmarks, on a release build.
     Bench,
 }
@@ -45,6 +48,10 @@ fn main() -> anyhow::Result<()> {
             demo::run(true)
         }
         Task::Check => checks::without_build(),
+        Task::Conformance => {
+            packages::install()?;
+            conformance::run()
+        }
         Task::Bench => {
             packages::install()?;
             command::cargo(&["bench", "--workspace"]).run()

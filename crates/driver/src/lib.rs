@@ -13,6 +13,5 @@ mod node;
 mod request;
 mod serve;
 mod status;
-mod topology;
 
 pub use serve::{InvalidNode, NAME, NodeInfo, ServeError, serve};

@@ -5,6 +5,8 @@ mod access;
 mod controller;
 mod node;
 mod parameters;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use access::Access;
 pub(crate) use controller::{Capacity, Create, Delete, Expand, Get, List, Validate, Verdict};

@@ -1,7 +1,6 @@
 //! Requests to the Controller service.
 
 use super::{Access, Refusal, Sizes, parameters, text, volume};
-use crate::topology;
 use csi::v1;
 use drives::{BackendKind, CreateVolume, VolumeId};
 use std::collections::BTreeMap;
@@ -25,10 +24,7 @@ impl Create {
             });
         }
         let sizes = Sizes::check(request.capacity_range)?;
-        if request
-            .accessibility_requirements
-            .is_some_and(|requirement| !topology::admits(&requirement, segments))
-        {
+        if !within(request.accessibility_requirements.unwrap_or_default().requisite, segments) {
             let here =
                 segments.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
             return Err(Refusal::Elsewhere { here });
@@ -41,6 +37,13 @@ impl Create {
             parameters: BTreeMap::new(),
         }))
     }
+}
+
+/// Whether one of the places, if any is named, holds the node, which is all of `segments`. Of a requirement only the
+/// requisite places bind: the preferred ones are an order among them, or a wish.
+fn within(places: impl IntoIterator<Item = v1::Topology>, segments: &BTreeMap<String, String>) -> bool {
+    let places: Vec<_> = places.into_iter().map(|place| place.segments).collect();
+    values::accessible(&places, segments)
 }
 
 /// The backend that parameters and file-system types agree upon.
@@ -160,7 +163,7 @@ impl Capacity {
         segments: &BTreeMap<String, String>,
     ) -> Result<Self, Refusal> {
         let asked = parameters::backend(&request.parameters)?;
-        if request.accessible_topology.as_ref().is_some_and(|place| !topology::covers(place, segments)) {
+        if !within(request.accessible_topology.clone(), segments) {
             return Ok(Self::None);
         }
         let access = request.volume_capabilities.iter().map(|capability| Access::check(Some(capability)));

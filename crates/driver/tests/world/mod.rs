@@ -1,0 +1,240 @@
+//! A driver on its socket with one drive, and the calls that the scenarios make of it.
+
+use csi::v1::controller_client::ControllerClient;
+use csi::v1::node_client::NodeClient;
+use csi::v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
+use csi::v1::{self, CapacityRange};
+use driver::{NodeInfo, ServeError};
+use drives::{BackendKind, Drives, Force, Source};
+use linux::{Kernel, LoopDevices, Mounts, Unmount};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+pub(crate) const MI: u64 = 1 << 20;
+pub(crate) const GI: u64 = 1 << 30;
+const DRIVE: &str = "drive.img";
+pub(crate) const NODE: &str = "node-1";
+
+pub(crate) struct World {
+    pub(crate) controller: ControllerClient<Channel>,
+    pub(crate) node: NodeClient<Channel>,
+    pub(crate) channel: Channel,
+    drives: Drives,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), ServeError>>,
+    ground: Ground,
+}
+
+/// The directory of a test. Whatever a failed test leaves mounted in it is taken away again.
+struct Ground(TempDir);
+
+impl Ground {
+    fn new() -> Self {
+        Self(tempfile::Builder::new().prefix("orlop-driver-").tempdir().expect("temporary directory"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The innermost first.
+    fn mounts(&self) -> Vec<PathBuf> {
+        let table = Kernel.mount_table().expect("readable");
+        table.below(self.0.path()).into_iter().map(|mount| mount.target.clone()).collect()
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        for target in self.mounts() {
+            let _ = Kernel.unmount(&target, Unmount::Detach);
+        }
+        if let Ok(Some(device)) = Kernel.loop_of(&self.path(DRIVE)) {
+            let _ = Kernel.detach_loop(&device);
+        }
+    }
+}
+
+pub(crate) fn node_segment() -> BTreeMap<String, String> {
+    BTreeMap::from([("topology.orlop.dev/node".to_owned(), NODE.to_owned())])
+}
+
+pub(crate) fn capability(mode: Mode) -> v1::VolumeCapability {
+    v1::VolumeCapability {
+        access_type: Some(AccessType::Mount(MountVolume::default())),
+        access_mode: Some(AccessMode { mode: mode.into() }),
+    }
+}
+
+pub(crate) fn code<T: std::fmt::Debug>(answer: Result<T, Status>) -> Code {
+    answer.expect_err("refused").code()
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+impl World {
+    /// None, told loudly, on a machine where this can't be tried.
+    pub(crate) async fn with_drive(size: u64) -> Option<Self> {
+        if !fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
+            assert!(std::env::var_os("CI").is_none(), "these tests need root");
+            eprintln!("SKIPPED: needs root, for loop devices and mounts");
+            return None;
+        }
+        let ground = Ground::new();
+        let source = Source::LoopFile { path: ground.path(DRIVE), size };
+        let root = ground.path("drives");
+        let drives = Drives::open(Arc::new(Kernel), root, vec![source.clone()]).await.expect("opened");
+        drives.initialise(source, Some(BackendKind::Btrfs), Force::No).await.expect("formatted");
+
+        let socket = ground.path("csi.sock");
+        let node = NodeInfo { node_id: NODE.into(), segments: node_segment(), max_volumes: Some(9) };
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn({
+            let (socket, drives, shutdown) = (socket.clone(), drives.clone(), shutdown.clone());
+            async move { driver::serve(&socket, drives, node, shutdown).await }
+        });
+        let channel = csi::connect(&socket).await.expect("served");
+        Some(Self {
+            controller: ControllerClient::new(channel.clone()),
+            node: NodeClient::new(channel.clone()),
+            channel,
+            drives,
+            shutdown,
+            serving,
+            ground,
+        })
+    }
+
+    /// Stops the driver, and finds that nothing is left.
+    pub(crate) async fn end(mut self) {
+        self.shutdown.cancel();
+        (&mut self.serving).await.expect("joined").expect("served to the end");
+        self.drives.close().await.expect("nothing is in use");
+        assert!(!self.path("csi.sock").exists(), "the socket goes with the driver");
+        assert_eq!(self.ground.mounts(), Vec::<PathBuf>::new());
+        assert_eq!(Kernel.loop_of(&self.path(DRIVE)).expect("readable"), None);
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.ground.path(name)
+    }
+
+    pub(crate) fn request(&self, name: &str, size: u64) -> v1::CreateVolumeRequest {
+        v1::CreateVolumeRequest {
+            name: name.into(),
+            capacity_range: Some(CapacityRange { required_bytes: size as i64, limit_bytes: 0 }),
+            volume_capabilities: vec![capability(Mode::SingleNodeWriter)],
+            ..Default::default()
+        }
+    }
+
+    /// A call of its own, to be made beside others.
+    pub(crate) fn creation(
+        &self,
+        name: &str,
+        size: u64,
+    ) -> impl Future<Output = Result<v1::Volume, Status>> + use<> {
+        let request = self.request(name, size);
+        let mut controller = self.controller.clone();
+        async move { Ok(controller.create_volume(request).await?.into_inner().volume.expect("a volume")) }
+    }
+
+    pub(crate) fn deletion(&self, id: &str) -> impl Future<Output = Result<(), Status>> + use<> {
+        let request = v1::DeleteVolumeRequest { volume_id: id.into(), ..Default::default() };
+        let mut controller = self.controller.clone();
+        async move { controller.delete_volume(request).await.map(drop) }
+    }
+
+    pub(crate) async fn create(&self, name: &str, size: u64) -> Result<v1::Volume, Status> {
+        self.creation(name, size).await
+    }
+
+    pub(crate) async fn delete(&self, id: &str) -> Result<(), Status> {
+        self.deletion(id).await
+    }
+
+    pub(crate) async fn get(&mut self, id: &str) -> Result<v1::Volume, Status> {
+        let request = v1::ControllerGetVolumeRequest { volume_id: id.into() };
+        let answer = self.controller.controller_get_volume(request).await?;
+        Ok(answer.into_inner().volume.expect("a volume"))
+    }
+
+    pub(crate) async fn capacity(&mut self) -> v1::GetCapacityResponse {
+        self.controller.get_capacity(v1::GetCapacityRequest::default()).await.expect("answered").into_inner()
+    }
+
+    pub(crate) async fn expand(
+        &mut self,
+        id: &str,
+        size: u64,
+    ) -> Result<v1::ControllerExpandVolumeResponse, Status> {
+        let request = v1::ControllerExpandVolumeRequest {
+            volume_id: id.into(),
+            capacity_range: Some(CapacityRange { required_bytes: size as i64, limit_bytes: 0 }),
+            ..Default::default()
+        };
+        Ok(self.controller.controller_expand_volume(request).await?.into_inner())
+    }
+
+    pub(crate) async fn stage(&mut self, id: &str, staging: &Path) -> Result<(), Status> {
+        let request = v1::NodeStageVolumeRequest {
+            volume_id: id.into(),
+            staging_target_path: text(staging),
+            volume_capability: Some(capability(Mode::SingleNodeWriter)),
+            ..Default::default()
+        };
+        self.node.node_stage_volume(request).await.map(drop)
+    }
+
+    pub(crate) async fn unstage(&mut self, id: &str, staging: &Path) -> Result<(), Status> {
+        let request =
+            v1::NodeUnstageVolumeRequest { volume_id: id.into(), staging_target_path: text(staging) };
+        self.node.node_unstage_volume(request).await.map(drop)
+    }
+
+    pub(crate) async fn publish(
+        &mut self,
+        id: &str,
+        staging: &Path,
+        target: &Path,
+        readonly: bool,
+    ) -> Result<(), Status> {
+        let request = v1::NodePublishVolumeRequest {
+            volume_id: id.into(),
+            staging_target_path: text(staging),
+            target_path: text(target),
+            volume_capability: Some(capability(Mode::SingleNodeWriter)),
+            readonly,
+            ..Default::default()
+        };
+        self.node.node_publish_volume(request).await.map(drop)
+    }
+
+    pub(crate) async fn unpublish(&mut self, id: &str, target: &Path) -> Result<(), Status> {
+        let request = v1::NodeUnpublishVolumeRequest { volume_id: id.into(), target_path: text(target) };
+        self.node.node_unpublish_volume(request).await.map(drop)
+    }
+
+    pub(crate) async fn stats(
+        &mut self,
+        id: &str,
+        path: &Path,
+    ) -> Result<v1::NodeGetVolumeStatsResponse, Status> {
+        let request = v1::NodeGetVolumeStatsRequest {
+            volume_id: id.into(),
+            volume_path: text(path),
+            ..Default::default()
+        };
+        Ok(self.node.node_get_volume_stats(request).await?.into_inner())
+    }
+}

@@ -1,0 +1,96 @@
+//! `cargo xtask conformance`: the CSI project's own test program against the driver, over its socket, on a drive made
+//! of a file.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::command::{cache, cargo, program};
+
+const SANITY: &str = "5.6.0";
+const DRIVE_BYTES: u64 = 4 << 30;
+const VOLUME_BYTES: u64 = 64 << 20;
+
+/// Runs every applicable case; an unmet one is an error.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let sanity = sanity()?;
+    cargo(&["build", "--quiet", "--package", "driver", "--example", "serve"]).run()?;
+    let directory = std::env::temp_dir().join(format!("orlop-conformance-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let outcome = Driver::start(&directory).and_then(|driver| {
+        let tested = test(&sanity, &directory);
+        driver.stop().and(tested)
+    });
+    // The drive is unmounted by now, or this fails and says where it still is.
+    std::fs::remove_dir(directory.join("drives"))
+        .and_then(|()| std::fs::remove_dir_all(&directory))
+        .with_context(|| format!("removing {}", directory.display()))
+        .and(outcome)
+}
+
+fn test(sanity: &Path, directory: &Path) -> anyhow::Result<()> {
+    let at = |name: &str| directory.join(name).display().to_string();
+    let options = [
+        format!("--csi.endpoint={}", at("csi.sock")),
+        format!("--csi.stagingdir={}", at("staging")),
+        format!("--csi.mountdir={}", at("target")),
+        format!("--csi.testvolumesize={VOLUME_BYTES}"),
+        format!("--csi.testvolumeexpandsize={}", 2 * VOLUME_BYTES),
+    ];
+    program(sanity, &options).run()
+}
+
+/// The driver as a process of its own.
+struct Driver(Child);
+
+impl Driver {
+    fn start(directory: &Path) -> anyhow::Result<Self> {
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+        let child = Command::new(target.join("debug/examples/serve"))
+            .arg(directory)
+            .arg(DRIVE_BYTES.to_string())
+            .spawn()
+            .context("starting the driver")?;
+        let mut driver = Self(child);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !directory.join("csi.sock").exists() {
+            if let Some(status) = driver.0.try_wait()? {
+                bail!("the driver ended before it served: {status}");
+            }
+            if Instant::now() > deadline {
+                driver.stop()?;
+                bail!("the driver did not serve in time");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(driver)
+    }
+
+    /// Ends it as Ctrl-C does, so that it gives its drive back.
+    fn stop(mut self) -> anyhow::Result<()> {
+        if let Some(pid) = Pid::from_raw(self.0.id().cast_signed()) {
+            kill_process(pid, Signal::INT)?;
+        }
+        let status = self.0.wait()?;
+        if !status.success() {
+            bail!("the driver did not end well: {status}");
+        }
+        Ok(())
+    }
+}
+
+/// csi-sanity, which the Go toolchain builds from its published module.
+fn sanity() -> anyhow::Result<PathBuf> {
+    let directory = cache()?.join(format!("csi-sanity-{SANITY}"));
+    let binary = directory.join("csi-sanity");
+    if !binary.exists() {
+        program("go", &["version"]).read().context("no Go toolchain; install Go 1.26 or newer")?;
+        let module = format!("github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v{SANITY}");
+        program("go", &["install", module.as_str()]).env("GOBIN", &directory).run()?;
+    }
+    Ok(binary)
+}
