@@ -1,5 +1,6 @@
 //! Generates the Rust of both protocols, without protoc. Messages that carry secrets get a `Debug` of our own, which
-//! shows everything except them: the fields are recognised by the protocol's own mark, the option `csi_secret`.
+//! shows everything except them: the fields are recognised by the protocol's own mark, the option `csi_secret`. Of a
+//! `volume_context` beside them only the names are shown, as orchestrators put service-account tokens there.
 
 use protox::prost_reflect::{DescriptorPool, FieldDescriptor, MessageDescriptor, Value};
 use std::error::Error;
@@ -46,10 +47,10 @@ fn debug_impls(secretive: &[(MessageDescriptor, Vec<String>)]) -> String {
         let name = message.name();
         let fields = message.fields().fold(String::new(), |mut lines, field| {
             let field = field.name().to_owned();
-            let value = if secrets.contains(&field) {
-                format!("&crate::secret::Redacted(self.{field}.len())")
-            } else {
-                format!("&self.{field}")
+            let value = match field.as_str() {
+                name if secrets.contains(&field) => format!("&crate::secret::Redacted(self.{name}.len())"),
+                "volume_context" => "&crate::secret::Names(&self.volume_context)".to_owned(),
+                name => format!("&self.{name}"),
             };
             let _ = writeln!(lines, "            .field(\"{field}\", {value})");
             lines

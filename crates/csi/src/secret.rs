@@ -1,5 +1,6 @@
 //! What `Debug` shows in the place of secrets.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Stands for a map of secrets, of which only the number of entries is shown.
@@ -8,6 +9,15 @@ pub(crate) struct Redacted(pub(crate) usize);
 impl fmt::Debug for Redacted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} redacted]", self.0)
+    }
+}
+
+/// A map whose values may be sensitive.
+pub(crate) struct Names<'a>(pub(crate) &'a BTreeMap<String, String>);
+
+impl fmt::Debug for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
@@ -57,5 +67,12 @@ mod tests {
             assert!(text.contains("pvc-1") && text.contains("[1 redacted]"), "{text}");
             assert!(!text.contains("hunter2") && !text.contains("password-key"), "{text}");
         }
+    }
+
+    #[test]
+    fn debug_shows_only_the_names_of_a_context() {
+        let volume_context = BTreeMap::from([("serviceAccount.tokens".to_owned(), "eyJhbGci".to_owned())]);
+        let text = format!("{:?}", v1::NodePublishVolumeRequest { volume_context, ..Default::default() });
+        assert!(text.contains("serviceAccount.tokens") && !text.contains("eyJhbGci"), "{text}");
     }
 }

@@ -39,7 +39,8 @@ async fn a_call_reaches_the_server_and_a_channel_outlives_it() {
 
     let connecting = tokio::spawn(connect(path.clone()));
     let first = serve(&path);
-    let mut client = RegistrationClient::new(connecting.await.expect("joined").expect("waited for the server"));
+    let mut client =
+        RegistrationClient::new(connecting.await.expect("joined").expect("waited for the server"));
     assert_eq!(client.get_info(InfoRequest {}).await.expect("answer").into_inner().name, "orlop.dev");
     let refused = client.notify_registration_status(csi::registration::RegistrationStatus::default()).await;
     assert_eq!(refused.expect_err("not implemented by this server").code(), Code::Unimplemented);
@@ -90,6 +91,7 @@ async fn a_socket_is_private_and_taken_over_only_from_the_dead() {
 async fn waiting_for_a_driver_ends() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let path = directory.path().join("nobody.sock");
-    let error: ConnectError = connect_within(&path, Duration::from_millis(20)).await.expect_err("nobody is there");
+    let error: ConnectError =
+        connect_within(&path, Duration::from_millis(20)).await.expect_err("nobody is there");
     assert!(error.to_string().contains("nobody.sock"), "{error}");
 }
