@@ -72,6 +72,7 @@ impl PartialOrd for Modes {
     }
 }
 
+type ClaimsBySize = BTreeSet<(Option<Quantity>, ClaimKey)>;
 type BySize = BTreeSet<(Option<Quantity>, String)>;
 type ByClass = HashMap<(String, String), BySize>;
 
@@ -194,7 +195,7 @@ pub struct World {
     classes: BTreeMap<String, Arc<StorageClass>>,
     pods: HashMap<ClaimKey, BTreeMap<String, Arc<Pod>>>,
     /// Claims that name no volume: class and volume mode, then size.
-    waiting: HashMap<(String, String), BTreeSet<(Option<Quantity>, ClaimKey)>>,
+    waiting: HashMap<(String, String), ClaimsBySize>,
     /// Claims by the volume that they name.
     by_volume: HashMap<String, BTreeSet<ClaimKey>>,
     /// In-tree plugins: those compiled in, and those whose volumes a CSI driver serves.
