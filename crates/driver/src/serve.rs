@@ -109,13 +109,21 @@ pub async fn serve(
     let flights = driver.flights.clone();
     tracing::info!(driver = NAME, node = driver.node.node_id, socket = %socket.display(), "serving");
 
-    let ended = tonic::transport::Server::builder()
+    let served = tonic::transport::Server::builder()
         .max_concurrent_streams(OPEN_CALLS)
         .add_service(IdentityServer::new(driver.clone()))
         .add_service(ControllerServer::new(driver.clone()))
         .add_service(NodeServer::new(driver))
-        .serve_with_incoming_shutdown(incoming, shutdown.cancelled())
-        .await;
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled());
+    let patience = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(LAST_CALLS).await;
+    };
+    let ended = tokio::select! {
+        ended = served => ended,
+        // A caller that neither speaks nor hangs up holds nobody up.
+        () = patience => Ok(()),
+    };
     flights.landed(LAST_CALLS).await;
     Ok(ended?)
 }

@@ -110,3 +110,38 @@ impl Coded for ExpandError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{refused, refused_unmount};
+    use drives::{CreateError, DeleteError, ExpandError, MountError, StatsError};
+    use std::path::PathBuf;
+    use tonic::Code;
+
+    #[test]
+    fn what_may_still_take_effect_is_not_told_as_final() {
+        let id = || "0a1b/pvc-1".parse::<drives::VolumeId>().expect("well-formed");
+        let open = [
+            refused(CreateError::TimedOut),
+            refused(CreateError::Busy("pvc-1".into())),
+            refused(DeleteError::TimedOut),
+            refused(DeleteError::Busy(id())),
+            refused(MountError::TimedOut),
+            refused(MountError::Busy(id())),
+            refused(StatsError::TimedOut),
+            refused(ExpandError::TimedOut),
+            refused(ExpandError::Busy(id())),
+        ];
+        assert!(open.iter().all(|status| !csi::final_error(status.code())), "{open:?}");
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_a_mount_or_of_an_unmount() {
+        let taken = || MountError::Taken { at: PathBuf::from("/target"), why: "by another volume".into() };
+        assert_eq!(refused(taken()).code(), Code::AlreadyExists);
+        assert_eq!(refused_unmount(taken()).code(), Code::FailedPrecondition);
+        let status = refused(CreateError::NoSpace { asked: 9, largest_free: 5, drives: Vec::new() });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.message().contains('9') && status.message().contains('5'), "{}", status.message());
+    }
+}
