@@ -4,6 +4,26 @@
 //! time. Everything here is a pure function over JSON.
 
 mod builtin;
+mod config_map;
+mod csi_driver;
+mod csi_node;
+mod custom_resource_definition;
+mod event;
+pub(crate) mod fields;
+mod lease;
+mod metadata;
+mod namespace;
+mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
+mod pod;
+mod rules;
+mod secret;
+mod storage_capacity;
+mod storage_class;
+mod violations;
+mod volume_attachment;
+mod volume_attributes_class;
 
 use std::borrow::Cow;
 
@@ -11,7 +31,10 @@ use serde_json::Value;
 
 pub use builtin::BUILTIN;
 
-use crate::schema::FieldError;
+use fields::items;
+use violations::Violations;
+
+use crate::schema::{FieldError, Schema};
 
 type Text = Cow<'static, str>;
 type Texts = Cow<'static, [Text]>;
@@ -88,20 +111,57 @@ impl Kind {
 /// request knows (uid, timestamps, namespace).
 ///
 /// On creation the caller has already dropped a client's `.status` where the kind has a status subresource; this
-/// writes the initial one (claim and volume `Pending`, pod `Pending` with its QoS class, namespace `Active`).
+/// writes the initial one (claim and volume `Pending`, pod `Pending` with its QoS class, namespace `Active`, a custom
+/// resource definition established) and the finalizers that protect claims and volumes in use.
 pub fn default_object(kind: &Kind, object: &mut Value, old: Option<&Value>) {
-    let _ = (kind, object, old);
+    (rules::of(kind).default)(object, old);
 }
 
-/// Every rule that `object` breaks as a new object of `kind`, metadata included.
+/// Every rule that `object` breaks as a new object of `kind`, metadata included (custom kinds: metadata only).
 pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
-    let _ = (kind, object);
-    Vec::new()
+    let rules = rules::of(kind);
+    let mut violations = Violations::default();
+    metadata::check(kind, rules.name, &object["metadata"], &mut violations);
+    (rules.check)(object, &mut violations);
+    violations.into_vec()
 }
 
-/// Every rule that replacing `old` by `new` breaks, metadata included. Good for the status subresource too: the
-/// caller has carried over what that one can't change.
+/// Every rule that replacing `old` by `new` breaks, metadata and immutable fields included. Good for the status
+/// subresource too: the caller has carried over what that one can't change.
 pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
-    let _ = (kind, new, old);
-    Vec::new()
+    let rules = rules::of(kind);
+    let mut violations = Violations::default();
+    metadata::check_change(&new["metadata"], &old["metadata"], &mut violations);
+    (rules.check)(new, &mut violations);
+    (rules.check_change)(new, old, &mut violations);
+    violations.into_vec()
 }
+
+/// What a client should know of an object that was accepted all the same.
+pub fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if kind.is_builtin("CustomResourceDefinition") {
+        for version in items(&object["spec"]["versions"]) {
+            if Schema::from_crd_version(version).is_ok_and(|schema| schema.has_unevaluated_rules()) {
+                warnings.push(format!(
+                    "version {}: x-kubernetes-validations (CEL rules) are stored but not evaluated by this server",
+                    version["name"]
+                ));
+            }
+        }
+    }
+    warnings
+}
+
+/// Adds a finalizer unless it is there.
+fn add_finalizer(object: &mut Value, finalizer: &str) {
+    fields::default_field(object, &["metadata", "finalizers"], Value::Array(Vec::new()));
+    if let Value::Array(finalizers) = &mut object["metadata"]["finalizers"]
+        && !finalizers.iter().any(|name| name == finalizer)
+    {
+        finalizers.push(finalizer.into());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Custom resource definitions.
+
+use serde_json::{Value, json};
+use values::names;
+
+use super::{
+    BUILTIN,
+    fields::{default_field, items, text},
+    rules::Rules,
+    violations::Violations,
+};
+use crate::schema::Schema;
+
+pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
+
+fn default(definition: &mut Value, _: Option<&Value>) {
+    let kind = text(&definition["spec"]["names"]["kind"]).to_owned();
+    if !kind.is_empty() {
+        default_field(definition, &["spec", "names", "singular"], kind.to_lowercase());
+        default_field(definition, &["spec", "names", "listKind"], format!("{kind}List"));
+    }
+    default_field(definition, &["spec", "conversion", "strategy"], "None");
+    if definition["spec"]["names"].is_object() {
+        settle_status(definition);
+    }
+}
+
+/// Names are accepted as soon as the definition is valid, and its resource is served by the same write.
+fn settle_status(definition: &mut Value) {
+    definition["status"]["acceptedNames"] = definition["spec"]["names"].clone();
+    for (kind, reason, message) in [
+        ("NamesAccepted", "NoConflicts", "no conflicts found"),
+        ("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+    ] {
+        let conditions = &mut definition["status"]["conditions"];
+        if !items(conditions).iter().any(|condition| condition["type"] == kind) {
+            let condition = json!({"type": kind, "status": "True", "reason": reason, "message": message});
+            match conditions {
+                Value::Array(conditions) => conditions.push(condition),
+                other => *other = json!([condition]),
+            }
+        }
+    }
+    let storage = items(&definition["spec"]["versions"]).iter().find(|version| version["storage"] == true);
+    let storage = storage.map(|version| version["name"].clone()).unwrap_or_default();
+    let stored = &mut definition["status"]["storedVersions"];
+    if !items(stored).contains(&storage) {
+        match stored {
+            Value::Array(stored) => stored.push(storage),
+            other => *other = json!([storage]),
+        }
+    }
+}
+
+fn check(definition: &Value, violations: &mut Violations) {
+    let spec = &definition["spec"];
+    check_names(definition, violations);
+    if violations.require("spec.scope", &spec["scope"], "") {
+        violations.one_of("spec.scope", &spec["scope"], &["Cluster", "Namespaced"]);
+    }
+    violations.one_of("spec.conversion.strategy", &spec["conversion"]["strategy"], &["None"]);
+    let versions = items(&spec["versions"]);
+    if !violations.require("spec.versions", &spec["versions"], "") {
+        return;
+    }
+    for (index, version) in versions.iter().enumerate() {
+        let field = format!("spec.versions[{index}]");
+        violations.require_named(&format!("{field}.name"), &version["name"], names::dns_label);
+        if versions[..index].iter().any(|earlier| earlier["name"] == version["name"]) {
+            violations.invalid("spec.versions", &version["name"], "must contain unique version names");
+        }
+        check_columns(&field, version, violations);
+        if let Err(errors) = Schema::from_crd_version(version) {
+            errors.into_iter().for_each(|error| violations.add(error.below(&field)));
+        }
+    }
+    if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
+        let detail = "must have exactly one version marked as storage version";
+        violations.invalid("spec.versions", &spec["versions"], detail);
+    }
+}
+
+fn check_names(definition: &Value, violations: &mut Violations) {
+    let spec = &definition["spec"];
+    let given = &spec["names"];
+    violations.require_named("spec.group", &spec["group"], names::dns_subdomain);
+    if !text(&spec["group"]).is_empty() && !text(&spec["group"]).contains('.') {
+        violations.invalid("spec.group", &spec["group"], "should be a domain with at least one dot");
+    }
+    if BUILTIN.iter().any(|kind| kind.group == text(&spec["group"])) {
+        violations.forbid("spec.group", "is the group of built-in kinds");
+    }
+    violations.require_named("spec.names.plural", &given["plural"], names::dns_label);
+    violations.named("spec.names.singular", &given["singular"], names::dns_label);
+    violations
+        .require_named("spec.names.kind", &given["kind"], |kind| names::dns_label(&kind.to_lowercase()));
+    if !given["kind"].is_null() && given["kind"] == given["listKind"] {
+        violations.invalid(
+            "spec.names.listKind",
+            &given["listKind"],
+            "kind and listKind may not be the same",
+        );
+    }
+    for field in ["shortNames", "categories"] {
+        for (index, name) in items(&given[field]).iter().enumerate() {
+            violations.named(&format!("spec.names.{field}[{index}]"), name, names::dns_label);
+        }
+    }
+    let expected = format!("{}.{}", text(&given["plural"]), text(&spec["group"]));
+    let name = &definition["metadata"]["name"];
+    if !name.is_null() && text(name) != expected {
+        violations.invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group");
+    }
+}
+
+fn check_columns(field: &str, version: &Value, violations: &mut Violations) {
+    for (index, column) in items(&version["additionalPrinterColumns"]).iter().enumerate() {
+        let field = format!("{field}.additionalPrinterColumns[{index}]");
+        violations.require(format!("{field}.name"), &column["name"], "");
+        let path = format!("{field}.jsonPath");
+        if violations.require(&path, &column["jsonPath"], "")
+            && let Err(error) = crate::table::json_path::JsonPath::parse(text(&column["jsonPath"]))
+        {
+            violations.invalid(path, &column["jsonPath"], &error.to_string());
+        }
+        let ty = format!("{field}.type");
+        if violations.require(&ty, &column["type"], "") {
+            violations.one_of(ty, &column["type"], &["boolean", "date", "integer", "number", "string"]);
+        }
+    }
+}
+
+/// Stored objects are keyed by group and plural, and placed by scope.
+fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
+    let (new, old) = (&new["spec"], &old["spec"]);
+    for field in ["group", "scope"] {
+        violations.immutable(format!("spec.{field}"), &new[field], &old[field]);
+    }
+    for field in ["kind", "plural"] {
+        violations.immutable(format!("spec.names.{field}"), &new["names"][field], &old["names"][field]);
+    }
+}

@@ -1,0 +1,146 @@
+//! Rules of `metadata`, the same for all kinds but for what a name may be.
+
+use serde_json::Value;
+use values::names;
+
+use super::{
+    Kind,
+    fields::{entries, items, same, text},
+    violations::Violations,
+};
+use crate::schema::FieldError;
+
+/// All annotations of an object together.
+const MOST_ANNOTATION_BYTES: usize = 256 * 1024;
+
+/// What objects of a kind may be named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NameRule {
+    /// An RFC 1123 label.
+    Label,
+    /// An RFC 1123 subdomain.
+    Subdomain,
+}
+
+impl NameRule {
+    fn check(self, name: &str) -> Vec<String> {
+        match self {
+            NameRule::Label => names::dns_label(name),
+            NameRule::Subdomain => names::dns_subdomain(name),
+        }
+    }
+
+    /// A prefix may end in what only a full name may not end in.
+    fn check_prefix(self, prefix: &str) -> Vec<String> {
+        match prefix.strip_suffix('-') {
+            Some(start) => self.check(&format!("{start}a")),
+            None => self.check(prefix),
+        }
+    }
+}
+
+/// Metadata of a new object.
+pub(super) fn check(kind: &Kind, rule: NameRule, metadata: &Value, violations: &mut Violations) {
+    let (name, prefix) = (&metadata["name"], &metadata["generateName"]);
+    if !text(prefix).is_empty() {
+        for message in rule.check_prefix(text(prefix)) {
+            violations.invalid("metadata.generateName", prefix, &message);
+        }
+    }
+    if violations.require("metadata.name", name, "name or generateName is required") {
+        for message in rule.check(text(name)) {
+            violations.invalid("metadata.name", name, &message);
+        }
+    }
+    let namespace = &metadata["namespace"];
+    if kind.namespaced {
+        violations.require_named("metadata.namespace", namespace, names::dns_label);
+    } else if !text(namespace).is_empty() {
+        violations.forbid("metadata.namespace", "not allowed on this type");
+    }
+    check_mutable(metadata, violations);
+}
+
+/// Metadata of a changed object.
+pub(super) fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
+    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp"] {
+        if !new[field].is_null() {
+            violations.immutable(format!("metadata.{field}"), &new[field], &old[field]);
+        }
+    }
+    if !old["deletionTimestamp"].is_null() {
+        let added: Vec<&str> = items(&new["finalizers"])
+            .iter()
+            .filter(|name| !items(&old["finalizers"]).contains(name))
+            .map(text)
+            .collect();
+        if !added.is_empty() {
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+            );
+            violations.forbid("metadata.finalizers", &detail);
+        }
+    }
+    // What was stored is good; the common update touches none of it.
+    if !same(&new["labels"], &old["labels"])
+        || !same(&new["annotations"], &old["annotations"])
+        || !same(&new["finalizers"], &old["finalizers"])
+        || !same(&new["ownerReferences"], &old["ownerReferences"])
+    {
+        check_mutable(new, violations);
+    }
+}
+
+fn check_mutable(metadata: &Value, violations: &mut Violations) {
+    for (key, value) in entries(&metadata["labels"]) {
+        violations.named("metadata.labels", &Value::from(key.as_str()), names::qualified_name);
+        violations.named("metadata.labels", value, names::label_value);
+    }
+    let mut size = 0;
+    for (key, value) in entries(&metadata["annotations"]) {
+        violations.named("metadata.annotations", &Value::from(key.as_str()), |key| {
+            names::qualified_name(&key.to_ascii_lowercase())
+        });
+        size += key.len() + text(value).len();
+    }
+    if size > MOST_ANNOTATION_BYTES {
+        violations.add(FieldError::too_long("metadata.annotations", MOST_ANNOTATION_BYTES));
+    }
+    for finalizer in items(&metadata["finalizers"]) {
+        violations.named("metadata.finalizers", finalizer, names::qualified_name);
+    }
+    check_owners(&metadata["ownerReferences"], violations);
+}
+
+fn check_owners(owners: &Value, violations: &mut Violations) {
+    const FIELD: &str = "metadata.ownerReferences";
+    let mut controller: Option<String> = None;
+    for owner in items(owners) {
+        for (field, detail) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
+            if text(&owner[field]).is_empty() {
+                violations.invalid(format!("{FIELD}.{field}"), &Value::from(""), detail);
+            }
+        }
+        if owner["apiVersion"] == "v1" && owner["kind"] == "Event" {
+            violations.invalid(FIELD, owner, "/v1, Kind=Event is disallowed from being an owner");
+        }
+        if owner["controller"] == true {
+            let this = format!("{}/{}", text(&owner["kind"]), text(&owner["name"]));
+            match &controller {
+                None => controller = Some(this),
+                Some(first) => {
+                    let detail = format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and \
+                         {this}"
+                    );
+                    violations.invalid(FIELD, owners, &detail);
+                }
+            }
+        }
+    }
+}

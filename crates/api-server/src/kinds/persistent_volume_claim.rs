@@ -1,0 +1,192 @@
+//! Persistent volume claims.
+
+use serde_json::{Value, json};
+use values::names;
+
+use super::{
+    fields::{default_field, difference, items, remove, same, text},
+    rules::Rules,
+    violations::{Violations, quantity},
+};
+use crate::schema::FieldError;
+
+pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
+
+/// Keeps a claim while a pod uses it.
+const PROTECTION: &str = "kubernetes.io/pvc-protection";
+const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+pub(super) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
+const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
+fn default(claim: &mut Value, old: Option<&Value>) {
+    default_spec(&mut claim["spec"], old.is_none());
+    default_field(claim, &["status", "phase"], "Pending");
+    if old.is_none() {
+        super::add_finalizer(claim, PROTECTION);
+    }
+}
+
+/// Defaults of a claim's spec, also within a pod's ephemeral volume.
+pub(super) fn default_spec(spec: &mut Value, new: bool) {
+    default_field(spec, &["volumeMode"], "Filesystem");
+    if !spec.is_object() {
+        return;
+    }
+    // The old field only ever named claims and snapshots; anything else in it is dropped, not refused.
+    if new && !spec["dataSource"].is_null() && !is_claim_or_snapshot(&spec["dataSource"]) {
+        remove(spec, "dataSource");
+    }
+    let (source, reference) = (&spec["dataSource"], &spec["dataSourceRef"]);
+    match (source.is_null(), reference.is_null()) {
+        (false, true) => spec["dataSourceRef"] = source.clone(),
+        (true, false) if text(&reference["namespace"]).is_empty() => {
+            let mut copy = reference.clone();
+            remove(&mut copy, "namespace");
+            spec["dataSource"] = copy;
+        }
+        _ => {}
+    }
+    // Indexing by name leaves nulls behind.
+    for field in ["dataSource", "dataSourceRef"] {
+        if spec[field].is_null() {
+            remove(spec, field);
+        }
+    }
+}
+
+fn is_claim_or_snapshot(source: &Value) -> bool {
+    matches!(
+        (text(&source["apiGroup"]), text(&source["kind"])),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    )
+}
+
+fn check(claim: &Value, violations: &mut Violations) {
+    check_spec(&claim["spec"], violations);
+}
+
+/// Rules of a claim's spec; fields are named from `spec`.
+pub(super) fn check_spec(spec: &Value, violations: &mut Violations) {
+    violations.require("spec.accessModes", &spec["accessModes"], "at least 1 access mode is required");
+    violations.label_selector("spec.selector", &spec["selector"]);
+    check_access_modes(&spec["accessModes"], violations);
+    let size = &spec["resources"]["requests"]["storage"];
+    if violations.require("spec.resources[storage]", size, "") {
+        violations.positive("spec.resources[storage]", size);
+    }
+    for field in ["storageClassName", "volumeAttributesClassName"] {
+        if !text(&spec[field]).is_empty() {
+            violations.named(&format!("spec.{field}"), &spec[field], names::dns_subdomain);
+        }
+    }
+    violations.one_of("spec.volumeMode", &spec["volumeMode"], VOLUME_MODES);
+    check_data_sources(spec, violations);
+}
+
+/// Access modes are known, and the exclusive one stands alone.
+pub(super) fn check_access_modes(modes: &Value, violations: &mut Violations) {
+    for mode in items(modes) {
+        violations.one_of("spec.accessModes", mode, ACCESS_MODES);
+    }
+    let exclusive = |mode: &Value| mode == "ReadWriteOncePod";
+    let other = |mode: &Value| !exclusive(mode) && ACCESS_MODES.contains(&text(mode));
+    if items(modes).iter().any(exclusive) && items(modes).iter().any(other) {
+        violations.forbid("spec.accessModes", "may not use ReadWriteOncePod with other access modes");
+    }
+}
+
+fn check_data_sources(spec: &Value, violations: &mut Violations) {
+    for field in ["dataSource", "dataSourceRef"] {
+        let source = &spec[field];
+        if source.is_null() {
+            continue;
+        }
+        violations.require(format!("spec.{field}.name"), &source["name"], "");
+        violations.require(format!("spec.{field}.kind"), &source["kind"], "");
+        match text(&source["apiGroup"]) {
+            "" if source["kind"] != "PersistentVolumeClaim" => violations.invalid(
+                format!("spec.{field}"),
+                &source["kind"],
+                "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+            ),
+            "" => {}
+            _ => {
+                violations.named(&format!("spec.{field}.apiGroup"), &source["apiGroup"], names::dns_subdomain)
+            }
+        }
+    }
+    let (source, reference) = (&spec["dataSource"], &spec["dataSourceRef"]);
+    if source.is_null() || reference.is_null() {
+        return;
+    }
+    if !text(&reference["namespace"]).is_empty() {
+        let detail = "may not be specified when dataSourceRef.namespace is specified";
+        violations.invalid("spec", &json!("spec.dataSource"), detail);
+    } else if ["apiGroup", "kind", "name"].iter().any(|part| text(&source[*part]) != text(&reference[*part]))
+    {
+        violations.invalid("spec", &json!("spec.dataSource"), "must match dataSourceRef");
+    }
+}
+
+fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
+    let bound = old["status"]["phase"] == "Bound";
+    let (was, is) = (&old["spec"], &new["spec"]);
+    // What may change is made equal, then nothing may differ.
+    let mut allowed = was.clone();
+    if text(&was["volumeName"]).is_empty() {
+        allowed["volumeName"] = is["volumeName"].clone();
+    }
+    if was["storageClassName"].is_null() && may_set_class(old, &is["storageClassName"]) {
+        allowed["storageClassName"] = is["storageClassName"].clone();
+    }
+    if bound {
+        allowed["resources"]["requests"]["storage"] = is["resources"]["requests"]["storage"].clone();
+        allowed["volumeAttributesClassName"] = is["volumeAttributesClassName"].clone();
+    }
+    // An empty class name is a class (none), not an absent one.
+    let class_differs = allowed["storageClassName"] != is["storageClassName"];
+    if class_differs || !same(&allowed, is) {
+        let detail = format!(
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{}",
+            difference(&allowed, is)
+        );
+        violations.forbid("spec", &detail);
+    }
+    violations.immutable(
+        "metadata",
+        &new["metadata"]["annotations"][BETA_CLASS],
+        &old["metadata"]["annotations"][BETA_CLASS],
+    );
+    check_shrink(new, old, violations);
+    violations.immutable("volumeMode", &is["volumeMode"], &was["volumeMode"]);
+    if !old["status"]["currentVolumeAttributesClassName"].is_null() {
+        const DETAIL: &str = "is forbidden when status.currentVolumeAttributesClassName is not nil";
+        match is["volumeAttributesClassName"].as_str() {
+            None => violations.forbid("spec.volumeAttributesClassName", &format!("update to nil {DETAIL}")),
+            Some("") => violations
+                .forbid("spec.volumeAttributesClassName", &format!("update to empty string {DETAIL}")),
+            Some(_) => {}
+        }
+    }
+}
+
+/// A class may be given once to a claim that has none; if its annotation names one, only that.
+fn may_set_class(old: &Value, class: &Value) -> bool {
+    let annotation = &old["metadata"]["annotations"][BETA_CLASS];
+    !class.is_null() && (annotation.is_null() || annotation == class)
+}
+
+/// A request may go down again after a failed expansion, but not to what the volume already has.
+fn check_shrink(new: &Value, old: &Value, violations: &mut Violations) {
+    const FIELD: &str = "spec.resources.requests.storage";
+    let request = |claim: &Value| quantity(&claim["spec"]["resources"]["requests"]["storage"]);
+    let (Some(was), Some(is)) = (request(old), request(new)) else { return };
+    if is < was {
+        match quantity(&old["status"]["capacity"]["storage"]) {
+            Some(capacity) if is <= capacity => {
+                violations.add(FieldError::forbidden(FIELD, "field can not be less than status.capacity"));
+            }
+            _ => {}
+        }
+    }
+}

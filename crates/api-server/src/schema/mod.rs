@@ -1,0 +1,109 @@
+//! Structural schemas: what fields an object may have, of which type, and what a custom resource's values may be.
+//!
+//! A schema is a flat list of [`node::Node`]s. Those of built-in kinds are derived from the JSON schemas of
+//! `k8s-openapi`'s types plus the list keys in [`lists`], each when its kind is first used; those of custom resources
+//! come from `openAPIV3Schema`. `x-kubernetes-validations` (CEL) is accepted and not evaluated.
+
+mod builtin;
+mod defaults;
+mod error;
+pub(crate) mod lists;
+pub(crate) mod node;
+mod prune;
+mod structural;
+mod validate;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+pub(crate) use builtin::json_schema;
+pub use error::{CauseType, FieldError};
+use node::{Node, NodeId};
+
+/// The structural schema of one version of a kind; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Schema(Arc<Document>);
+
+#[derive(Debug)]
+struct Document {
+    nodes: Vec<Node>,
+    root: NodeId,
+    /// The custom resource's `openAPIV3Schema`; `None` for built-in kinds, whose JSON schema is rendered when asked.
+    custom: Option<Value>,
+}
+
+impl Schema {
+    /// The schema of a built-in kind (by its `kind`), derived on first use.
+    pub fn builtin(kind: &str) -> Option<&'static Schema> {
+        builtin::schema(kind)
+    }
+
+    /// The schema of one entry of a CustomResourceDefinition's `spec.versions`.
+    ///
+    /// # Errors
+    /// Why it is not structural; fields are relative to the entry (`schema.openAPIV3Schema…`).
+    pub fn from_crd_version(version: &Value) -> Result<Schema, Vec<FieldError>> {
+        let raw = &version["schema"]["openAPIV3Schema"];
+        let errors = structural::check(raw);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let (nodes, root) = node::custom(raw, builtin::object_meta());
+        Ok(Schema(Arc::new(Document { nodes, root, custom: Some(raw.clone()) })))
+    }
+
+    /// Removes unknown fields and names them in Kubernetes' wording: `unknown field "spec.foo"`.
+    ///
+    /// For built-in kinds this does what else decoding does: a field set to null counts as unset, and quantities get
+    /// their canonical form.
+    pub fn prune(&self, object: &mut Value) -> Vec<String> {
+        prune::prune(self, object)
+    }
+
+    /// Fills in the schema's defaults.
+    pub fn apply_defaults(&self, object: &mut Value) {
+        defaults::apply(self, self.0.root, object);
+    }
+
+    /// What in the object contradicts the schema.
+    pub fn validate(&self, object: &Value) -> Vec<FieldError> {
+        validate::validate(self, object)
+    }
+
+    /// Whether the schema carries CEL rules, which are accepted but not evaluated.
+    pub fn has_unevaluated_rules(&self) -> bool {
+        self.0.custom.as_ref().is_some_and(has_cel)
+    }
+
+    pub(crate) fn is_builtin(&self) -> bool {
+        self.0.custom.is_none()
+    }
+
+    /// A custom resource's `openAPIV3Schema`.
+    pub(crate) fn custom(&self) -> Option<&Value> {
+        self.0.custom.as_ref()
+    }
+
+    pub(crate) fn root(&self) -> &Node {
+        self.node(self.0.root)
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> &Node {
+        &self.0.nodes[id.0]
+    }
+}
+
+fn has_cel(schema: &Value) -> bool {
+    match schema {
+        Value::Object(fields) => {
+            fields.get("x-kubernetes-validations").is_some_and(Value::is_array)
+                || fields.values().any(has_cel)
+        }
+        Value::Array(items) => items.iter().any(has_cel),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! Removing what the schema does not know.
+
+use serde_json::Value;
+use values::Quantity;
+
+use super::{
+    Schema,
+    node::{Node, NodeId, Type},
+};
+
+pub(super) fn prune(schema: &Schema, object: &mut Value) -> Vec<String> {
+    let mut pruning = Pruning { schema, unknown: Vec::new() };
+    pruning.visit(schema.0.root, object, "", schema.is_builtin());
+    pruning.unknown
+}
+
+struct Pruning<'a> {
+    schema: &'a Schema,
+    unknown: Vec<String>,
+}
+
+impl Pruning<'_> {
+    /// `decoded` is set where Kubernetes decodes into a type, which treats a null field as unset.
+    fn visit(&mut self, id: NodeId, value: &mut Value, path: &str, decoded: bool) {
+        let schema = self.schema;
+        let node = schema.node(id);
+        if node.ty == Type::Quantity {
+            canonical_quantity(value);
+        }
+        match value {
+            Value::Object(_) if let Some(object) = node.if_object => self.visit(object, value, path, decoded),
+            Value::Object(fields) => {
+                fields.retain(|name, value| {
+                    let child = || if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    if let Some(field) = node.fields.get(name.as_str()) {
+                        if decoded && value.is_null() {
+                            return false;
+                        }
+                        // Metadata is decoded in every kind.
+                        self.visit(
+                            *field,
+                            value,
+                            &child(),
+                            decoded || (path.is_empty() && name == "metadata"),
+                        );
+                        true
+                    } else if let Some(others) = node.others {
+                        self.visit(others, value, &child(), decoded);
+                        true
+                    } else if keeps_unknown(node) {
+                        true
+                    } else {
+                        self.unknown.push(format!("unknown field {:?}", child()));
+                        false
+                    }
+                });
+            }
+            Value::Array(items) => {
+                if let Some(item) = node.items {
+                    for (index, value) in items.iter_mut().enumerate() {
+                        self.visit(item, value, &format!("{path}[{index}]"), decoded);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A node that is not of type object can't hold one; validation says so, with all that is wrong still there to see.
+fn keeps_unknown(node: &Node) -> bool {
+    node.preserve || !matches!(node.ty, Type::Object | Type::Any)
+}
+
+fn canonical_quantity(value: &mut Value) {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return,
+    };
+    if let Ok(quantity) = text.parse::<Quantity>() {
+        *value = Value::String(quantity.to_string());
+    }
+}

@@ -1,0 +1,216 @@
+//! Whether an `openAPIV3Schema` is structural: every value has a type, and nothing is specified only inside a junctor.
+
+use serde_json::Value;
+
+use super::FieldError;
+
+const ROOT: &str = "schema.openAPIV3Schema";
+/// Deeper schemas are refused, so that no walk of one can exhaust the stack.
+const DEEPEST: usize = 64;
+
+const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
+const FORBIDDEN: &[&str] =
+    &["$ref", "definitions", "dependencies", "additionalItems", "patternProperties", "id"];
+/// What may not appear below a junctor, because pruning and defaulting look only outside of them.
+const OUTSIDE_JUNCTORS: &[&str] = &["default", "additionalProperties", "nullable", "title", "description"];
+
+/// Everything that makes `schema` not structural.
+pub(super) fn check(schema: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if schema.is_null() {
+        errors.push(FieldError::required(ROOT, "schemas are required"));
+        return errors;
+    }
+    if schema["type"] != "object" {
+        let field = format!("{ROOT}.type");
+        match schema["type"].as_str() {
+            None | Some("") => errors.push(FieldError::required(field, "must not be empty at the root")),
+            Some(other) => errors.push(FieldError::invalid(field, other, "must be object at the root")),
+        }
+    }
+    visit(schema, ROOT, 0, &mut errors);
+    errors
+}
+
+fn visit(schema: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>) {
+    let Some(fields) = schema.as_object() else {
+        errors.push(FieldError::wrong_type(path, schema, "object"));
+        return;
+    };
+    if depth > DEEPEST {
+        errors.push(FieldError::forbidden(path, &format!("must not be nested deeper than {DEEPEST} levels")));
+        return;
+    }
+    let flag = |name: &str| schema.get(name) == Some(&Value::Bool(true));
+    let int_or_string = flag("x-kubernetes-int-or-string");
+    let preserve = flag("x-kubernetes-preserve-unknown-fields");
+    let embedded = flag("x-kubernetes-embedded-resource");
+
+    match schema.get("type").and_then(Value::as_str).filter(|ty| !ty.is_empty()) {
+        None if !int_or_string && !preserve && depth > 0 => {
+            errors.push(FieldError::required(
+                format!("{path}.type"),
+                "must not be empty for specified object fields",
+            ));
+        }
+        Some(_) if int_or_string => {
+            let detail = "must be empty if x-kubernetes-int-or-string is true";
+            errors.push(FieldError::forbidden(format!("{path}.type"), detail));
+        }
+        Some(ty) if !TYPES.contains(&ty) => {
+            errors.push(FieldError::not_supported(format!("{path}.type"), ty, TYPES.iter().copied()));
+        }
+        Some("array") if !schema.get("items").is_some_and(Value::is_object) => {
+            errors.push(FieldError::required(format!("{path}.items"), "must be specified"));
+        }
+        Some("object") | None => {}
+        Some(ty) if embedded => {
+            errors.push(FieldError::invalid(
+                format!("{path}.type"),
+                ty,
+                "must be object if x-kubernetes-embedded-resource is true",
+            ));
+        }
+        Some(_) => {}
+    }
+    if embedded && !preserve && !fields.contains_key("properties") {
+        errors.push(FieldError::required(
+            format!("{path}.properties"),
+            "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields",
+        ));
+    }
+    for name in FORBIDDEN.iter().filter(|name| fields.contains_key(**name)) {
+        errors.push(FieldError::forbidden(format!("{path}.{name}"), &format!("{name} is not supported")));
+    }
+    if flag("uniqueItems") {
+        errors.push(FieldError::forbidden(
+            format!("{path}.uniqueItems"),
+            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+        ));
+    }
+    if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
+        && let Err(error) = regex::Regex::new(pattern)
+    {
+        let detail = format!("must be a valid regular expression, but isn't: {error}");
+        errors.push(FieldError::invalid(format!("{path}.pattern"), pattern, &detail));
+    }
+    check_additional(schema, path, depth, errors);
+    check_list(schema, path, errors);
+    check_junctors(schema, path, errors);
+    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+        for (name, property) in properties {
+            visit(property, &format!("{path}.properties[{name}]"), depth + 1, errors);
+        }
+    }
+    if let Some(items @ Value::Object(_)) = schema.get("items") {
+        visit(items, &format!("{path}.items"), depth + 1, errors);
+    }
+}
+
+fn check_additional(schema: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>) {
+    let Some(additional) = schema.get("additionalProperties") else { return };
+    let field = format!("{path}.additionalProperties");
+    if schema.get("properties").is_some() {
+        errors.push(FieldError::forbidden(field, "additionalProperties and properties are mutual exclusive"));
+    } else if depth == 0 {
+        errors.push(FieldError::forbidden(field, "must not be used at the root"));
+    } else if additional == &Value::Bool(false) {
+        errors.push(FieldError::forbidden(field, "additionalProperties cannot be set to false"));
+    } else if additional.is_object() {
+        visit(additional, &field, depth + 1, errors);
+    }
+}
+
+fn check_list(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let Some(list_type) = schema.get("x-kubernetes-list-type").and_then(Value::as_str) else { return };
+    let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
+    let item = &schema["items"];
+    if schema["type"] != "array" {
+        let field = format!("{path}.type");
+        errors.push(FieldError::invalid(
+            field,
+            schema["type"].clone(),
+            "must be array if x-kubernetes-list-type is specified",
+        ));
+    }
+    match list_type {
+        "atomic" | "set" => {}
+        "map" => {
+            if keys.is_none_or(Vec::is_empty) {
+                errors.push(FieldError::required(
+                    format!("{path}.x-kubernetes-list-map-keys"),
+                    "must not be empty if x-kubernetes-list-type is map",
+                ));
+            }
+            for (index, key) in keys.into_iter().flatten().enumerate() {
+                let name = key.as_str().unwrap_or_default();
+                let property = &item["properties"][name];
+                let required = item["required"].as_array().is_some_and(|names| names.contains(key));
+                if property.is_null() {
+                    errors.push(FieldError::invalid(
+                        format!("{path}.x-kubernetes-list-map-keys[{index}]"),
+                        name,
+                        "entries must all be names of item properties",
+                    ));
+                } else if !required && property.get("default").is_none() {
+                    errors.push(FieldError::required(
+                        format!("{path}.items.properties[{name}].default"),
+                        "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
+                    ));
+                }
+            }
+        }
+        other => {
+            let field = format!("{path}.x-kubernetes-list-type");
+            errors.push(FieldError::not_supported(field, other, ["atomic", "map", "set"]));
+        }
+    }
+}
+
+fn check_junctors(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    for junctor in ["allOf", "anyOf", "oneOf"] {
+        for (index, inner) in schema[junctor].as_array().into_iter().flatten().enumerate() {
+            check_inner(inner, schema, &format!("{path}.{junctor}[{index}]"), 0, errors);
+        }
+    }
+    if let Some(inner) = schema.get("not") {
+        check_inner(inner, schema, &format!("{path}.not"), 0, errors);
+    }
+}
+
+/// A schema below a junctor may only restrict what the schema outside specifies.
+fn check_inner(inner: &Value, outer: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>) {
+    let Some(fields) = inner.as_object() else {
+        errors.push(FieldError::wrong_type(path, inner, "object"));
+        return;
+    };
+    if depth > DEEPEST {
+        errors.push(FieldError::forbidden(path, &format!("must not be nested deeper than {DEEPEST} levels")));
+        return;
+    }
+    for name in OUTSIDE_JUNCTORS.iter().filter(|name| fields.contains_key(**name)) {
+        errors.push(FieldError::forbidden(format!("{path}.{name}"), "must be empty to be structural"));
+    }
+    // `anyOf: [{type: integer}, {type: string}]` beside x-kubernetes-int-or-string is the one allowed use of types.
+    if fields.contains_key("type") && outer.get("x-kubernetes-int-or-string") != Some(&Value::Bool(true)) {
+        errors.push(FieldError::forbidden(format!("{path}.type"), "must be empty to be structural"));
+    }
+    for (name, property) in inner["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.properties[{name}]");
+        match outer["properties"].get(name).or(outer.get("additionalProperties")) {
+            Some(outer) => check_inner(property, outer, &path, depth + 1, errors),
+            None => errors.push(FieldError::required(path, "must be specified outside of the junctor")),
+        }
+    }
+    if let Some(items) = inner.get("items") {
+        check_inner(items, &outer["items"], &format!("{path}.items"), depth + 1, errors);
+    }
+    for junctor in ["allOf", "anyOf", "oneOf"] {
+        for (index, nested) in inner[junctor].as_array().into_iter().flatten().enumerate() {
+            check_inner(nested, outer, &format!("{path}.{junctor}[{index}]"), depth + 1, errors);
+        }
+    }
+    if let Some(nested) = inner.get("not") {
+        check_inner(nested, outer, &format!("{path}.not"), depth + 1, errors);
+    }
+}

@@ -1,0 +1,214 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::kinds::BUILTIN;
+
+fn widget(spec: Value) -> Schema {
+    let version = json!({"schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}});
+    Schema::from_crd_version(&version).expect("structural")
+}
+
+fn messages(errors: &[FieldError]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn every_builtin_kind_has_a_schema_with_metadata() {
+    for kind in BUILTIN {
+        let schema = Schema::builtin(&kind.kind).unwrap_or_else(|| panic!("{} has no schema", kind.kind));
+        assert!(schema.root().fields.contains_key("metadata"), "{}", kind.kind);
+    }
+}
+
+#[test]
+fn builtin_objects_lose_unknown_fields_and_nulls_and_get_canonical_quantities() {
+    let mut claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "a", "creationTimestamp": null, "labels": {"any": "thing"}, "colour": 1},
+        "spec": {
+            "foo": 1, "volumeName": null, "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1024Mi", "any": 5}},
+        },
+    });
+    let unknown = Schema::builtin("PersistentVolumeClaim").unwrap().prune(&mut claim);
+    assert_eq!(unknown, [r#"unknown field "metadata.colour""#, r#"unknown field "spec.foo""#]);
+    assert_eq!(
+        claim,
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "a", "labels": {"any": "thing"}},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1Gi", "any": "5"}},
+            },
+        })
+    );
+    let mut pod = json!({"spec": {"containers": [{"name": "a", "imagee": "b"}]}});
+    assert_eq!(
+        Schema::builtin("Pod").unwrap().prune(&mut pod),
+        [r#"unknown field "spec.containers[0].imagee""#]
+    );
+}
+
+#[test]
+fn a_schema_inside_a_custom_resource_definition_is_pruned_too() {
+    let mut definition = json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": {
+        "type": "object",
+        "properties": {"a": {"type": "object", "additionalProperties": {"type": "string", "foo": 1}, "default": {"x": 1}}},
+        "additionalProperties": true,
+    }}}]}});
+    let unknown = Schema::builtin("CustomResourceDefinition").unwrap().prune(&mut definition);
+    assert_eq!(unknown.len(), 1, "{unknown:?}");
+    assert!(unknown[0].ends_with(r#"openAPIV3Schema.properties.a.additionalProperties.foo""#), "{unknown:?}");
+}
+
+#[test]
+fn builtin_types_are_checked() {
+    let cases = [
+        (
+            "Pod",
+            json!({"spec": {"terminationGracePeriodSeconds": "soon"}}),
+            r#"spec.terminationGracePeriodSeconds: Invalid value: "string": spec.terminationGracePeriodSeconds in body must be of type integer: "string""#,
+        ),
+        (
+            "PersistentVolumeClaim",
+            json!({"spec": {"accessModes": "ReadWriteOnce"}}),
+            r#"spec.accessModes: Invalid value: "string": spec.accessModes in body must be of type array: "string""#,
+        ),
+        (
+            "PersistentVolumeClaim",
+            json!({"spec": {"resources": {"requests": {"storage": "ten"}}}}),
+            r#"spec.resources.requests.storage: Invalid value: "ten": quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"#,
+        ),
+        (
+            "Secret",
+            json!({"data": {"a": "%%"}}),
+            r#"data.a: Invalid value: "%%": data.a in body must be of type byte: "%%""#,
+        ),
+    ];
+    for (kind, object, expected) in cases {
+        assert_eq!(messages(&Schema::builtin(kind).unwrap().validate(&object)), [expected]);
+    }
+}
+
+#[test]
+fn custom_values_are_checked() {
+    let cases = [
+        (
+            json!({"type": "string", "enum": ["a", "b"]}),
+            json!("c"),
+            r#"spec: Unsupported value: "c": supported values: "a", "b""#,
+        ),
+        (
+            json!({"type": "integer", "minimum": 1}),
+            json!(0),
+            "spec: Invalid value: 0: spec in body should be greater than or equal to 1",
+        ),
+        (
+            json!({"type": "integer", "maximum": 5, "exclusiveMaximum": true}),
+            json!(5),
+            "spec: Invalid value: 5: spec in body should be less than 5",
+        ),
+        (
+            json!({"type": "string", "pattern": "^[a-z]+$"}),
+            json!("A"),
+            r#"spec: Invalid value: "A": spec in body should match '^[a-z]+$'"#,
+        ),
+        (
+            json!({"type": "string", "maxLength": 2}),
+            json!("abc"),
+            "spec: Too long: may not be more than 2 bytes",
+        ),
+        (
+            json!({"type": "array", "maxItems": 1, "items": {"type": "string"}}),
+            json!(["a", "b"]),
+            "spec: Too many: 2: must have at most 1 items",
+        ),
+        (
+            json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}}),
+            json!(["a", "a"]),
+            r#"spec[1]: Duplicate value: "a""#,
+        ),
+        (
+            json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["n"],
+                "items": {"type": "object", "required": ["n"], "properties": {"n": {"type": "string"}}}}),
+            json!([{"n": "a"}, {"n": "a"}]),
+            r#"spec[1]: Duplicate value: {"n":"a"}"#,
+        ),
+        (
+            json!({"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}}),
+            json!({}),
+            "spec.a: Required value",
+        ),
+        (
+            json!({"x-kubernetes-int-or-string": true}),
+            json!(true),
+            r#"spec: Invalid value: "boolean": spec in body must be of type integer or string: "boolean""#,
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+                "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+            json!({}),
+            r#"spec: Invalid value: {}: "spec" must validate one and only one schema (oneOf). Found none valid"#,
+        ),
+    ];
+    for (spec, value, expected) in cases {
+        assert_eq!(messages(&widget(spec.clone()).validate(&json!({"spec": value}))), [expected], "{spec}");
+    }
+}
+
+#[test]
+fn custom_objects_are_pruned_and_defaulted() {
+    let schema = widget(json!({
+        "type": "object",
+        "properties": {
+            "size": {"type": "integer", "default": 3},
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "nested": {"type": "object", "default": {}, "properties": {"a": {"type": "string", "default": "b"}}},
+        },
+    }));
+    let mut object = json!({
+        "apiVersion": "a/v1", "kind": "Widget", "metadata": {"name": "x", "creationTimestamp": null, "bad": 1},
+        "spec": {"size": null, "free": {"any": {"thing": 1}}, "gone": 1},
+    });
+    assert_eq!(
+        schema.prune(&mut object),
+        [r#"unknown field "metadata.bad""#, r#"unknown field "spec.gone""#]
+    );
+    schema.apply_defaults(&mut object);
+    assert_eq!(
+        object,
+        json!({
+            "apiVersion": "a/v1", "kind": "Widget", "metadata": {"name": "x"},
+            "spec": {"size": 3, "free": {"any": {"thing": 1}}, "nested": {"a": "b"}},
+        })
+    );
+    assert_eq!(messages(&schema.validate(&object)), Vec::<String>::new());
+}
+
+#[test]
+fn schemas_that_are_not_structural_are_refused() {
+    let cases = [
+        (
+            json!({}),
+            "schema.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields",
+        ),
+        (
+            json!({"type": "array"}),
+            "schema.openAPIV3Schema.properties[spec].items: Required value: must be specified",
+        ),
+        (
+            json!({"type": "object", "oneOf": [{"properties": {"a": {}}}]}),
+            "schema.openAPIV3Schema.properties[spec].oneOf[0].properties[a]: Required value: must be specified outside of the junctor",
+        ),
+        (
+            json!({"type": "object", "properties": {}, "additionalProperties": {"type": "string"}}),
+            "schema.openAPIV3Schema.properties[spec].additionalProperties: Forbidden: additionalProperties and properties are mutual exclusive",
+        ),
+    ];
+    for (spec, expected) in cases {
+        let version =
+            json!({"schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}});
+        assert_eq!(messages(&Schema::from_crd_version(&version).unwrap_err()), [expected]);
+    }
+}
