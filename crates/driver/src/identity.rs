@@ -72,7 +72,7 @@ mod tests {
             id: None,
             source: Source::Device("/dev/sdz".into()),
             device: None,
-            mount: "/drives/1".into(),
+            mount: Some("/drives/1".into()),
             backend: None,
             state,
             size: 0,

@@ -125,8 +125,8 @@ pub struct Drive {
     pub source: Source,
     /// The block device, while there is one.
     pub device: Option<PathBuf>,
-    /// Where it is mounted.
-    pub mount: PathBuf,
+    /// Where it is mounted; none for a failed drive.
+    pub mount: Option<PathBuf>,
     /// Its backend, as far as known.
     pub backend: Option<BackendKind>,
     /// Whether it serves.

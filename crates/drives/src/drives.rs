@@ -1,16 +1,23 @@
-//! The drives of one machine.
+//! The drives of one machine: the façade. Here are locks, threads and deadlines; what to do is decided elsewhere.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use linux::Host;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
     BackendKind, Capacity, CreateError, CreateVolume, DeleteError, Drive, DriveId, ExpandError, Force,
-    InitialiseError, MountError, MountFlags, OpenError, Source, Stats, StatsError, Volume, VolumeId,
+    InitialiseError, MountError, MountFlags, OpenError, Source, Stats, StatsError, Volume, VolumeId, change,
+    expected, initialise,
+    inventory::{self, Removals},
+    show,
+    state::{Found, Slot, State},
+    work::{self, Workers},
 };
 
 /// The drives of one machine and the volumes on them. Cloning gives another handle.
@@ -19,10 +26,24 @@ pub struct Drives {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    host: Arc<dyn Host>,
-    root: PathBuf,
+pub(crate) struct Inner {
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) root: PathBuf,
+    pub(crate) state: Mutex<State>,
     changed: watch::Sender<u64>,
+    /// Making, growing and mounting volumes.
+    quick: Workers,
+    /// Deleting waits for the kernel to clean up, and must not hold up the rest.
+    slow: Workers,
+    /// One drive is made at a time.
+    initialising: Mutex<()>,
+}
+
+impl Inner {
+    /// Tells everyone who watches that capacity, drives or volumes changed.
+    pub(crate) fn notify(&self) {
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
 }
 
 impl Drives {
@@ -31,16 +52,51 @@ impl Drives {
     /// [`uninitialised`](Self::uninitialised), a drive that can't serve is there as [failed](crate::DriveState::Failed).
     ///
     /// # Errors
-    /// When two sources carry the same drive, or `root` can't be used.
+    /// When a source is listed twice, or `root` can't be used.
     pub async fn open(host: Arc<dyn Host>, root: PathBuf, sources: Vec<Source>) -> Result<Self, OpenError> {
-        let _ = sources;
-        Ok(Self { inner: Arc::new(Inner { host, root, changed: watch::Sender::new(0) }) })
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = sources.iter().find(|source| !seen.insert(source.path())) {
+            return Err(OpenError::Repeated(twice.clone()));
+        }
+        let found = work::alone(initialise::DEADLINE, {
+            let host = host.clone();
+            move || {
+                host.make_directory(&root, 0o700)
+                    .and_then(|()| host.real_path(&root))
+                    .map(|root| (inventory::take(&host, &root, sources), root.clone()))
+                    .map_err(|source| OpenError::Root { root, source })
+            }
+        })
+        .await
+        .map_err(|interrupted| OpenError::Interrupted(interrupted.to_string()))?;
+        let ((state, removals), root) = found?;
+        let drives = Self {
+            inner: Arc::new(Inner {
+                host,
+                root,
+                state: Mutex::new(state),
+                changed: watch::Sender::new(0),
+                quick: Workers::new(16),
+                slow: Workers::new(16),
+                initialising: Mutex::new(()),
+            }),
+        };
+        drives.finish(removals);
+        Ok(drives)
+    }
+
+    /// Removes in the background what a crash left half deleted: a large volume takes its time.
+    fn finish(&self, removals: Removals) {
+        for (id, steps) in removals {
+            let inner = self.inner.clone();
+            self.inner.slow.detach(move || change::remove(&inner, &id, &steps));
+        }
     }
 
     /// The sources that carried nothing of ours when opened: to be given to [`initialise`](Self::initialise), if that
     /// is meant.
     pub fn uninitialised(&self) -> Vec<Source> {
-        Vec::new()
+        self.inner.state.lock().blank.clone()
     }
 
     /// Formats a device (or makes and formats a file) and takes it in as a drive. Without a backend the first that the
@@ -54,19 +110,39 @@ impl Drives {
         backend: Option<BackendKind>,
         force: Force,
     ) -> Result<DriveId, InitialiseError> {
-        let _ = (backend, force, &self.inner.root, &self.inner.host);
-        Err(InitialiseError::NoBackend(format!("{source}: not yet")))
+        let inner = self.inner.clone();
+        work::alone(initialise::DEADLINE, move || {
+            let _one_at_a_time = inner.initialising.lock();
+            let serving = initialise::initialise(&inner.host, &inner.root, &source, backend, force)?;
+            let id = serving.id.clone();
+            let mut state = inner.state.lock();
+            state.blank.retain(|blank| blank.path() != source.path());
+            state.slots.retain(|slot| slot.source.path() != source.path());
+            state.slots.push(Slot { source, found: Found::Serving(serving) });
+            drop(state);
+            inner.notify();
+            Ok(id)
+        })
+        .await
+        .map_err(|interrupted| InitialiseError::Interrupted(interrupted.to_string()))?
     }
 
     /// Stops expecting a missing drive at the place where it was last seen.
+    ///
+    /// # Errors
+    /// When that can't be written.
     pub async fn forget(&self, id: &DriveId) -> Result<(), linux::Error> {
-        let _ = id;
-        Ok(())
+        let (inner, id) = (self.inner.clone(), id.clone());
+        work::alone(work::DEADLINE, move || expected::forget(inner.host.as_ref(), &inner.root, &id))
+            .await
+            .map_err(|interrupted| {
+                linux::Error::because("forget drive", self.inner.root.display(), interrupted.to_string())
+            })?
     }
 
     /// All drives, ready and failed.
     pub fn drives(&self) -> Vec<Drive> {
-        Vec::new()
+        self.inner.state.lock().drives()
     }
 
     /// Makes a volume on the emptiest drive that fits. Idempotent by name.
@@ -74,7 +150,12 @@ impl Drives {
     /// # Errors
     /// See [`CreateError`].
     pub async fn create(&self, request: CreateVolume) -> Result<Volume, CreateError> {
-        Err(CreateError::NoSpace { asked: request.required, largest_free: 0, drives: Vec::new() })
+        let inner = self.inner.clone();
+        self.inner
+            .quick
+            .run(move || change::create(&inner, &request))
+            .await
+            .map_err(|_| CreateError::TimedOut)?
     }
 
     /// Deletes a volume; its space is free when this returns. One that is not there is deleted.
@@ -82,19 +163,28 @@ impl Drives {
     /// # Errors
     /// [`DeleteError::InUse`] while it is mounted anywhere outside its drive.
     pub async fn delete(&self, id: &VolumeId) -> Result<(), DeleteError> {
-        let _ = id;
-        Ok(())
+        let (inner, id) = (self.inner.clone(), id.clone());
+        self.inner.slow.run(move || change::delete(&inner, &id)).await.map_err(|_| DeleteError::TimedOut)?
     }
 
     /// A live volume.
     pub fn volume(&self, id: &VolumeId) -> Option<Volume> {
-        let _ = id;
-        None
+        let state = self.inner.state.lock();
+        let (serving, entry) = state.entry(id)?;
+        entry.live().then(|| serving.volume(entry))
     }
 
     /// All live volumes, by name.
     pub fn volumes(&self) -> Vec<Volume> {
-        Vec::new()
+        let state = self.inner.state.lock();
+        let mut volumes: Vec<Volume> = state
+            .serving()
+            .flat_map(|serving| {
+                serving.volumes.values().filter(|entry| entry.live()).map(|entry| serving.volume(entry))
+            })
+            .collect();
+        volumes.sort_by(|one, other| one.name.cmp(&other.name));
+        volumes
     }
 
     /// Shows the volume at `staging` (made if missing). Idempotent.
@@ -102,8 +192,12 @@ impl Drives {
     /// # Errors
     /// See [`MountError`].
     pub async fn stage(&self, id: &VolumeId, staging: &Path, flags: MountFlags) -> Result<(), MountError> {
-        let _ = (staging, flags);
-        Err(MountError::NotFound(id.clone()))
+        let (inner, id, staging) = (self.inner.clone(), id.clone(), staging.to_owned());
+        self.inner
+            .quick
+            .run(move || show::stage(&inner, &id, &staging, flags.attributes))
+            .await
+            .map_err(|_| MountError::TimedOut)?
     }
 
     /// Shows the staged volume at `target` (made if missing), read-only if asked. Idempotent.
@@ -118,8 +212,15 @@ impl Drives {
         read_only: bool,
         flags: MountFlags,
     ) -> Result<(), MountError> {
-        let _ = (staging, target, read_only, flags);
-        Err(MountError::NotFound(id.clone()))
+        let (inner, id) = (self.inner.clone(), id.clone());
+        let (staging, target) = (staging.to_owned(), target.to_owned());
+        let mut attributes = flags.attributes;
+        attributes.read_only |= read_only;
+        self.inner
+            .quick
+            .run(move || show::publish(&inner, &id, &staging, &target, attributes))
+            .await
+            .map_err(|_| MountError::TimedOut)?
     }
 
     /// Takes the volume from `target` and removes the directory. Fine when nothing is there.
@@ -127,17 +228,20 @@ impl Drives {
     /// # Errors
     /// When something that is not ours is mounted there, or the kernel refuses.
     pub async fn unpublish(&self, id: &VolumeId, target: &Path) -> Result<(), MountError> {
-        let _ = (id, target);
-        Ok(())
+        let (inner, id, target) = (self.inner.clone(), id.clone(), target.to_owned());
+        self.inner
+            .quick
+            .run(move || show::hide(&inner, &id, &target))
+            .await
+            .map_err(|_| MountError::TimedOut)?
     }
 
-    /// Takes the volume from `staging`. Fine when nothing is there.
+    /// Takes the volume from `staging` and removes the directory. Fine when nothing is there.
     ///
     /// # Errors
     /// When something that is not ours is mounted there, or the kernel refuses.
     pub async fn unstage(&self, id: &VolumeId, staging: &Path) -> Result<(), MountError> {
-        let _ = (id, staging);
-        Ok(())
+        self.unpublish(id, staging).await
     }
 
     /// What the volume that is staged or published at `path` holds.
@@ -145,8 +249,12 @@ impl Drives {
     /// # Errors
     /// See [`StatsError`].
     pub async fn stats(&self, id: &VolumeId, path: &Path) -> Result<Stats, StatsError> {
-        let _ = path;
-        Err(StatsError::NotFound(id.clone()))
+        let (inner, id, path) = (self.inner.clone(), id.clone(), path.to_owned());
+        self.inner
+            .quick
+            .run(move || show::stats(&inner, &id, &path))
+            .await
+            .map_err(|_| StatsError::TimedOut)?
     }
 
     /// Lets a volume hold at least `required` bytes, at most `limit`, while in use. A volume that is large enough stays
@@ -155,14 +263,17 @@ impl Drives {
     /// # Errors
     /// See [`ExpandError`].
     pub async fn expand(&self, id: &VolumeId, required: u64, limit: Option<u64>) -> Result<u64, ExpandError> {
-        let _ = (required, limit);
-        Err(ExpandError::NotFound(id.clone()))
+        let (inner, id) = (self.inner.clone(), id.clone());
+        self.inner
+            .quick
+            .run(move || change::expand(&inner, &id, required, limit))
+            .await
+            .map_err(|_| ExpandError::TimedOut)?
     }
 
     /// What can be had now.
     pub fn capacity(&self, backend: Option<BackendKind>) -> Capacity {
-        let _ = backend;
-        Capacity::default()
+        self.inner.state.lock().capacity(backend)
     }
 
     /// Changes whenever capacity, drives or volumes did.
@@ -170,12 +281,15 @@ impl Drives {
         self.inner.changed.subscribe()
     }
 
-    /// Unmounts the drives and detaches loop devices: an ephemeral tear-down. Volumes that are mounted elsewhere keep
-    /// their drive busy; such a drive is named in the error.
+    /// Unmounts the drives and detaches loop devices: an ephemeral tear-down. A drive whose volumes are still mounted
+    /// elsewhere stays, and so does one that is busy; the first such error is returned when all have been tried.
     ///
     /// # Errors
     /// At drives that are in use.
     pub async fn close(&self) -> Result<(), linux::Error> {
-        Ok(())
+        let inner = self.inner.clone();
+        work::alone(work::DEADLINE, move || inventory::close(&inner)).await.map_err(|interrupted| {
+            linux::Error::because("close", self.inner.root.display(), interrupted.to_string())
+        })?
     }
 }

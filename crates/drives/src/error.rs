@@ -15,16 +15,6 @@ pub enum OpenError {
         /// The kernel's word.
         source: linux::Error,
     },
-    /// One drive, twice.
-    #[error("{first} and {second} carry the same drive {id}: one is a copy of the other; detach the copy")]
-    SameIdentity {
-        /// The identity.
-        id: DriveId,
-        /// One.
-        first: Source,
-        /// The other.
-        second: Source,
-    },
     /// One source, listed twice.
     #[error("{0} is listed twice; list each drive once")]
     Repeated(Source),

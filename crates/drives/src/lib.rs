@@ -4,11 +4,26 @@
 //! The drive is the truth: what volumes there are, their names and sizes, is recorded on the drive itself, before it is
 //! told to anyone. This crate knows nothing of Kubernetes.
 
+mod allocate;
+mod backend;
+mod change;
 mod drive;
 mod drives;
 mod error;
+mod execute;
+mod expected;
+mod initialise;
+mod inventory;
+mod layout;
 mod mount_flags;
+mod open;
+mod plan;
+mod record;
+mod show;
+mod staging;
+mod state;
 mod volume;
+mod work;
 
 pub use drive::{BackendKind, Capacity, Drive, DriveId, DriveState, Force, Source, UnknownBackend};
 pub use drives::Drives;

@@ -5,7 +5,7 @@ use std::{
     ffi::{CString, OsString},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::{OsStrExt, OsStringExt},
+        unix::ffi::OsStringExt,
     },
     path::{Component, Path, PathBuf},
 };

@@ -8,7 +8,7 @@ use std::{
         fd::AsFd,
         unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{CWD, RenameFlags, StatVfs};
@@ -51,6 +51,13 @@ pub trait Files {
     /// # Errors
     /// When it can't be told, such as `EIO` of a dead drive.
     fn exists(&self, path: &Path) -> Result<bool>;
+
+    /// The path without symbolic links, dots or `..` in it, for comparing with the mount table. The last part is not
+    /// looked at: it may be a dead mount.
+    ///
+    /// # Errors
+    /// `NotFound` when the parent directory is missing.
+    fn real_path(&self, path: &Path) -> Result<PathBuf>;
 
     /// Makes a directory with this mode (whatever the umask) and its missing parents (0755), durably. One that exists
     /// is left as it is.
@@ -138,6 +145,15 @@ impl Files for Kernel {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error).context("look at", path.display()),
+        }
+    }
+
+    fn real_path(&self, path: &Path) -> Result<PathBuf> {
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => {
+                Ok(std::fs::canonicalize(parent).context("find", parent.display())?.join(name))
+            }
+            _ => std::fs::canonicalize(path).context("find", path.display()),
         }
     }
 

@@ -99,7 +99,7 @@ fn md(first: Bytes<'_>, last: Bytes<'_>) -> Option<Signature> {
     // Version 1.1 at the start, 1.2 at 4 KiB; 1.0 and 0.90 in the last 128 KiB, aligned to the device's own size.
     let at_start = [0, 4096].into_iter().any(|at| first.u32(at) == Some(MAGIC));
     let tail = last.0.len().saturating_sub(128 << 10);
-    let at_end = (tail..last.0.len()).rev().filter(|at| (last.0.len() - at) % 512 == 0);
+    let at_end = (tail..last.0.len()).rev().filter(|at| (last.0.len() - at).is_multiple_of(512));
     (at_start || at_end.into_iter().any(|at| last.u32(at) == Some(MAGIC))).then(|| found("MD RAID"))?
 }
 

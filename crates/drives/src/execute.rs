@@ -1,0 +1,72 @@
+//! The executor of plans: one step, one or two calls.
+
+use std::{io::ErrorKind, sync::Arc};
+
+use linux::{Host, Result};
+
+use crate::{
+    backend::Backend,
+    layout::Layout,
+    plan::{Observed, Step},
+    record::{Phase, VolumeRecord, render},
+};
+
+/// Where steps are carried out: one mounted drive.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) backend: &'static dyn Backend,
+    pub(crate) layout: Layout,
+}
+
+impl Site {
+    /// Carries out steps in order, up to the first that fails.
+    pub(crate) fn execute(&self, steps: &[Step]) -> Result<()> {
+        steps.iter().try_for_each(|step| self.perform(step))
+    }
+
+    /// Carries out one step; may be repeated.
+    pub(crate) fn perform(&self, step: &Step) -> Result<()> {
+        let (host, mount) = (self.host.as_ref(), self.layout.mount());
+        match step {
+            Step::Record(record) => {
+                host.write_durable(&self.layout.record(&record.key), &render(record), 0o600)
+            }
+            Step::Create { key, quota } => self.backend.create(host, &self.layout.volume(key), *quota),
+            Step::Limit { key, bytes } => {
+                let volume = self.layout.volume(key);
+                let quota = self.backend.quota_key(host, &volume)?.ok_or_else(|| {
+                    linux::Error::because("limit", volume.display(), "the kernel does not count it")
+                })?;
+                self.backend.limit(host, mount, quota, *bytes)
+            }
+            Step::Sync => host.sync_filesystem(mount),
+            Step::SetAside { key } => {
+                match host.rename_durable(&self.layout.volume(key), &self.layout.discarded(key)) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                    other => other,
+                }
+            }
+            Step::Destroy { key } => self.backend.destroy(host, &self.layout.discarded(key)),
+            Step::Reclaim { quota } => self.backend.reclaim(host, mount, *quota),
+            Step::Forget { key } => host.remove_file(&self.layout.record(key)).map(drop),
+        }
+    }
+
+    /// Looks at what there is of a volume: where it is used, or for one on its way out where it is put aside, too.
+    pub(crate) fn observe(&self, record: &VolumeRecord) -> Result<Observed> {
+        let host = self.host.as_ref();
+        let mut places = vec![self.layout.volume(&record.key)];
+        if record.phase == Phase::Deleting {
+            places.push(self.layout.discarded(&record.key));
+        }
+        for place in places {
+            if host.exists(&place)? {
+                let Some(quota) = self.backend.quota_key(host, &place)? else { continue };
+                let limit = self.backend.usage(host, self.layout.mount(), quota)?.limit;
+                return Ok(Observed { quota: Some(quota), limit });
+            }
+        }
+        Ok(Observed::default())
+    }
+}

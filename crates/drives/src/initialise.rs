@@ -1,0 +1,246 @@
+//! Making a drive of a device. Nothing in use is ever formatted.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use linux::{BlockDevice, Host, Signature, probe_superblock};
+
+use crate::{
+    BackendKind, DriveId, Force, InitialiseError, Source,
+    backend::{self, Backend},
+    execute::Site,
+    expected,
+    layout::Layout,
+    open,
+    record::{DeviceFacts, DriveRecord, FORMAT, render},
+    state::Serving,
+};
+
+/// Label of the file systems that we make.
+pub(crate) const LABEL: &str = "orlop";
+
+/// What both file systems need to be worth it.
+pub(crate) const SMALLEST_DRIVE: u64 = 256 << 20;
+
+/// Formatting a large drive discards all its blocks first.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
+
+/// What speaks against formatting: pure, so that every reason is a line in a table of tests.
+pub(crate) fn refusal(
+    device: &BlockDevice,
+    signature: Option<&Signature>,
+    force: Force,
+) -> Result<(), InitialiseError> {
+    let path = || device.path.clone();
+    if let Some(at) = device.mounted_at.first() {
+        return Err(InitialiseError::Mounted { device: path(), at: at.clone() });
+    }
+    if !device.partitions.is_empty() {
+        return Err(InitialiseError::Partitioned {
+            device: path(),
+            partitions: device.partitions.join(", "),
+        });
+    }
+    if !device.holders.is_empty() {
+        return Err(InitialiseError::Held { device: path(), holders: device.holders.join(", ") });
+    }
+    if device.swap {
+        return Err(InitialiseError::Swap(path()));
+    }
+    if device.read_only {
+        return Err(InitialiseError::ReadOnly(path()));
+    }
+    if device.size < SMALLEST_DRIVE {
+        return Err(InitialiseError::TooSmall {
+            device: path(),
+            size: device.size,
+            smallest: SMALLEST_DRIVE,
+        });
+    }
+    match signature {
+        Some(signature) if force == Force::No => {
+            Err(InitialiseError::Carries { device: path(), signature: signature.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Formats, mounts and records.
+pub(crate) fn initialise(
+    host: &Arc<dyn Host>,
+    root: &Path,
+    source: &Source,
+    kind: Option<BackendKind>,
+    force: Force,
+) -> Result<Serving, InitialiseError> {
+    refuse_missing(host.as_ref(), root, source)?;
+    let device = attach(host.as_ref(), source)?;
+    let made = take_in(host, root, source, &device, kind, force);
+    if made.is_err() && matches!(source, Source::LoopFile { .. }) && device.mounted_at.is_empty() {
+        // Detaching is only tidiness; the refusal is what matters.
+        let _ = host.detach_loop(&device.path);
+    }
+    made
+}
+
+fn take_in(
+    host: &Arc<dyn Host>,
+    root: &Path,
+    source: &Source,
+    device: &BlockDevice,
+    kind: Option<BackendKind>,
+    force: Force,
+) -> Result<Serving, InitialiseError> {
+    let failed = |error| InitialiseError::Failed { source_path: source.clone(), error };
+    let signature = signature(host.as_ref(), &device.path).map_err(failed)?;
+    if let Some(id) = signature.as_ref().and_then(open::identity)
+        && device.mounted_at.is_empty()
+        && let Some((backend, recorded)) =
+            open::peek(host.as_ref(), root, &device.path, &id).map_err(failed)?
+    {
+        if recorded && force == Force::No {
+            return Err(InitialiseError::AlreadyDrive { device: device.path.clone(), id });
+        }
+        if !recorded {
+            // We formatted it and were interrupted: nothing is on it yet.
+            tracing::info!(device = %device.path.display(), drive = %id, "finishing an interrupted initialisation");
+            return finish(host, root, source, device, &id, backend);
+        }
+    }
+    refusal(device, signature.as_ref(), force)?;
+    let backend = choose_backend(host.as_ref(), root, kind)?;
+    let id = DriveId(uuid::Uuid::new_v4().to_string());
+    host.check_exclusive(&device.path)
+        .map_err(|error| InitialiseError::InUse { device: device.path.clone(), error })?;
+    let again = host.block_device(&device.path).map_err(failed)?;
+    if again != *device {
+        return Err(InitialiseError::Changed(device.path.clone()));
+    }
+    let (program, mut arguments) = backend.format(&id, force == Force::OverwriteFileSystem);
+    arguments.push(device.path.to_string_lossy().into_owned());
+    tracing::info!(device = %device.path.display(), drive = %id, backend = %backend.kind(), "formatting");
+    host.run(program, &arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>(), DEADLINE).map_err(failed)?;
+    finish(host, root, source, device, &id, backend)
+}
+
+/// From a fresh file system to a drive. The record of the drive is the last thing written.
+fn finish(
+    host: &Arc<dyn Host>,
+    root: &Path,
+    source: &Source,
+    device: &BlockDevice,
+    id: &DriveId,
+    backend: &'static dyn Backend,
+) -> Result<Serving, InitialiseError> {
+    let failed = |error| InitialiseError::Failed { source_path: source.clone(), error };
+    let layout = Layout::new(root.join(id.as_str()));
+    let record = DriveRecord {
+        format: FORMAT,
+        id: id.clone(),
+        backend: backend.kind(),
+        created: Timestamp::now(),
+        device: DeviceFacts {
+            path: device.path.clone(),
+            size: device.size,
+            model: device.model.clone(),
+            serial: device.serial.clone(),
+        },
+    };
+    let make = || {
+        open::mount(host.as_ref(), backend, &device.path, layout.mount())?;
+        backend.prepare(host.as_ref(), layout.mount())?;
+        host.make_directory(&layout.records(), 0o700)?;
+        host.make_directory(&layout.trash(), 0o700)?;
+        host.make_directory(&layout.volumes(), 0o711)?;
+        host.sync_filesystem(layout.mount())?;
+        host.write_durable(&layout.drive_record(), &render(&record), 0o600)?;
+        expected::remember(host.as_ref(), root, id, source)
+    };
+    make().map_err(|error| {
+        open::unmount_quietly(host.as_ref(), layout.mount());
+        failed(error)
+    })?;
+    Ok(Serving {
+        id: id.clone(),
+        device: device.path.clone(),
+        size: device.size,
+        site: Site { host: host.clone(), backend, layout },
+        volumes: Default::default(),
+    })
+}
+
+/// A drive that was last seen here must not be replaced unasked.
+fn refuse_missing(host: &dyn Host, root: &Path, source: &Source) -> Result<(), InitialiseError> {
+    let failed = |error| InitialiseError::Failed { source_path: source.clone(), error };
+    let expected = expected::all(host, root).map_err(failed)?;
+    let Some((id, _)) = expected.into_iter().find(|(_, place)| place.path() == source.path()) else {
+        return Ok(());
+    };
+    let here = match host.block_device(&device_path(host, source).map_err(failed)?.unwrap_or_default()) {
+        Ok(device) => signature(host, &device.path).map_err(failed)?.as_ref().and_then(open::identity),
+        Err(_) => None,
+    };
+    match here {
+        Some(_) => Ok(()),
+        None => Err(InitialiseError::Missing { source_path: source.clone(), id }),
+    }
+}
+
+fn device_path(host: &dyn Host, source: &Source) -> linux::Result<Option<std::path::PathBuf>> {
+    match source {
+        Source::Device(path) => Ok(Some(path.clone())),
+        Source::LoopFile { path, .. } if host.exists(path)? => host.attach_loop(path).map(Some),
+        Source::LoopFile { .. } => Ok(None),
+    }
+}
+
+/// The device of a source; a file is made and attached as needed.
+fn attach(host: &dyn Host, source: &Source) -> Result<BlockDevice, InitialiseError> {
+    let failed = |error| InitialiseError::Failed { source_path: source.clone(), error };
+    if let Source::LoopFile { path, size } = source
+        && !host.exists(path).map_err(failed)?
+    {
+        if *size < SMALLEST_DRIVE {
+            return Err(InitialiseError::TooSmall {
+                device: path.clone(),
+                size: *size,
+                smallest: SMALLEST_DRIVE,
+            });
+        }
+        if let Some(parent) = path.parent() {
+            host.make_directory(parent, 0o700).map_err(failed)?;
+        }
+        host.make_image(path, *size).map_err(failed)?;
+    }
+    let device = device_path(host, source).map_err(failed)?.unwrap_or_default();
+    host.block_device(&device)
+        .map_err(|error| InitialiseError::NoDevice { source_path: source.clone(), error })
+}
+
+pub(crate) fn signature(host: &dyn Host, device: &Path) -> linux::Result<Option<Signature>> {
+    let (first, last) = host.read_edges(device)?;
+    Ok(probe_superblock(&first, &last))
+}
+
+/// The one asked for, or the first that the kernel can serve.
+fn choose_backend(
+    host: &dyn Host,
+    root: &Path,
+    kind: Option<BackendKind>,
+) -> Result<&'static dyn Backend, InitialiseError> {
+    if let Some(kind) = kind {
+        let backend = backend::of(kind);
+        return match backend::probe(host, backend, root) {
+            Ok(()) => Ok(backend),
+            Err(reason) => Err(InitialiseError::Backend { backend: kind, reason }),
+        };
+    }
+    let mut reasons = Vec::new();
+    for kind in BackendKind::ALL {
+        match backend::probe(host, backend::of(kind), root) {
+            Ok(()) => return Ok(backend::of(kind)),
+            Err(reason) => reasons.push(format!("{kind}: {reason}")),
+        }
+    }
+    Err(InitialiseError::NoBackend(reasons.join("; ")))
+}

@@ -1,0 +1,110 @@
+//! All drives of a machine: found at start, let go at the end.
+
+use std::{path::Path, sync::Arc};
+
+use linux::{Host, Unmount};
+
+use crate::{
+    Source, VolumeId,
+    drives::Inner,
+    expected,
+    open::{self, Opened, Sighted},
+    plan::Step,
+    state::{Found, Slot, State},
+};
+
+/// Volumes to be removed, with the steps for each.
+pub(crate) type Removals = Vec<(VolumeId, Vec<Step>)>;
+
+/// Looks at every source and opens the drives among them.
+pub(crate) fn take(host: &Arc<dyn Host>, root: &Path, sources: Vec<Source>) -> (State, Removals) {
+    let remembered = expected::all(host.as_ref(), root).unwrap_or_else(|error| {
+        tracing::warn!(%error, "it is not known which drives were here before");
+        Vec::new()
+    });
+    let sighted: Vec<(Source, Sighted)> = sources
+        .into_iter()
+        .map(|source| {
+            let found = open::look(host.as_ref(), &source);
+            (source, found)
+        })
+        .collect();
+    let copies = open::copies(&sighted);
+    let (mut state, mut removals) = (State::default(), Removals::new());
+    for (source, sighted) in sighted {
+        let was_here =
+            || remembered.iter().find(|(_, place)| place.path() == source.path()).map(|(id, _)| id.clone());
+        let found = match sighted {
+            Sighted::Drive { id, .. } if copies.contains_key(&id) => {
+                let places: Vec<String> = copies[&id].iter().map(|place| place.display().to_string()).collect();
+                let reason = format!(
+                    "{} carry the same drive {id}: one is a copy of the other; detach the copy and restart",
+                    places.join(" and ")
+                );
+                Some(Found::Failed { id: Some(id), backend: None, reason })
+            }
+            Sighted::Drive { id, backend, device } => {
+                let Opened { found, removals: steps } = open::open(host, root, &id, backend, &device);
+                removals.extend(
+                    steps.into_iter().map(|(key, steps)| (VolumeId { drive: id.clone(), key }, steps)),
+                );
+                if matches!(found, Some(Found::Serving(_)))
+                    && let Err(error) = expected::remember(host.as_ref(), root, &id, &source)
+                {
+                    tracing::warn!(%error, drive = %id, "the place of a drive could not be remembered");
+                }
+                found
+            }
+            Sighted::Blank => was_here().map(|id| {
+                let reason = format!(
+                    "{source} held the drive {id}, and does not any more; bring it back, or forget the drive {id} to \
+                     use this place anew"
+                );
+                Found::Failed { id: Some(id), backend: None, reason }
+            }),
+            Sighted::Unusable(reason) => Some(Found::Failed { id: was_here(), backend: None, reason }),
+        };
+        match found {
+            None => state.blank.push(source),
+            Some(found) => {
+                match &found {
+                    Found::Serving(drive) => tracing::info!(
+                        drive = %drive.id, %source, volumes = drive.volumes.len(), free = drive.free(), "drive is ready"
+                    ),
+                    Found::Failed { reason, .. } => tracing::error!(%source, reason, "drive can't serve"),
+                }
+                state.slots.push(Slot { source, found });
+            }
+        }
+    }
+    (state, removals)
+}
+
+/// Unmounts and detaches every drive that nothing uses.
+pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
+    let host = inner.host.as_ref();
+    let mut state = inner.state.lock();
+    let mut first_error = None;
+    state.slots.retain(|slot| {
+        let Found::Serving(drive) = &slot.found else { return false };
+        let close = || {
+            host.unmount(drive.site.layout.mount(), Unmount::Plain)?;
+            host.remove_directory(drive.site.layout.mount())?;
+            match slot.source {
+                Source::LoopFile { .. } => host.detach_loop(&drive.device).map(drop),
+                Source::Device(_) => Ok(()),
+            }
+        };
+        match close() {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::warn!(%error, drive = %drive.id, "drive stays mounted");
+                first_error.get_or_insert(error);
+                true
+            }
+        }
+    });
+    drop(state);
+    inner.notify();
+    first_error.map_or(Ok(()), Err)
+}

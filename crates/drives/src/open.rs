@@ -1,0 +1,245 @@
+//! Finding drives: by what is recorded on them, never by what someone remembers.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use linux::{BlockDevice, FilesystemMount, Host, Signature, Unmount};
+
+use crate::{
+    BackendKind, DriveId, Source,
+    backend::{self, Backend},
+    execute::Site,
+    initialise::{LABEL, signature},
+    layout::Layout,
+    plan::{self, Recovery, Step},
+    record::{DriveRecord, VolumeRecord, parse},
+    state::{Entry, Found, Serving},
+};
+
+/// What a source turned out to hold.
+pub(crate) enum Sighted {
+    /// Nothing of ours.
+    Blank,
+    /// A drive's file system.
+    Drive { id: DriveId, backend: &'static dyn Backend, device: Box<BlockDevice> },
+    /// Nothing can be told.
+    Unusable(String),
+}
+
+/// The identity in a signature of ours.
+pub(crate) fn identity(signature: &Signature) -> Option<DriveId> {
+    if signature.label.as_deref() != Some(LABEL) {
+        return None;
+    }
+    kind_of(signature)?;
+    signature.uuid.clone().map(DriveId)
+}
+
+fn kind_of(signature: &Signature) -> Option<BackendKind> {
+    signature.kind.parse().ok()
+}
+
+/// Looks at a source without mounting anything.
+pub(crate) fn look(host: &dyn Host, source: &Source) -> Sighted {
+    let device = match source {
+        Source::Device(path) => path.clone(),
+        Source::LoopFile { path, .. } => match host.exists(path) {
+            Ok(false) => return Sighted::Blank,
+            Ok(true) => match host.attach_loop(path) {
+                Ok(device) => device,
+                Err(error) => return Sighted::Unusable(error.to_string()),
+            },
+            Err(error) => return Sighted::Unusable(error.to_string()),
+        },
+    };
+    let found = host.block_device(&device).and_then(|device| Ok((signature(host, &device.path)?, device)));
+    match found {
+        Ok((Some(signature), device)) => match identity(&signature).zip(kind_of(&signature)) {
+            Some((id, kind)) => Sighted::Drive { id, backend: backend::of(kind), device: Box::new(device) },
+            None => Sighted::Blank,
+        },
+        Ok((None, _)) => Sighted::Blank,
+        Err(error) => {
+            Sighted::Unusable(format!("{error}; check the device and its cable, or stop listing it"))
+        }
+    }
+}
+
+/// Mounts a drive, unless it is: after a crash of ours it still is.
+pub(crate) fn mount(
+    host: &dyn Host,
+    backend: &dyn Backend,
+    device: &Path,
+    target: &Path,
+) -> linux::Result<()> {
+    if host.mount_table()?.at(target).is_some_and(|mount| mount.source == device) {
+        return Ok(());
+    }
+    host.make_directory(target, 0o700)?;
+    let device = device.to_string_lossy();
+    host.mount(&backend.mounting(&device), target)
+}
+
+pub(crate) fn unmount_quietly(host: &dyn Host, target: &Path) {
+    let unmount = || host.unmount(target, Unmount::Plain).and_then(|_| host.remove_directory(target));
+    if let Err(error) = unmount() {
+        tracing::warn!(%error, "a drive that can't serve stays mounted");
+    }
+}
+
+/// Reads the record of a drive through a read-only mount, so that a drive of a newer format is not touched at all.
+fn read_record(
+    host: &dyn Host,
+    backend: &dyn Backend,
+    device: &Path,
+    layout: &Layout,
+) -> linux::Result<Option<Vec<u8>>> {
+    let mounted = host.mount_table()?.at(layout.mount()).is_some_and(|mount| mount.source == device);
+    if mounted {
+        return host.read(&layout.drive_record());
+    }
+    host.make_directory(layout.mount(), 0o700)?;
+    let device = device.to_string_lossy();
+    let mut look = backend.mounting(&device);
+    look.attributes.read_only = true;
+    host.mount(&FilesystemMount { options: Vec::new(), ..look }, layout.mount())?;
+    let content = host.read(&layout.drive_record());
+    host.unmount(layout.mount(), Unmount::Plain)?;
+    content
+}
+
+/// Whether a file system of ours has its drive record; `None` when its backend is not known.
+pub(crate) fn peek(
+    host: &dyn Host,
+    root: &Path,
+    device: &Path,
+    id: &DriveId,
+) -> linux::Result<Option<(&'static dyn Backend, bool)>> {
+    let Some(kind) = signature(host, device)?.as_ref().and_then(kind_of) else { return Ok(None) };
+    let backend = backend::of(kind);
+    let layout = Layout::new(root.join(id.as_str()));
+    let record = read_record(host, backend, device, &layout)?;
+    Ok(Some((backend, record.is_some())))
+}
+
+/// What opening a drive came to.
+pub(crate) struct Opened {
+    pub(crate) found: Option<Found>,
+    /// Volumes to be removed in the background, with the steps for each.
+    pub(crate) removals: Vec<(String, Vec<Step>)>,
+}
+
+/// Mounts a drive and takes stock of its volumes. `None` found: it is ours, but was never finished.
+pub(crate) fn open(
+    host: &Arc<dyn Host>,
+    root: &Path,
+    id: &DriveId,
+    backend: &'static dyn Backend,
+    device: &BlockDevice,
+) -> Opened {
+    let layout = Layout::new(root.join(id.as_str()));
+    let failed = |reason: String| {
+        unmount_quietly(host.as_ref(), layout.mount());
+        Opened {
+            found: Some(Found::Failed { id: Some(id.clone()), backend: Some(backend.kind()), reason }),
+            removals: Vec::new(),
+        }
+    };
+    let record = match read_record(host.as_ref(), backend, &device.path, &layout) {
+        Ok(Some(bytes)) => parse::<DriveRecord>(&bytes),
+        Ok(None) => {
+            unmount_quietly(host.as_ref(), layout.mount());
+            return Opened { found: None, removals: Vec::new() };
+        }
+        Err(error) => return failed(format!("{error}; check the drive (btrfs check, xfs_repair -n)")),
+    };
+    match record {
+        Ok(record) if record.id == *id && record.backend == backend.kind() => {}
+        Ok(record) => {
+            return failed(format!(
+                "its record says drive {} ({}); it was changed by hand",
+                record.id, record.backend
+            ));
+        }
+        Err(error) => return failed(format!("its record .orlop/drive.json can't be used: {error}")),
+    }
+    if let Err(reason) = backend::probe(host.as_ref(), backend, root) {
+        return failed(reason);
+    }
+    let site = Site { host: host.clone(), backend, layout: layout.clone() };
+    let start = || {
+        mount(host.as_ref(), backend, &device.path, layout.mount())?;
+        backend.prepare(host.as_ref(), layout.mount())?;
+        take_stock(&site)
+    };
+    match start() {
+        Ok((volumes, removals)) => {
+            let serving =
+                Serving { id: id.clone(), device: device.path.clone(), size: device.size, site, volumes };
+            Opened { found: Some(Found::Serving(serving)), removals }
+        }
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+type Stock = (BTreeMap<String, Entry>, Vec<(String, Vec<Step>)>);
+
+/// Reads every volume's record and brings what is on the drive in line with it.
+fn take_stock(site: &Site) -> linux::Result<Stock> {
+    let host = site.host.as_ref();
+    let (mut volumes, mut removals) = (BTreeMap::new(), Vec::new());
+    for name in host.list(&site.layout.records())? {
+        let file = site.layout.records().join(&name);
+        let Some(key) =
+            name.to_str().and_then(|name| name.strip_suffix(".json")).filter(|key| !key.starts_with('.'))
+        else {
+            // A draft that a crash left: the record itself was never changed.
+            host.remove_file(&file)?;
+            continue;
+        };
+        let Some(bytes) = host.read(&file)? else { continue };
+        let record: VolumeRecord = parse(&bytes)
+            .map_err(|error| linux::Error::because("use record", file.display(), error.to_string()))?;
+        if record.key != key {
+            return Err(linux::Error::because("use record", file.display(), "it is about another volume"));
+        }
+        let mut entry = Entry { record, busy: false, doubtful: false, lost: false };
+        match plan::recover(&entry.record, site.observe(&entry.record)?) {
+            Recovery::Sound => {}
+            Recovery::Repair(steps) => {
+                tracing::warn!(
+                    volume = key,
+                    size = entry.record.size,
+                    "the limit of a volume was lost; putting it back"
+                );
+                site.execute(&steps)?;
+            }
+            Recovery::Remove(steps) => {
+                tracing::info!(volume = key, phase = ?entry.record.phase, "removing what a crash left half done");
+                entry.busy = true;
+                removals.push((key.to_owned(), steps));
+            }
+            Recovery::Lost => {
+                tracing::error!(volume = key, "the directory of a volume is gone");
+                entry.lost = true;
+            }
+        }
+        volumes.insert(key.to_owned(), entry);
+    }
+    Ok((volumes, removals))
+}
+
+/// Two devices with one identity: one is a copy, and nobody knows which.
+pub(crate) fn copies(sighted: &[(Source, Sighted)]) -> BTreeMap<DriveId, Vec<PathBuf>> {
+    let mut places: BTreeMap<DriveId, Vec<PathBuf>> = BTreeMap::new();
+    for (source, found) in sighted {
+        if let Sighted::Drive { id, .. } = found {
+            places.entry(id.clone()).or_default().push(source.path().to_owned());
+        }
+    }
+    places.retain(|_, places| places.len() > 1);
+    places
+}

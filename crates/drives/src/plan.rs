@@ -1,0 +1,98 @@
+//! Changes of a volume as lists of steps: pure functions of what is known. Each step may be repeated, and after a crash
+//! between any two the records on the drive tell how to go on.
+
+use crate::{
+    backend::QuotaKey,
+    record::{Phase, VolumeRecord},
+};
+
+/// One step of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Write the volume's record, durably.
+    Record(VolumeRecord),
+    /// Make its directory.
+    Create { key: String, quota: Option<QuotaKey> },
+    /// Hold it to its size.
+    Limit { key: String, bytes: u64 },
+    /// Make all so far survive power loss.
+    Sync,
+    /// Take its directory out of sight, durably.
+    SetAside { key: String },
+    /// Remove that directory.
+    Destroy { key: String },
+    /// Wait for its space and remove its quota.
+    Reclaim { quota: QuotaKey },
+    /// Remove its record, durably.
+    Forget { key: String },
+}
+
+/// What is found on the drive under a volume's key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Observed {
+    /// The directory is there, counted by this.
+    pub(crate) quota: Option<QuotaKey>,
+    /// What the kernel limits it to.
+    pub(crate) limit: Option<u64>,
+}
+
+/// Intent first; the announcement last, when all is durable.
+pub(crate) fn create(record: &VolumeRecord) -> Vec<Step> {
+    let key = || record.key.clone();
+    vec![
+        Step::Record(VolumeRecord { phase: Phase::Creating, ..record.clone() }),
+        Step::Create { key: key(), quota: record.quota },
+        Step::Limit { key: key(), bytes: record.size },
+        Step::Sync,
+        Step::Record(VolumeRecord { phase: Phase::Ready, ..record.clone() }),
+    ]
+}
+
+/// The record goes last: until the space is free, the volume counts. What the kernel counts by is kept in the record,
+/// because the directory that tells it goes first.
+pub(crate) fn delete(record: &VolumeRecord, observed: Observed) -> Vec<Step> {
+    let key = || record.key.clone();
+    let quota = observed.quota.or(record.quota);
+    let mut steps = vec![
+        Step::Record(VolumeRecord { phase: Phase::Deleting, quota, ..record.clone() }),
+        Step::SetAside { key: key() },
+        Step::Destroy { key: key() },
+    ];
+    steps.extend(quota.map(|quota| Step::Reclaim { quota }));
+    steps.push(Step::Forget { key: key() });
+    steps
+}
+
+/// The record grows before the limit: capacity is never given out twice, and a lost limit is put back at start.
+pub(crate) fn expand(record: &VolumeRecord, size: u64) -> Vec<Step> {
+    vec![
+        Step::Record(VolumeRecord { size, ..record.clone() }),
+        Step::Limit { key: record.key.clone(), bytes: size },
+        Step::Sync,
+    ]
+}
+
+/// What a restart has to do for a volume.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Recovery {
+    /// Nothing.
+    Sound,
+    /// These steps first; then it is live.
+    Repair(Vec<Step>),
+    /// It was never announced, or was being deleted: these steps make it gone.
+    Remove(Vec<Step>),
+    /// It was announced and its directory is gone.
+    Lost,
+}
+
+/// Decides from the record, and what is found beside it, how a volume goes on after a restart.
+pub(crate) fn recover(record: &VolumeRecord, observed: Observed) -> Recovery {
+    match (record.phase, observed) {
+        (Phase::Creating | Phase::Deleting, _) => Recovery::Remove(delete(record, observed)),
+        (Phase::Ready, Observed { quota: None, .. }) => Recovery::Lost,
+        (Phase::Ready, Observed { limit, .. }) if limit == Some(record.size) => Recovery::Sound,
+        (Phase::Ready, _) => {
+            Recovery::Repair(vec![Step::Limit { key: record.key.clone(), bytes: record.size }, Step::Sync])
+        }
+    }
+}

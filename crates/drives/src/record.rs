@@ -1,0 +1,95 @@
+//! What is written on a drive about itself and its volumes. Records carry a format version: a newer one is refused and
+//! nothing on that drive is touched.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{BackendKind, DriveId, backend::QuotaKey};
+
+/// The format that this version writes.
+pub(crate) const FORMAT: u32 = 1;
+
+/// `.orlop/drive.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DriveRecord {
+    pub(crate) format: u32,
+    pub(crate) id: DriveId,
+    pub(crate) backend: BackendKind,
+    pub(crate) created: Timestamp,
+    /// The device that it was made on, for people who look for it.
+    pub(crate) device: DeviceFacts,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DeviceFacts {
+    pub(crate) path: PathBuf,
+    pub(crate) size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) serial: Option<String>,
+}
+
+/// `.orlop/volumes/<key>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct VolumeRecord {
+    pub(crate) format: u32,
+    /// Name of the volume's directory.
+    pub(crate) key: String,
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) phase: Phase,
+    pub(crate) created: Timestamp,
+    /// What the kernel counts the volume by, where it is not to be read from the volume itself (any more).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) quota: Option<QuotaKey>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) parameters: BTreeMap<String, String>,
+}
+
+/// How far a volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Phase {
+    /// Intended, never announced.
+    Creating,
+    /// Announced.
+    Ready,
+    /// To be gone.
+    Deleting,
+}
+
+/// A record that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    #[error("it is of format {found}, and this version of orlop knows up to {FORMAT}; use the newer version")]
+    Newer { found: u32 },
+    #[error("it is damaged: {0}; restore it from a backup or remove the drive")]
+    Damaged(#[from] serde_json::Error),
+}
+
+/// Reads a record, its format first: the rest of a newer one may mean something else.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    let Versioned { format } = serde_json::from_slice(bytes)?;
+    if format > FORMAT {
+        return Err(RecordError::Newer { found: format });
+    }
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+/// The bytes of a record, ending in a newline for people who print it.
+pub(crate) fn render(record: &impl Serialize) -> Vec<u8> {
+    // Maps with text keys, numbers and text can always be written as JSON.
+    let mut bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}

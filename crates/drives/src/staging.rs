@@ -1,0 +1,165 @@
+//! Showing volumes at paths, and taking them away again. The mount table tells what is where; targets are never looked
+//! at, because a dead volume would block whoever looks.
+
+use std::{
+    io::ErrorKind,
+    path::{Component, Path, PathBuf},
+};
+
+use linux::{Attributes, BindSource, Host, Mount, MountTable, Unmount};
+
+use crate::{MountError, VolumeId, layout::Layout};
+
+/// A volume as the mount table shows it.
+pub(crate) struct Shown<'a> {
+    pub(crate) id: &'a VolumeId,
+    pub(crate) layout: &'a Layout,
+}
+
+impl Shown<'_> {
+    /// Whether a mount shows this volume.
+    fn is(&self, table: &MountTable, mount: &Mount) -> bool {
+        let drive = table.at(self.layout.mount());
+        mount.root == root_of(&self.id.key) && drive.is_some_and(|drive| drive.device == mount.device)
+    }
+
+    /// Where the volume, or a part of it, is mounted outside its drive.
+    pub(crate) fn mounted_at(&self, table: &MountTable) -> Option<PathBuf> {
+        let drive = table.at(self.layout.mount())?;
+        table
+            .iter()
+            .find(|mount| mount.device == drive.device && mount.root.starts_with(root_of(&self.id.key)))
+            .map(|mount| mount.target.clone())
+    }
+}
+
+/// The root of a volume's mounts within the drive's file system.
+fn root_of(key: &str) -> PathBuf {
+    Path::new("/volumes").join(key)
+}
+
+/// A path that can be compared with the mount table. `None` when its parent is missing.
+fn plain(host: &dyn Host, path: &Path) -> Result<Option<PathBuf>, MountError> {
+    let fine = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !path.is_absolute() || !fine || path.file_name().is_none() {
+        return Err(MountError::Path(path.to_owned()));
+    }
+    match host.real_path(path) {
+        Ok(path) => Ok(Some(path)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Shows the volume's directory at `staging`.
+pub(crate) fn stage(
+    host: &dyn Host,
+    volume: &Shown<'_>,
+    staging: &Path,
+    attributes: Attributes,
+) -> Result<(), MountError> {
+    let directory = volume.layout.volume(&volume.id.key);
+    show(host, volume, &directory, staging, attributes)
+}
+
+/// Shows what is staged at `target`.
+pub(crate) fn publish(
+    host: &dyn Host,
+    volume: &Shown<'_>,
+    staging: &Path,
+    target: &Path,
+    attributes: Attributes,
+) -> Result<(), MountError> {
+    let not_staged = || MountError::NotStaged { id: volume.id.clone(), staging: staging.to_owned() };
+    let staged = plain(host, staging)?.ok_or_else(not_staged)?;
+    let table = host.mount_table()?;
+    if !table.at(&staged).is_some_and(|mount| volume.is(&table, mount)) {
+        return Err(not_staged());
+    }
+    show(host, volume, &staged, target, attributes)
+}
+
+fn show(
+    host: &dyn Host,
+    volume: &Shown<'_>,
+    source: &Path,
+    target: &Path,
+    attributes: Attributes,
+) -> Result<(), MountError> {
+    if plain(host, target)?.is_none() {
+        host.make_directory(target.parent().unwrap_or(target), 0o750)?;
+    }
+    let at = plain(host, target)?.unwrap_or_else(|| target.to_owned());
+    let table = host.mount_table()?;
+    match table.at(&at) {
+        None => {}
+        Some(mount) if !volume.is(&table, mount) => {
+            let why = format!("{} ({}) is mounted there", mount.source.display(), mount.filesystem);
+            return Err(MountError::Taken { at, why });
+        }
+        Some(mount) => {
+            return match differs(mount, attributes) {
+                None => Ok(()),
+                Some(why) => Err(MountError::Taken { at, why }),
+            };
+        }
+    }
+    host.make_directory(&at, 0o750)?;
+    host.bind(BindSource::Path(source), &at, attributes)?;
+    Ok(())
+}
+
+/// What a mount of the volume lacks of what is asked for now, or has beyond it.
+fn differs(mount: &Mount, asked: Attributes) -> Option<String> {
+    if mount.read_only() && !asked.read_only {
+        return Some("the volume is mounted there read-only already".to_owned());
+    }
+    let needed = [
+        ("ro", asked.read_only),
+        ("nosuid", asked.no_suid),
+        ("nodev", asked.no_dev),
+        ("noexec", asked.no_exec),
+    ];
+    needed
+        .into_iter()
+        .find(|(option, asked)| *asked && !mount.has_option(option))
+        .map(|(option, _)| format!("the volume is mounted there without {option} already"))
+}
+
+/// Takes the volume from a path and removes the directory. What is not the volume's is left alone.
+pub(crate) fn hide(
+    host: &dyn Host,
+    id: &VolumeId,
+    layout: Option<&Layout>,
+    target: &Path,
+) -> Result<(), MountError> {
+    let Some(at) = plain(host, target)? else { return Ok(()) };
+    // One volume may lie there twice, when two calls once raced; the table shrinks with every turn.
+    loop {
+        let table = host.mount_table()?;
+        let Some(mount) = table.at(&at) else { break };
+        // Without its drive only the name within the file system is left to go by.
+        let ours = match layout.filter(|layout| table.at(layout.mount()).is_some()) {
+            Some(layout) => Shown { id, layout }.is(&table, mount),
+            None => mount.root == root_of(&id.key) && matches!(mount.filesystem.as_str(), "xfs" | "btrfs"),
+        };
+        if !ours {
+            let why = format!(
+                "{} ({}) is mounted there, not volume {id}",
+                mount.source.display(),
+                mount.filesystem
+            );
+            return Err(MountError::Taken { at, why });
+        }
+        host.unmount(&at, Unmount::Plain)?;
+    }
+    host.remove_directory(&at)?;
+    Ok(())
+}
+
+/// Whether the volume is mounted at `path`.
+pub(crate) fn is_at(host: &dyn Host, volume: &Shown<'_>, path: &Path) -> Result<bool, MountError> {
+    let Some(at) = plain(host, path)? else { return Ok(false) };
+    let table = host.mount_table()?;
+    Ok(table.at(&at).is_some_and(|mount| volume.is(&table, mount)))
+}

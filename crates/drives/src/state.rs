@@ -1,0 +1,209 @@
+//! What is known in memory: a mirror of the drives, and reservations for changes under way.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::{
+    BackendKind, Capacity, Drive, DriveId, DriveState, Source, Volume, VolumeId,
+    allocate::{Candidate, SMALLEST},
+    backend::QuotaKey,
+    execute::Site,
+    record::{Phase, VolumeRecord},
+};
+
+/// All drives of the machine.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) slots: Vec<Slot>,
+    /// Sources that carried nothing of ours.
+    pub(crate) blank: Vec<Source>,
+}
+
+/// One source and what it turned out to be.
+pub(crate) struct Slot {
+    pub(crate) source: Source,
+    pub(crate) found: Found,
+}
+
+pub(crate) enum Found {
+    Serving(Serving),
+    Failed { id: Option<DriveId>, backend: Option<BackendKind>, reason: String },
+}
+
+/// A mounted drive with its volumes.
+pub(crate) struct Serving {
+    pub(crate) id: DriveId,
+    pub(crate) device: PathBuf,
+    pub(crate) size: u64,
+    pub(crate) site: Site,
+    pub(crate) volumes: BTreeMap<String, Entry>,
+}
+
+/// A volume in memory. Its size counts from the moment that it is intended until its space is free.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) record: VolumeRecord,
+    /// A change is under way.
+    pub(crate) busy: bool,
+    /// A growth failed half-way: the kernel's limit may be smaller than the recorded size.
+    pub(crate) doubtful: bool,
+    /// Announced, but its directory is gone.
+    pub(crate) lost: bool,
+}
+
+impl Entry {
+    /// Whether it may be used.
+    pub(crate) fn live(&self) -> bool {
+        self.record.phase == Phase::Ready
+    }
+}
+
+impl Serving {
+    pub(crate) fn capacity(&self) -> u64 {
+        self.site.backend.usable(self.size)
+    }
+
+    pub(crate) fn allocated(&self) -> u64 {
+        self.volumes.values().map(|entry| entry.record.size).sum()
+    }
+
+    pub(crate) fn free(&self) -> u64 {
+        self.capacity().saturating_sub(self.allocated())
+    }
+
+    /// Quota keys that are in use on this drive.
+    pub(crate) fn quota_keys(&self) -> Vec<QuotaKey> {
+        self.volumes.values().filter_map(|entry| entry.record.quota).collect()
+    }
+
+    pub(crate) fn volume(&self, entry: &Entry) -> Volume {
+        Volume {
+            id: VolumeId { drive: self.id.clone(), key: entry.record.key.clone() },
+            name: entry.record.name.clone(),
+            size: entry.record.size,
+            backend: self.site.backend.kind(),
+            created: entry.record.created,
+            parameters: entry.record.parameters.clone(),
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn serving(&self) -> impl Iterator<Item = &Serving> {
+        self.slots.iter().filter_map(|slot| match &slot.found {
+            Found::Serving(serving) => Some(serving),
+            Found::Failed { .. } => None,
+        })
+    }
+
+    pub(crate) fn drive(&self, id: &DriveId) -> Option<&Serving> {
+        self.serving().find(|serving| serving.id == *id)
+    }
+
+    pub(crate) fn drive_mut(&mut self, id: &DriveId) -> Option<&mut Serving> {
+        self.slots.iter_mut().find_map(|slot| match &mut slot.found {
+            Found::Serving(serving) if serving.id == *id => Some(serving),
+            _ => None,
+        })
+    }
+
+    /// Whether the drive is on this machine, if only as a failed one.
+    pub(crate) fn knows(&self, id: &DriveId) -> bool {
+        self.slots.iter().any(|slot| match &slot.found {
+            Found::Serving(serving) => serving.id == *id,
+            Found::Failed { id: failed, .. } => failed.as_ref() == Some(id),
+        })
+    }
+
+    /// Why a drive can't be asked, for messages.
+    pub(crate) fn why_not(&self, id: &DriveId) -> String {
+        self.slots
+            .iter()
+            .find_map(|slot| match &slot.found {
+                Found::Failed { id: Some(failed), reason, .. } if failed == id => Some(reason.clone()),
+                _ => None,
+            })
+            .unwrap_or_else(|| "it is not on this machine".to_owned())
+    }
+
+    pub(crate) fn entry(&self, id: &VolumeId) -> Option<(&Serving, &Entry)> {
+        let serving = self.drive(&id.drive)?;
+        Some((serving, serving.volumes.get(&id.key)?))
+    }
+
+    pub(crate) fn entry_mut(&mut self, id: &VolumeId) -> Option<&mut Entry> {
+        self.drive_mut(&id.drive)?.volumes.get_mut(&id.key)
+    }
+
+    pub(crate) fn by_name(&self, name: &str) -> Option<(&Serving, &Entry)> {
+        self.serving().find_map(|serving| {
+            // A plain name is its own key.
+            let entry = serving.volumes.get(name).filter(|entry| entry.record.name == name);
+            let entry = entry.or_else(|| serving.volumes.values().find(|entry| entry.record.name == name));
+            Some((serving, entry?))
+        })
+    }
+
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+        self.drives()
+            .into_iter()
+            .map(|drive| Candidate {
+                label: drive.id.as_ref().map_or_else(|| drive.source.to_string(), ToString::to_string),
+                drive: drive.id,
+                backend: drive.backend,
+                free: drive.free,
+                failed: match drive.state {
+                    DriveState::Ready => None,
+                    DriveState::Failed { reason } => Some(reason),
+                },
+            })
+            .collect()
+    }
+
+    pub(crate) fn drives(&self) -> Vec<Drive> {
+        self.slots.iter().map(|slot| slot.drive()).collect()
+    }
+
+    pub(crate) fn capacity(&self, backend: Option<BackendKind>) -> Capacity {
+        let fitting = || {
+            self.serving().filter(|serving| backend.is_none_or(|kind| serving.site.backend.kind() == kind))
+        };
+        Capacity {
+            available: fitting().map(Serving::free).sum(),
+            largest_volume: fitting().map(Serving::free).max().unwrap_or(0),
+            smallest_volume: SMALLEST,
+        }
+    }
+}
+
+impl Slot {
+    fn drive(&self) -> Drive {
+        match &self.found {
+            Found::Serving(serving) => Drive {
+                id: Some(serving.id.clone()),
+                source: self.source.clone(),
+                device: Some(serving.device.clone()),
+                mount: Some(serving.site.layout.mount().to_owned()),
+                backend: Some(serving.site.backend.kind()),
+                state: DriveState::Ready,
+                size: serving.size,
+                capacity: serving.capacity(),
+                allocated: serving.allocated(),
+                free: serving.free(),
+                volumes: serving.volumes.len(),
+            },
+            Found::Failed { id, backend, reason } => Drive {
+                id: id.clone(),
+                source: self.source.clone(),
+                device: None,
+                mount: None,
+                backend: *backend,
+                state: DriveState::Failed { reason: reason.clone() },
+                size: 0,
+                capacity: 0,
+                allocated: 0,
+                free: 0,
+                volumes: 0,
+            },
+        }
+    }
+}
