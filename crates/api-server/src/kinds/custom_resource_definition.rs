@@ -1,6 +1,6 @@
 //! Custom resource definitions.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use values::names;
 
 use super::{
@@ -20,36 +20,6 @@ fn default(definition: &mut Value, _: Option<&Value>) {
         default_field(definition, &["spec", "names", "listKind"], format!("{kind}List"));
     }
     default_field(definition, &["spec", "conversion", "strategy"], "None");
-    if definition["spec"]["names"].is_object() {
-        settle_status(definition);
-    }
-}
-
-/// Names are accepted as soon as the definition is valid, and its resource is served by the same write.
-fn settle_status(definition: &mut Value) {
-    definition["status"]["acceptedNames"] = definition["spec"]["names"].clone();
-    for (kind, reason, message) in [
-        ("NamesAccepted", "NoConflicts", "no conflicts found"),
-        ("Established", "InitialNamesAccepted", "the initial names have been accepted"),
-    ] {
-        let conditions = &mut definition["status"]["conditions"];
-        if !items(conditions).iter().any(|condition| condition["type"] == kind) {
-            let condition = json!({"type": kind, "status": "True", "reason": reason, "message": message});
-            match conditions {
-                Value::Array(conditions) => conditions.push(condition),
-                other => *other = json!([condition]),
-            }
-        }
-    }
-    let storage = items(&definition["spec"]["versions"]).iter().find(|version| version["storage"] == true);
-    let storage = storage.map(|version| version["name"].clone()).unwrap_or_default();
-    let stored = &mut definition["status"]["storedVersions"];
-    if !items(stored).contains(&storage) {
-        match stored {
-            Value::Array(stored) => stored.push(storage),
-            other => *other = json!([storage]),
-        }
-    }
 }
 
 fn check(definition: &Value, violations: &mut Violations) {

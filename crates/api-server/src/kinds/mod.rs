@@ -111,8 +111,7 @@ impl Kind {
 /// request knows (uid, timestamps, namespace).
 ///
 /// On creation the caller has already dropped a client's `.status` where the kind has a status subresource; this
-/// writes the initial one (claim and volume `Pending`, pod `Pending` with its QoS class, namespace `Active`, a custom
-/// resource definition established) and the finalizers that protect claims and volumes in use.
+/// writes the initial one (claim and volume `Pending`, pod `Pending` with its QoS class, namespace `Active`).
 pub fn default_object(kind: &Kind, object: &mut Value, old: Option<&Value>) {
     (rules::of(kind).default)(object, old);
 }
@@ -151,16 +150,6 @@ pub fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
         }
     }
     warnings
-}
-
-/// Adds a finalizer unless it is there.
-fn add_finalizer(object: &mut Value, finalizer: &str) {
-    fields::default_field(object, &["metadata", "finalizers"], Value::Array(Vec::new()));
-    if let Value::Array(finalizers) = &mut object["metadata"]["finalizers"]
-        && !finalizers.iter().any(|name| name == finalizer)
-    {
-        finalizers.push(finalizer.into());
-    }
 }
 
 #[cfg(test)]

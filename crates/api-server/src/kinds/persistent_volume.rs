@@ -13,9 +13,6 @@ use crate::schema::FieldError;
 
 pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
 
-/// Keeps a volume while a claim is bound to it.
-const PROTECTION: &str = "kubernetes.io/pv-protection";
-
 /// Fields of the spec that are a volume source; a volume has exactly one.
 const SOURCES: &[&str] = &[
     "awsElasticBlockStore",
@@ -42,7 +39,7 @@ const SOURCES: &[&str] = &[
     "vsphereVolume",
 ];
 
-fn default(volume: &mut Value, old: Option<&Value>) {
+fn default(volume: &mut Value, _: Option<&Value>) {
     default_field(volume, &["spec", "persistentVolumeReclaimPolicy"], "Retain");
     default_field(volume, &["spec", "volumeMode"], "Filesystem");
     default_field(volume, &["status", "phase"], "Pending");
@@ -53,9 +50,6 @@ fn default(volume: &mut Value, old: Option<&Value>) {
         for (field, value) in [("kind", "PersistentVolumeClaim"), ("apiVersion", "v1")] {
             default_field(volume, &["spec", "claimRef", field], value);
         }
-    }
-    if old.is_none() {
-        super::add_finalizer(volume, PROTECTION);
     }
 }
 

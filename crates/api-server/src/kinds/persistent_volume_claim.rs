@@ -12,8 +12,6 @@ use crate::schema::FieldError;
 
 pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
 
-/// Keeps a claim while a pod uses it.
-const PROTECTION: &str = "kubernetes.io/pvc-protection";
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 pub(super) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
@@ -21,9 +19,6 @@ const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 fn default(claim: &mut Value, old: Option<&Value>) {
     default_spec(&mut claim["spec"], old.is_none());
     default_field(claim, &["status", "phase"], "Pending");
-    if old.is_none() {
-        super::add_finalizer(claim, PROTECTION);
-    }
 }
 
 /// Defaults of a claim's spec, also within a pod's ephemeral volume.

@@ -1,0 +1,194 @@
+//! Strategic merge patches of built-in kinds: merge patches that know which lists are maps by key.
+//!
+//! A patch may carry directives: `$patch` (`delete`, `replace`, `merge`) in an object or a keyed list's item,
+//! `$retainKeys` in an object, and beside a list field `$deleteFromPrimitiveList/FIELD` and `$setElementOrder/FIELD`.
+
+mod lists;
+
+use serde_json::{Map, Value};
+
+use crate::schema::{
+    Schema,
+    node::{Node, NodeId},
+};
+
+const PATCH: &str = "$patch";
+const RETAIN: &str = "$retainKeys";
+const DELETE: &str = "$deleteFromPrimitiveList/";
+const ORDER: &str = "$setElementOrder/";
+
+/// Why a strategic merge patch can't be applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatchError {
+    /// A directive is malformed.
+    #[error("invalid strategic merge patch: {0}")]
+    Directive(String),
+    /// An item of a keyed list lacks its key.
+    #[error("invalid strategic merge patch: map: {item} does not contain declared merge key: {key}")]
+    NoKey {
+        /// The item.
+        item: Value,
+        /// The list's merge key.
+        key: &'static str,
+    },
+    /// The kind is not built in; use a JSON merge patch.
+    #[error(
+        "strategic merge patches are not supported for {0}, use a merge patch (application/merge-patch+json)"
+    )]
+    UnknownKind(String),
+}
+
+/// The object of built-in `kind` that `patch` makes of `target`.
+///
+/// # Errors
+/// The patch is malformed; see [`PatchError`].
+pub fn apply(kind: &str, target: &Value, patch: &Value) -> Result<Value, PatchError> {
+    let schema = Schema::builtin(kind).ok_or_else(|| PatchError::UnknownKind(kind.to_owned()))?;
+    let merging = Merging { schema };
+    let mut merged = target.clone();
+    merging.value(Some(schema.root()), &mut merged, patch)?;
+    Ok(merged)
+}
+
+/// A walk down the schema; a value that the schema does not know merges like a map of anything.
+#[derive(Clone, Copy)]
+struct Merging {
+    schema: &'static Schema,
+}
+
+impl Merging {
+    fn node(&self, id: Option<NodeId>) -> Option<&'static Node> {
+        id.map(|id| self.schema.node(id))
+    }
+
+    fn field(&self, node: Option<&'static Node>, name: &str) -> Option<&'static Node> {
+        let node = node?;
+        let node = self.node(node.if_object).unwrap_or(node);
+        self.node(node.fields.get(name).copied().or(node.others))
+    }
+
+    /// Merges `patch` into the value at `node`.
+    fn value(
+        &self,
+        node: Option<&'static Node>,
+        target: &mut Value,
+        patch: &Value,
+    ) -> Result<(), PatchError> {
+        match patch {
+            Value::Object(patch) => {
+                if !target.is_object() {
+                    *target = Value::Object(Map::new());
+                }
+                match target {
+                    Value::Object(target) => self.object(node, target, patch),
+                    _ => Ok(()),
+                }
+            }
+            Value::Array(patch) => match node.and_then(|node| node.patch) {
+                Some(strategy) => {
+                    if !target.is_array() {
+                        *target = Value::Array(Vec::new());
+                    }
+                    match target {
+                        Value::Array(target) => {
+                            let item = node.and_then(|node| self.node(node.items));
+                            lists::merge(self, strategy, item, target, patch)
+                        }
+                        _ => Ok(()),
+                    }
+                }
+                None => {
+                    *target = Value::Array(patch.clone());
+                    Ok(())
+                }
+            },
+            scalar => {
+                *target = scalar.clone();
+                Ok(())
+            }
+        }
+    }
+
+    fn object(
+        &self,
+        node: Option<&'static Node>,
+        target: &mut Map<String, Value>,
+        patch: &Map<String, Value>,
+    ) -> Result<(), PatchError> {
+        match patch.get(PATCH).map(Value::as_str) {
+            None | Some(Some("merge")) => {}
+            Some(Some("delete")) => {
+                target.clear();
+                return Ok(());
+            }
+            Some(Some("replace")) => target.clear(),
+            Some(_) => return Err(PatchError::Directive(format!("unknown {PATCH}: {}", patch[PATCH]))),
+        }
+        if let Some(kept) = patch.get(RETAIN) {
+            retain(target, patch, kept)?;
+        }
+        let before: Vec<(&str, Value)> =
+            orders(patch).map(|(field, _)| (field, target.get(field).cloned().unwrap_or_default())).collect();
+        for (name, value) in patch {
+            if let Some(field) = name.strip_prefix(DELETE) {
+                lists::delete_scalars(target.get_mut(field), list(name, value)?);
+            } else if name.starts_with('$') {
+                // Handled around this loop.
+            } else if value.is_null() {
+                target.remove(name);
+            } else {
+                let mut merged = target.get(name).cloned().unwrap_or_default();
+                self.value(self.field(node, name), &mut merged, value)?;
+                let deleted = value.get(PATCH).is_some_and(|directive| directive == "delete");
+                if deleted && merged == Value::Object(Map::new()) {
+                    target.remove(name);
+                } else {
+                    target.insert(name.clone(), merged);
+                }
+            }
+        }
+        for ((field, order), (_, before)) in orders(patch).zip(&before) {
+            let order = list(field, order)?;
+            let key = self.field(node, field).and_then(|node| node.patch).and_then(|strategy| strategy.key());
+            if let Some(Value::Array(items)) = target.get_mut(field) {
+                lists::arrange(items, order, before.as_array().map(Vec::as_slice).unwrap_or_default(), key);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The fields with a wanted order.
+fn orders(patch: &Map<String, Value>) -> impl Iterator<Item = (&str, &Value)> {
+    patch.iter().filter_map(|(name, order)| Some((name.strip_prefix(ORDER)?, order)))
+}
+
+/// Drops what `$retainKeys` does not name: how a union's member is replaced by another.
+fn retain(
+    target: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    kept: &Value,
+) -> Result<(), PatchError> {
+    let kept = list(RETAIN, kept)?;
+    if let Some(name) =
+        patch.keys().find(|name| !name.starts_with('$') && !patch[*name].is_null() && !contains(kept, name))
+    {
+        return Err(PatchError::Directive(format!("{RETAIN} does not name the patched field {name:?}")));
+    }
+    target.retain(|name, _| contains(kept, name));
+    Ok(())
+}
+
+fn contains(names: &[Value], name: &str) -> bool {
+    names.iter().any(|kept| kept == name)
+}
+
+fn list<'a>(directive: &str, value: &'a Value) -> Result<&'a [Value], PatchError> {
+    match value {
+        Value::Array(items) => Ok(items),
+        _ => Err(PatchError::Directive(format!("{directive} must be a list"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;
