@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
@@ -15,6 +16,8 @@ use crate::bind::{ClaimKey, claims_of_pod};
 
 /// Objects looked at side by side.
 const CONCURRENCY: usize = 16;
+/// When to look again after somebody else's write came first; its news usually arrive sooner.
+const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 /// What a look at an object's finalizer leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,8 +170,8 @@ where
     });
     match written.await {
         Ok(_) => Ok(Next::Done),
-        // Its news are on their way, and bring the object back here.
-        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(Next::Done),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Next::Done),
+        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Next::After(AFTER_CONFLICT)),
         Err(error) => Err(error),
     }
 }
