@@ -103,70 +103,65 @@ fn row(crd: &Value, version: &Value) -> Kind {
     }
 }
 
-/// Gives a new definition the status that Kubernetes' naming and establishing controllers give it, in the same write:
-/// its kind is served when its creation is answered.
+/// Gives a definition the status that Kubernetes' naming and establishing controllers give it, in the same write: its
+/// kind is served when its creation is answered.
 pub(crate) fn establish(catalog: &Catalog, crd: &mut Value) {
-    let now = object::time(Timestamp::now());
-    let (group, plural) = (text(crd, "/spec/group").to_owned(), text(crd, "/spec/names/plural").to_owned());
     let kind = text(crd, "/spec/names/kind").to_owned();
-    let name = object::name(crd).to_owned();
-    let taken = catalog.now().all.iter().any(|served| {
-        let other = format!("{}.{}", served.kind.plural, served.kind.group);
-        served.kind.group == group
-            && (other != name && served.kind.kind == kind
-                || served.custom.is_none() && served.kind.plural == plural)
-    });
-    let condition = |kind: &str, status: bool, reason: &str, message: &str| {
-        json!({"type": kind, "status": if status { "True" } else { "False" }, "lastTransitionTime": now,
-            "reason": reason, "message": message})
-    };
-    let conditions = if taken {
-        let message = format!("{kind:?} is already in use");
-        json!([
-            condition("NamesAccepted", false, "KindConflict", &message),
-            condition("Established", false, "NotAccepted", "not all names are accepted"),
-        ])
-    } else {
-        json!([
-            condition("NamesAccepted", true, "NoConflicts", "no conflicts found"),
-            condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"),
-        ])
-    };
-    crd["spec"]["names"]["singular"] = match text(crd, "/spec/names/singular") {
-        "" => kind.to_lowercase(),
-        given => given.to_owned(),
+    for (field, default) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
+        if crd["spec"]["names"][field].as_str().is_none_or(str::is_empty) {
+            crd["spec"]["names"][field] = default.into();
+        }
     }
-    .into();
-    crd["spec"]["names"]["listKind"] = match text(crd, "/spec/names/listKind") {
-        "" => format!("{kind}List"),
-        given => given.to_owned(),
-    }
-    .into();
     if crd.pointer("/spec/conversion/strategy").is_none() {
         crd["spec"]["conversion"] = json!({"strategy": "None"});
     }
-    let accepted = if taken { json!({"kind": "", "plural": ""}) } else { crd["spec"]["names"].clone() };
-    let versions = crd.pointer("/spec/versions").and_then(Value::as_array);
-    let stored: Vec<Value> = versions
+    let taken = is_taken(catalog, crd);
+    let old = crd.get("status").cloned().unwrap_or_default();
+    let conditions = if taken {
+        let message = format!("the kind or plural of {kind:?} is already in use");
+        [
+            ("NamesAccepted", "False", "KindConflict", message),
+            ("Established", "False", "NotAccepted", "not all names are accepted".to_owned()),
+        ]
+    } else {
+        [
+            ("NamesAccepted", "True", "NoConflicts", "no conflicts found".to_owned()),
+            (
+                "Established",
+                "True",
+                "InitialNamesAccepted",
+                "the initial names have been accepted".to_owned(),
+            ),
+        ]
+    };
+    let now = object::time(Timestamp::now());
+    let conditions: Vec<Value> = conditions
         .into_iter()
-        .flatten()
-        .filter(|version| version["storage"] == true)
-        .map(|version| version["name"].clone())
+        .map(|(kind, status, reason, message)| {
+            let before = old["conditions"].as_array().into_iter().flatten();
+            let same = before.clone().find(|known| known["type"] == kind && known["status"] == status);
+            let since = same.map_or_else(|| now.as_str().into(), |known| known["lastTransitionTime"].clone());
+            json!({"type": kind, "status": status, "lastTransitionTime": since, "reason": reason, "message": message})
+        })
         .collect();
+    let mut stored = old["storedVersions"].as_array().cloned().unwrap_or_default();
+    for version in crd["spec"]["versions"].as_array().into_iter().flatten() {
+        if version["storage"] == true && !stored.contains(&version["name"]) {
+            stored.push(version["name"].clone());
+        }
+    }
+    let accepted = if taken { json!({"kind": "", "plural": ""}) } else { crd["spec"]["names"].clone() };
     crd["status"] = json!({"conditions": conditions, "acceptedNames": accepted, "storedVersions": stored});
 }
 
-/// Refuses a definition that can't be served.
-pub(crate) fn check(_catalog: &Catalog, crd: &Value) -> Result<(), ApiError> {
-    match definition(crd, 0) {
-        Ok(_) => Ok(()),
-        Err(errors) => Err(ApiError::Invalid {
-            group: "apiextensions.k8s.io".into(),
-            kind: "CustomResourceDefinition".into(),
-            name: object::name(crd).to_owned(),
-            errors,
-        }),
-    }
+/// Whether another kind of the same group has the definition's kind, or a built-in one its plural.
+fn is_taken(catalog: &Catalog, crd: &Value) -> bool {
+    let names = |field: &str| crd["spec"]["names"][field].as_str().unwrap_or("");
+    let (group, plural, kind) = (text(crd, "/spec/group"), names("plural"), names("kind"));
+    catalog.now().all.iter().filter(|served| served.kind.group == group).any(|served| {
+        let own = served.custom.is_some() && served.kind.plural == plural;
+        !own && (served.kind.kind == kind || served.kind.plural == plural)
+    })
 }
 
 /// Serves what a definition says after it was written, and begins to clean up after one that is being deleted.
@@ -210,9 +205,8 @@ fn spawn_cleanup(shared: &Arc<Shared>, target: Target) {
         let shutdown = shared.shutdown.clone();
         let name = target.name.clone();
         let cleanup = Box::pin(clean_up(&shared, &target));
-        match shutdown.run_until_cancelled(cleanup).await {
-            Some(Err(error)) => tracing::warn!(definition = name, %error, "clean-up of a definition failed"),
-            Some(Ok(())) | None => {}
+        if let Some(Err(error)) = shutdown.run_until_cancelled(cleanup).await {
+            tracing::warn!(definition = name, %error, "clean-up of a definition failed")
         }
     });
 }

@@ -42,13 +42,13 @@ impl DeleteOptions {
         let propagation = text("/propagationPolicy")
             .or_else(|| query.propagation_policy.clone())
             .or_else(|| orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned()));
-        if let Some(policy) = &propagation {
-            if !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan") {
-                return Err(ApiError::BadRequest(format!(
-                    "propagationPolicy: Unsupported value: {policy:?}: supported values: \"Foreground\", \
+        if let Some(policy) = &propagation
+            && !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan")
+        {
+            return Err(ApiError::BadRequest(format!(
+                "propagationPolicy: Unsupported value: {policy:?}: supported values: \"Foreground\", \
                      \"Background\", \"Orphan\""
-                )));
-            }
+            )));
         }
         let dry_run = body.get("dryRun").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::answer::{self, Answer, AnswerBody};
@@ -31,7 +31,7 @@ pub(crate) fn answer(
         return Ok(answer::with_type(StatusCode::OK, "text/plain", AnswerBody::whole("ok")));
     }
     if let Document::OpenApiV2 | Document::OpenApiV3Index | Document::OpenApiV3 { .. } = document {
-        return openapi_document(&served, document);
+        return openapi_document(&served, document, &request.headers);
     }
     let shape = negotiate::shape(&request.headers)?;
     let body = match (document, shape) {
@@ -207,7 +207,18 @@ fn aggregated_answer(body: &Value, version: &'static str) -> Answer {
     answer
 }
 
-fn openapi_document(served: &Snapshot, document: &Document) -> Result<Answer, ApiError> {
+fn openapi_document(served: &Snapshot, document: &Document, headers: &HeaderMap) -> Result<Answer, ApiError> {
+    // OpenAPI has media types of its own; all but JSON are protobuf.
+    let accepts_json =
+        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).all(|accept| {
+            ["json", "*/*", "application/*"].iter().any(|known| accept.contains(known))
+                || accept.trim().is_empty()
+        });
+    if !accepts_json {
+        return Err(ApiError::NotAcceptable(
+            "only the following media types are accepted: application/json".into(),
+        ));
+    }
     let described = |kinds: &[Arc<Served>]| -> Value {
         let kinds: Vec<Described<'_>> = kinds
             .iter()

@@ -47,7 +47,7 @@ pub(crate) enum ApiError {
     #[error("Operation cannot be fulfilled on {resource} \"{name}\": {why}")]
     Conflict { resource: ResourceName, name: String, why: String },
     #[error("{}", forbidden_text(resource, name, why))]
-    Forbidden { resource: ResourceName, name: String, why: String, cause: Option<Cause> },
+    Forbidden { resource: ResourceName, name: String, why: String, cause: Option<Box<Cause>> },
     #[error("{kind} \"{name}\" is invalid: {}", joined(errors))]
     Invalid { group: String, kind: String, name: String, errors: Vec<FieldError> },
     #[error("the server rejected our request due to an error in our request: {0}")]
@@ -230,7 +230,7 @@ impl ApiError {
             | Self::Conflict { resource, name, .. } => Some(of(resource, name)),
             Self::Forbidden { resource, name, cause, .. } => {
                 let mut details = of(resource, name);
-                if let Some(Cause { reason, message, field }) = cause {
+                if let Some(Cause { reason, message, field }) = cause.as_deref() {
                     details["causes"] = json!([{"reason": reason, "message": message, "field": field}]);
                 }
                 Some(details)

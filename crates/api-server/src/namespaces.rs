@@ -53,11 +53,11 @@ pub(crate) fn check_open(shared: &Shared, target: &Target, name: &str) -> Result
             why: format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"
             ),
-            cause: Some(Cause {
+            cause: Some(Box::new(Cause {
                 reason: "NamespaceTerminating",
                 message: format!("namespace {namespace} is being terminated"),
                 field: "metadata.namespace",
-            }),
+            })),
         });
     }
     Ok(())

@@ -57,7 +57,7 @@ pub(crate) async fn bind(
 }
 
 fn set_scheduled(pod: &mut Value) {
-    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
+    let condition = json!({"type": "PodScheduled", "status": "True",
         "lastTransitionTime": object::time(Timestamp::now())});
     match pod["status"]["conditions"].as_array_mut() {
         Some(conditions) => {

@@ -4,9 +4,8 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::answer::{self, Answer};
-use crate::body::Payload;
 use crate::error::ApiError;
-use crate::request::ResourcePath;
+use crate::request::{ResourcePath, Verb};
 use crate::server::User;
 
 /// The reviews that are known.
@@ -21,7 +20,7 @@ pub(crate) enum Review {
 }
 
 /// The review that a path asks for.
-pub(crate) fn kind(path: &ResourcePath) -> Option<Review> {
+pub(crate) fn find(path: &ResourcePath) -> Option<Review> {
     match (path.group.as_str(), path.version.as_str(), path.resource.as_str()) {
         ("authorization.k8s.io", "v1", "selfsubjectaccessreviews") => Some(Review::Access),
         ("authorization.k8s.io", "v1", "selfsubjectrulesreviews") => Some(Review::Rules),
@@ -30,23 +29,32 @@ pub(crate) fn kind(path: &ResourcePath) -> Option<Review> {
     }
 }
 
-/// Answers a review: whoever has a credential may do everything.
-pub(crate) fn answer(review: Review, user: &User, payload: Payload) -> Result<Answer, ApiError> {
-    let (mut body, _) = payload.value()?;
-    if !body.is_object() {
-        return Err(ApiError::BadRequest("the body is not a JSON object".into()));
+/// Answers a review. Whoever has a credential may do everything, so what exactly was asked does not matter, and
+/// clients that ask in protobuf are answered too.
+pub(crate) fn answer(review: Review, verb: Verb, user: &User) -> Result<Answer, ApiError> {
+    if verb != Verb::Create {
+        return Err(ApiError::MethodNotAllowed);
     }
-    body["status"] = match review {
-        Review::Access => json!({"allowed": true}),
+    let body = match review {
+        Review::Access => json!({
+            "kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": {},
+            "status": {"allowed": true},
+        }),
         Review::Rules => json!({
-            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
-            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
-            "incomplete": false,
+            "kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": {},
+            "status": {
+                "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
+                "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+                "incomplete": false,
+            },
         }),
         Review::Subject => {
             let mut groups: Vec<Value> = user.groups.iter().map(|group| group.as_str().into()).collect();
             groups.push("system:authenticated".into());
-            json!({"userInfo": {"username": user.name, "groups": groups}})
+            json!({
+                "kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
+                "status": {"userInfo": {"username": user.name, "groups": groups}},
+            })
         }
     };
     Ok(answer::json(StatusCode::CREATED, &body))

@@ -229,9 +229,8 @@ where
         Path::Resource(path) => path,
     };
     let verb = request::verb(&parts.method, &path, query.watch)?;
-    if let Some(kind) = review::kind(&path) {
-        let payload = body::collect(&parts.headers, body).await?;
-        return review::answer(kind, user, payload);
+    if let Some(review) = review::find(&path) {
+        return review::answer(review, verb, user);
     }
     let target = Target::resolve(&shared.catalog, path)?;
     let shape = negotiate::shape(&parts.headers)?;
@@ -245,15 +244,18 @@ where
         (Verb::Watch, None) => watch::watch(shared, &target, shape, &query, ends),
         _ => {
             let payload = body::collect(&parts.headers, body).await?;
-            change(shared, user, verb, &target, shape, &query, payload).await
+            let shared = shared.clone();
+            // A task of its own: what a write entails is done even if the client hangs up meanwhile.
+            let task =
+                tokio::spawn(async move { change(&shared, verb, &target, shape, &query, payload).await });
+            task.await.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string())))
         }
     }
 }
 
-/// Requests that may write. They run in a task of their own: a client that hangs up does not leave half of one undone.
+/// Requests that may write.
 async fn change(
     shared: &Arc<Shared>,
-    user: &User,
     verb: Verb,
     target: &Target,
     shape: Shape,
@@ -277,7 +279,6 @@ async fn change(
             delete::collection(shared, target, query, payload).await
         }
         (_, None | Some("status" | "finalize" | "binding" | "eviction" | "log")) => {
-            tracing::debug!(user = user.name, ?verb, "method not allowed");
             Err(ApiError::MethodNotAllowed)
         }
         _ => Err(ApiError::UnknownPath),

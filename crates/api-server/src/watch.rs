@@ -26,6 +26,9 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// How long a watch lasts when the client does not say; spread by [`Shared::spread`].
 const DEFAULT_DURATION: Duration = Duration::from_secs(1800);
 
+/// Pieces of about this many bytes are sent at a time.
+const CHUNK: usize = 16 * 1024;
+
 /// Annotation on the bookmark that ends the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -60,14 +63,17 @@ pub(crate) fn watch(
         || DEFAULT_DURATION + shared.spread(DEFAULT_DURATION),
         |seconds| Duration::from_secs(seconds.min(24 * 3600)),
     );
+    let lines = Lines {
+        served: target.served.clone(),
+        shape,
+        include: include_object(&query.include_object)?,
+        selection: target.selection(query)?,
+        columns_sent: false,
+    };
     let mut stream = Stream {
-        lines: Lines {
-            served: target.served.clone(),
-            shape,
-            include: include_object(&query.include_object)?,
-            selection: target.selection(query)?,
-            columns_sent: false,
-        },
+        lines,
+        initial: first.into_iter(),
+        after_initial: None,
         bookmarks: query.bookmarks,
         ends: Instant::now() + lasts,
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
@@ -75,22 +81,16 @@ pub(crate) fn watch(
         source: None,
         _permit: permit,
     };
-    let mut begin = Vec::new();
-    for stored in &first {
-        if selected(&stream.lines.selection, stored) {
-            begin.extend_from_slice(&stream.lines.line("ADDED", stored));
-        }
-    }
     match source {
         Ok(watch) => {
             if initial && query.send_initial_events == Some(true) && query.bookmarks {
-                begin.extend_from_slice(&stream.lines.bookmark(watch.revision(), true));
+                stream.after_initial = Some(stream.lines.bookmark(watch.revision(), true));
             }
             stream.source = Some(watch);
         }
-        Err(error) => begin.extend_from_slice(&error_line(&ApiError::from_watch(error, asked))),
+        Err(error) => stream.after_initial = Some(error_line(&ApiError::from_watch(error, asked))),
     }
-    Ok(answer::with_type(StatusCode::OK, "application/json", AnswerBody::chunks(stream.chunks(begin))))
+    Ok(answer::with_type(StatusCode::OK, "application/json", AnswerBody::chunks(stream.chunks())))
 }
 
 /// Whether existing objects come first as ADDED.
@@ -115,6 +115,9 @@ fn wants_initial_events(query: &Query, asked: u64) -> Result<bool, ApiError> {
 
 struct Stream {
     lines: Lines,
+    /// What is still to be sent as ADDED, and what follows it.
+    initial: std::vec::IntoIter<Object>,
+    after_initial: Option<Bytes>,
     bookmarks: bool,
     ends: Instant,
     next_bookmark: Instant,
@@ -125,15 +128,28 @@ struct Stream {
 }
 
 impl Stream {
-    fn chunks(self, begin: Vec<u8>) -> impl futures::Stream<Item = Bytes> + Send {
-        futures::stream::unfold((self, Some(begin)), |(mut stream, begin)| async move {
+    fn chunks(self) -> impl futures::Stream<Item = Bytes> + Send {
+        futures::stream::unfold((self, true), |(mut stream, first)| async move {
+            let begin = stream.begin();
             // The first chunk, even an empty one, tells the client that the watch stands.
-            let chunk = match begin {
-                Some(begin) => Bytes::from(begin),
-                None => stream.next().await?,
-            };
-            Some((chunk, (stream, None)))
+            let chunk = if first || !begin.is_empty() { begin } else { stream.next().await? };
+            Some((chunk, (stream, false)))
         })
+    }
+
+    /// A piece of what comes before the changes; empty when that is over.
+    fn begin(&mut self) -> Bytes {
+        let mut chunk = Vec::new();
+        while chunk.len() < CHUNK {
+            let Some(stored) = self.initial.next() else {
+                chunk.extend_from_slice(&self.after_initial.take().unwrap_or_default());
+                break;
+            };
+            if selected(&self.lines.selection, &stored) {
+                chunk.extend_from_slice(&self.lines.line("ADDED", &stored));
+            }
+        }
+        chunk.into()
     }
 
     async fn next(&mut self) -> Option<Bytes> {
@@ -173,9 +189,8 @@ impl Stream {
 
     /// Adds what is there already, so that a burst of events is not a burst of tiny chunks.
     fn with_more(&mut self, first: Bytes) -> Bytes {
-        const ENOUGH: usize = 16 * 1024;
         let mut chunk = Vec::new();
-        while chunk.len() + first.len() < ENOUGH {
+        while chunk.len() + first.len() < CHUNK {
             let Some(Ok(Some(event))) = self.source.as_mut().map(Watch::try_next) else { break };
             if let Some(line) = self.lines.event(&event) {
                 chunk.extend_from_slice(&line);
@@ -217,7 +232,7 @@ impl Lines {
         }
     }
 
-    fn bookmark(&mut self, revision: u64, ends_initial: bool) -> Bytes {
+    fn bookmark(&self, revision: u64, ends_initial: bool) -> Bytes {
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if ends_initial {
             metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
@@ -226,7 +241,6 @@ impl Lines {
             Shape::Metadata => ("PartialObjectMetadata", "meta.k8s.io/v1"),
             _ => (self.served.kind.kind.as_ref(), self.served.api_version.as_str()),
         };
-        let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
         if self.shape == Shape::Table {
             let metadata_object = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
             let table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null,
@@ -234,15 +248,17 @@ impl Lines {
                 "rows": [{"cells": [], "object": metadata_object}]});
             return framed("BOOKMARK", table.to_string().as_bytes());
         }
+        let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
         framed("BOOKMARK", object.to_string().as_bytes())
     }
 
     fn framed(&mut self, kind: &str, object: Bytes) -> Bytes {
-        if self.shape == Shape::Table && std::mem::replace(&mut self.columns_sent, true) {
-            if let Ok(mut table) = serde_json::from_slice::<Value>(&object) {
-                table["columnDefinitions"] = Value::Null;
-                return framed(kind, table.to_string().as_bytes());
-            }
+        if self.shape == Shape::Table
+            && std::mem::replace(&mut self.columns_sent, true)
+            && let Ok(mut table) = serde_json::from_slice::<Value>(&object)
+        {
+            table["columnDefinitions"] = Value::Null;
+            return framed(kind, table.to_string().as_bytes());
         }
         framed(kind, &object)
     }

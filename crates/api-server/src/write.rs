@@ -16,7 +16,7 @@ use crate::negotiate::Shape;
 use crate::patch::Patch;
 use crate::request::Query;
 use crate::server::{Shared, Target, written};
-use crate::{admission, crds, namespaces, object, read};
+use crate::{admission, crds, kinds, namespaces, object, read};
 
 /// How often a changed object is read again before the client gets the conflict; Kubernetes' number.
 const RETRIES: usize = 5;
@@ -33,7 +33,8 @@ pub(crate) async fn create(
 ) -> Result<Answer, ApiError> {
     let served = &target.served;
     let (mut new, duplicates) = payload.value()?;
-    let warnings = change::admit_fields(served, &mut new, duplicates, query.field_validation)?;
+    let mut warnings = change::admit_fields(served, &mut new, duplicates, query.field_validation)?;
+    warnings.extend(kinds::warnings(&served.kind, &new));
     let target = &in_namespace(target, &new)?;
     change::begin(served, &mut new, &target.namespace, Timestamp::now())?;
     admission::on_create(shared, served, &mut new);
@@ -83,9 +84,6 @@ async fn put_new(
     let served = &target.served;
     let name = object::name(new);
     let key = served.key(&target.namespace, name);
-    if served.is_builtin("CustomResourceDefinition") {
-        crds::check(&shared.catalog, new)?;
-    }
     if query.dry_run {
         return match shared.store.get(&key) {
             Some(_) => Err(ApiError::already_exists(&served.kind, name)),
@@ -120,7 +118,8 @@ pub(crate) async fn update(
 ) -> Result<Answer, ApiError> {
     let part = part(target)?;
     let (mut new, duplicates) = payload.value()?;
-    let warnings = change::admit_fields(&target.served, &mut new, duplicates, query.field_validation)?;
+    let mut warnings = change::admit_fields(&target.served, &mut new, duplicates, query.field_validation)?;
+    warnings.extend(kinds::warnings(&target.served.kind, &new));
     for (field, given, asked) in [
         ("name", object::name(&new), &target.name),
         ("namespace", object::meta_str(&new, "namespace"), &target.namespace),
@@ -182,15 +181,19 @@ pub(crate) async fn modify(
     for attempt in 1.. {
         let current = read::fetch(shared, target)?;
         let old = object::decode(&object::with_api_version(&current.value, &served.api_version))?;
-        let outcome = change::replace(served, part, &old, new_for(&old)?)?;
-        if let (Outcome::Put(new), true) = (&outcome, served.is_builtin("CustomResourceDefinition")) {
-            crds::check(&shared.catalog, new)?;
+        let mut outcome = change::replace(served, part, &old, new_for(&old)?)?;
+        if let (Outcome::Put(new), Part::Main, true) =
+            (&mut outcome, part, served.is_builtin("CustomResourceDefinition"))
+        {
+            crds::establish(&shared.catalog, new);
         }
         match apply(shared, target, query, &current, outcome).await {
             Err(WriteError::Conflict { .. }) if attempt < RETRIES => {}
             Err(error) => return Err(ApiError::from_write(&served.kind, &target.name, error)),
             Ok(stored) => {
-                crds::after_write(shared, target, &stored);
+                if !query.dry_run {
+                    crds::after_write(shared, target, &stored);
+                }
                 return Ok(stored);
             }
         }

@@ -1,5 +1,7 @@
 //! The protocol as clients see it, through `kube::Client` and the server in process.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use api_server::{ApiServer, Options};

@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub(crate) use builtin::json_schema;
 pub use error::{CauseType, FieldError};
 use node::{Node, NodeId};
 
