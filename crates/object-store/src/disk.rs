@@ -16,6 +16,9 @@ use crate::{DiskFailure, Event, EventKind, Key, Object, OpenError, Revision};
 /// Objects are served from memory; redb caches only what it needs to find their pages.
 const CACHE_BYTES: usize = 16 << 20;
 
+/// A file smaller than this is not worth compacting.
+const COMPACT_ABOVE: u64 = 128 << 20;
+
 /// Resource, namespace and name to revision and value.
 const OBJECTS: TableDefinition<(&str, &str, &str), (Revision, &[u8])> = TableDefinition::new("objects");
 /// Single values by name.
@@ -28,6 +31,8 @@ const FIRST_REVISION: Revision = 1;
 /// An open store file. Only the writer changes it.
 pub(crate) struct Disk {
     database: Database,
+    /// The file's length in bytes.
+    length: Box<dyn Fn() -> std::io::Result<u64> + Send>,
 }
 
 impl Disk {
@@ -54,14 +59,19 @@ impl Disk {
     pub(crate) fn open(backend: impl StorageBackend) -> Result<Disk, OpenError> {
         let device = Arc::new(Device::new(backend));
         if Stage::read(&device)? == Stage::Complete {
-            return Ok(Disk { database: database(device)? });
+            return Disk::on(&device);
         }
         // What is there was never completed, so nothing was acknowledged from it: make it anew.
         device.set_len(0).and_then(|()| Stage::Making.write(&device)).map_err(DiskFailure::from)?;
-        let disk = Disk { database: database(device.clone())? };
+        let disk = Disk::on(&device)?;
         disk.initialise()?;
         Stage::Complete.write(&device).map_err(DiskFailure::from)?;
         Ok(disk)
+    }
+
+    fn on<B: StorageBackend>(device: &Arc<Device<B>>) -> Result<Disk, OpenError> {
+        let measured = device.clone();
+        Ok(Disk { database: database(device.clone())?, length: Box::new(move || measured.len()) })
     }
 
     fn initialise(&self) -> Result<(), DiskFailure> {
@@ -76,6 +86,16 @@ impl Disk {
         self.read()
             .map_err(OpenError::Disk)?
             .ok_or_else(|| OpenError::Corrupt { reason: "it has no revision".into() })
+    }
+
+    /// Gives space back to the file system when little of the file is in use; `live` are the bytes of all objects.
+    pub(crate) fn compact_if_sparse(&mut self, live: u64) -> Result<(), DiskFailure> {
+        let length = (self.length)()?;
+        if is_sparse(length, live) {
+            self.database.compact()?;
+            tracing::info!(before = length, after = (self.length)()?, "compacted the store's file");
+        }
+        Ok(())
     }
 
     fn read(&self) -> Result<Option<(Revision, Vec<Object>)>, DiskFailure> {
@@ -134,7 +154,46 @@ fn database<B: StorageBackend>(device: Arc<Device<B>>) -> Result<Database, OpenE
     })
 }
 
+/// Whether less than a quarter of a large file is used.
+fn is_sparse(length: u64, live: u64) -> bool {
+    length > COMPACT_ABOVE && length / 4 > live
+}
+
 /// `text`, in the memory of `before` if that is the same text.
 fn shared(before: Option<&Arc<str>>, text: &str) -> Arc<str> {
     before.filter(|before| &***before == text).cloned().unwrap_or_else(|| text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_large_and_empty_files_are_compacted() {
+        for (length_mib, live_mib, expected) in
+            [(100, 0, false), (129, 0, true), (200, 49, true), (200, 50, false)]
+        {
+            assert_eq!(is_sparse(length_mib << 20, live_mib << 20), expected, "{length_mib} {live_mib}");
+        }
+    }
+
+    #[test]
+    fn compacting_shrinks_the_file_and_keeps_its_objects() {
+        let mut disk = Disk::open(redb::backends::InMemoryBackend::new()).unwrap();
+        let event = |revision, kind, name: String| {
+            let object =
+                Object { key: Key::new("pods", "", name), revision, value: vec![b'x'; 60_000].into() };
+            Event { revision, kind, object, previous: None }
+        };
+        let created: Vec<_> = (2..102).map(|n| event(n, EventKind::Created, n.to_string())).collect();
+        disk.commit(&created).unwrap();
+        let deleted: Vec<_> =
+            (102..201).map(|n| event(n, EventKind::Deleted, (n - 100).to_string())).collect();
+        disk.commit(&deleted).unwrap();
+        let before = (disk.length)().unwrap();
+        disk.database.compact().unwrap();
+        assert!((disk.length)().unwrap() < before / 2, "{before} to {}", (disk.length)().unwrap());
+        let (revision, objects) = disk.load().unwrap();
+        assert_eq!((revision, objects.len(), &*objects[0].key.name), (200, 1, "101"));
+    }
 }

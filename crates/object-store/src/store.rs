@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::disk::Disk;
 use crate::list::Cut;
 use crate::memory::{End, Memory, State};
-use crate::writer::{Command, Write, Writer};
+use crate::writer::{Command, Intent, Write, Writer};
 use crate::{
     Encode, Key, ListError, Object, OpenError, Page, Precondition, Revision, Watch, WatchError, WriteError,
 };
@@ -62,8 +62,9 @@ impl Store {
             .expect("a store in memory")
     }
 
-    fn start(disk: Disk, options: Options) -> Result<Store, OpenError> {
+    fn start(mut disk: Disk, options: Options) -> Result<Store, OpenError> {
         let (revision, objects) = disk.load()?;
+        disk.compact_if_sparse(objects.iter().map(|object| object.value.len() as u64).sum())?;
         let memory = Arc::new(Memory { state: RwLock::new(State::new(revision, objects, &options)) });
         let (queue, requests) = mpsc::channel(options.queue);
         Writer::new(disk, memory.clone(), requests, options.object_bytes)
@@ -80,13 +81,13 @@ impl Store {
         precondition: Precondition,
         encode: Encode,
     ) -> Result<Object, WriteError> {
-        self.write(Write { key, intent: crate::writer::Intent::Put(precondition), encode }).await
+        self.write(Write { key, intent: Intent::Put(precondition), encode }).await
     }
 
     /// Deletes the object if it is at revision `at`. Watchers get what `encode_last` returns for the deletion's
     /// revision; so does the caller. Returns when the deletion is durable.
     pub async fn delete(&self, key: Key, at: Revision, encode_last: Encode) -> Result<Object, WriteError> {
-        self.write(Write { key, intent: crate::writer::Intent::Delete(at), encode: encode_last }).await
+        self.write(Write { key, intent: Intent::Delete(at), encode: encode_last }).await
     }
 
     async fn write(&self, write: Write) -> Result<Object, WriteError> {
@@ -170,10 +171,8 @@ impl Store {
     /// Finishes the writes that wait, closes the file and ends every watch. Reads still work, writes get
     /// [`WriteError::Closed`]. The file can be opened again when this returns.
     pub async fn close(&self) {
-        let (reply, answer) = oneshot::channel();
-        if self.queue.send(Command::Close(reply)).await.is_ok() {
-            answer.await.ok();
-        }
+        // An error means that it is closed already.
+        self.queue.send(Command::Close).await.ok();
         self.queue.closed().await;
     }
 }

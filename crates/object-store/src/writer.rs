@@ -29,7 +29,7 @@ type Reply = oneshot::Sender<Result<Object, WriteError>>;
 
 pub(crate) enum Command {
     Write(Write, Reply),
-    Close(oneshot::Sender<()>),
+    Close,
 }
 
 /// Runs on its own thread, since commits block.
@@ -55,54 +55,55 @@ impl Writer {
     }
 
     fn run(self) {
-        let Writer { disk, memory, mut queue, object_bytes } = self;
-        // Whatever ends this thread ends the store, also a panic: nobody may wait for it any more.
-        let _end = EndOnDrop(memory.clone());
-        let mut closing = None;
-        while closing.is_none()
-            && let Some(mut command) = queue.blocking_recv()
-        {
+        let Writer { memory, object_bytes, .. } = self;
+        let mut calls = Calls { queue: self.queue, memory: memory.clone() };
+        // Closed before `calls` end: whoever sees those end can open the file again.
+        let disk = self.disk;
+        let mut closing = false;
+        while !closing && let Some(mut command) = calls.queue.blocking_recv() {
             let mut batch = Batch::new(memory.state.read().revision, object_bytes);
             loop {
                 match command {
                     Command::Write(write, reply) => {
-                        let stored = |key: &Key| memory.state.read().get(key).cloned();
-                        batch.add(write, reply, stored);
+                        batch.add(write, reply, |key| memory.state.read().get(key).cloned());
                     }
-                    Command::Close(reply) => {
-                        closing = Some(reply);
+                    Command::Close => {
+                        closing = true;
                         break;
                     }
                 }
                 if batch.is_full() {
                     break;
                 }
-                match queue.try_recv() {
+                match calls.queue.try_recv() {
                     Ok(next) => command = next,
                     Err(_) => break,
                 }
             }
             if let Err(failure) = disk.commit(&batch.events) {
-                tracing::error!(error = %failure, writes = batch.events.len(), "commit failed, the store is closed for writes");
+                let writes = batch.events.len();
+                tracing::error!(error = %failure, writes, "commit failed, the store is closed for writes");
                 memory.end(End::Failed(failure.clone()));
                 batch.fail(&WriteError::Disk(failure));
                 break;
             }
             batch.publish(&memory);
         }
-        // The file is free before the queue is seen to be closed: whoever waits for that can open it again.
-        drop(disk);
-        memory.end(End::Closed);
-        drop(queue);
-        drop(closing);
     }
 }
 
-struct EndOnDrop(Arc<Memory>);
+/// Those who wait for the writer. However its thread ends, nobody waits for it any longer.
+struct Calls {
+    queue: mpsc::Receiver<Command>,
+    memory: Arc<Memory>,
+}
 
-impl Drop for EndOnDrop {
+impl Drop for Calls {
     fn drop(&mut self) {
-        self.0.end(End::Closed);
+        self.memory.end(End::Closed);
+        self.queue.close();
+        // Not only what is queued: a caller that has its place in the queue already may still fill it.
+        while self.queue.blocking_recv().is_some() {}
     }
 }
 

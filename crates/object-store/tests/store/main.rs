@@ -1,4 +1,5 @@
 //! The store as a whole: against a model, on failing disks, between processes.
+#![allow(clippy::unwrap_used, reason = "a failed expectation fails the test")]
 
 mod disk;
 mod faults;

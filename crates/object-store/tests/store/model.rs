@@ -168,7 +168,7 @@ impl Test {
     /// Reads a whole list page by page at one revision.
     fn list(&self, resource: &'static str, namespace: Option<&str>, back: u64, limit: usize, even: bool) {
         let at = self.model.revision().saturating_sub(back).max(1);
-        let keep = |object: &Object| !even || object.revision % 2 == 0;
+        let keep = |object: &Object| !even || object.revision.is_multiple_of(2);
         let mut pages = Vec::new();
         let mut after: Option<(String, String)> = None;
         loop {
