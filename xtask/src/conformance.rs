@@ -24,11 +24,16 @@ pub(crate) fn run() -> anyhow::Result<()> {
         let tested = test(&sanity, &directory);
         driver.stop().and(tested)
     });
-    // The drive is unmounted by now, or this fails and says where it still is.
-    std::fs::remove_dir(directory.join("drives"))
-        .and_then(|()| std::fs::remove_dir_all(&directory))
-        .with_context(|| format!("removing {}", directory.display()))
-        .and(outcome)
+    outcome.and(clean(&directory))
+}
+
+/// Removes the directory, unless something is mounted there still.
+fn clean(directory: &Path) -> anyhow::Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    if mounts.contains(&directory.display().to_string()) {
+        bail!("something is still mounted in {}: unmount it and remove the directory", directory.display());
+    }
+    std::fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))
 }
 
 fn test(sanity: &Path, directory: &Path) -> anyhow::Result<()> {
