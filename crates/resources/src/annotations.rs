@@ -44,3 +44,6 @@ pub const BETA_IS_DEFAULT_CLASS: &str = "storageclass.beta.kubernetes.io/is-defa
 pub const VOLUME_GID: &str = "pv.beta.kubernetes.io/gid";
 /// On a volume, mount options separated by commas, merged with those of its spec.
 pub const BETA_MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
+/// On a claim for which a volume is being made, `<driver>/<node>`: whose provisioner there is at it. Ours; written and
+/// removed together with the finalizer [`crate::finalizers::PROVISIONING`].
+pub const PROVISIONING: &str = "orlop.dev/provisioning";

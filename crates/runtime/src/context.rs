@@ -24,7 +24,7 @@ impl Context {
     }
 
     /// A recorder of events whose drops are counted in this context's metrics.
-    pub fn recorder(&self, component: &'static str, host: &str) -> Recorder {
+    pub fn recorder(&self, component: impl Into<String>, host: &str) -> Recorder {
         Recorder::counted(self.client.clone(), component, host, self.metrics.events_dropped())
     }
 }

@@ -119,9 +119,12 @@ where
 
 impl<K> Informer<K> {
     /// Waits until the first complete list is in the store. Does not return while the server can't be reached.
-    pub async fn synced(&self) {
-        // The sender lives in `self.shared`, so waiting can't fail.
-        let _ = self.shared.synced.subscribe().wait_for(|synced| *synced).await;
+    pub fn synced(&self) -> impl Future<Output = ()> + use<K> {
+        let mut synced = self.shared.synced.subscribe();
+        async move {
+            // Fails only when every handle and the watch are gone: then nobody waits for a reason.
+            let _ = synced.wait_for(|synced| *synced).await;
+        }
     }
 
     /// Whether the first complete list is in the store.

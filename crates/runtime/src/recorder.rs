@@ -56,15 +56,20 @@ struct Occurrence {
 impl Recorder {
     /// A recorder for a component (`persistentvolume-controller`, `kubelet`) on a host ("" if it has none). Must be
     /// called within a tokio runtime; the writer ends when the last clone is dropped.
-    pub fn new(client: Client, component: &'static str, host: &str) -> Recorder {
+    pub fn new(client: Client, component: impl Into<String>, host: &str) -> Recorder {
         Recorder::counted(client, component, host, Counter::default())
     }
 
-    pub(crate) fn counted(client: Client, component: &'static str, host: &str, dropped: Counter) -> Recorder {
+    pub(crate) fn counted(
+        client: Client,
+        component: impl Into<String>,
+        host: &str,
+        dropped: Counter,
+    ) -> Recorder {
         let (queue, occurrences) = mpsc::channel(WAITING);
         let writer = Writer {
             client,
-            component,
+            component: component.into(),
             host: host.to_owned(),
             written: HashMap::new(),
             allowances: HashMap::new(),
@@ -106,7 +111,7 @@ impl Recorder {
 
 struct Writer {
     client: Client,
-    component: &'static str,
+    component: String,
     host: String,
     written: HashMap<Identity, Written>,
     allowances: HashMap<(String, String), Allowance>,
@@ -209,10 +214,10 @@ impl Writer {
             reason: Some(occurrence.reason.clone()),
             message: Some(occurrence.message.clone()),
             source: Some(EventSource {
-                component: Some(self.component.to_owned()),
+                component: Some(self.component.clone()),
                 host: Some(self.host.clone()).filter(|host| !host.is_empty()),
             }),
-            reporting_component: Some(self.component.to_owned()),
+            reporting_component: Some(self.component.clone()),
             reporting_instance: Some(self.host.clone()),
             first_timestamp: time.clone(),
             last_timestamp: time,

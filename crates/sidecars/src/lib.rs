@@ -1,1 +1,12 @@
 //! What the CSI sidecars do, for any CSI driver: register, provision, publish capacity.
+//!
+//! Everything here is node-local: it talks to a driver over a unix socket of this machine and takes care of the
+//! claims and volumes of this node. Several nodes may be served by one process; they share its informers.
+
+pub mod announce;
+pub mod capacity;
+mod driver;
+pub mod provision;
+pub mod register;
+
+pub use driver::{Driver, DriverError};

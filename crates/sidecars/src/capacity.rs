@@ -1,0 +1,385 @@
+//! CSIStorageCapacity: how much room a driver has on this node, for the scheduler.
+//!
+//! One object for each class of the driver and this node's topology segment. It is read from the driver when
+//! something may have changed it, and written only when it differs from what the API has.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use csi::v1::controller_service_capability::rpc;
+use csi::v1::{GetCapacityRequest, GetCapacityResponse, Topology};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
+use k8s_openapi::apimachinery::pkg::api::resource;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, ResourceExt};
+use resources::{labels, owner};
+use runtime::{Change, Context, Next, Queue, update_if_changed, work};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, watch};
+use tonic::Status;
+use values::{Quantity, Segments};
+
+use crate::driver::{ASK, within};
+use crate::{Driver, provision};
+
+/// Changes within this time are published together.
+const GATHER: Duration = Duration::from_millis(50);
+/// How often a driver is asked that can't say when its capacity changes.
+const POLL: Duration = Duration::from_secs(60);
+
+/// Says that a driver's capacity may have changed. Raising it never waits, and many raises may be seen as one.
+#[derive(Clone, Debug, Default)]
+pub struct Signal(Arc<Notify>);
+
+impl Signal {
+    /// A signal that was not raised.
+    pub fn new() -> Signal {
+        Signal::default()
+    }
+
+    /// Says that something may have changed.
+    pub fn raise(&self) {
+        self.0.notify_one();
+    }
+
+    async fn raised(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// What to publish, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The node; its Node object becomes the owner of what is published, and must exist before anything is.
+    pub node: String,
+    /// The namespace of the objects, `kube-system` by custom. It means nothing to the scheduler.
+    pub namespace: String,
+}
+
+/// Why capacity is not published.
+#[derive(Debug, thiserror::Error)]
+pub enum CapacityError {
+    /// The API refused or could not be reached.
+    #[error("could not {action}")]
+    Api {
+        /// What was to be done, and with what.
+        action: String,
+        /// The refusal.
+        source: kube::Error,
+    },
+    /// The driver refused.
+    #[error("GetCapacity for the StorageClass {class}: {}", crate::driver::wording(status))]
+    Driver {
+        /// The class.
+        class: String,
+        /// The answer.
+        status: Box<Status>,
+    },
+}
+
+/// Publishes for one driver on one node until the context's shutdown.
+///
+/// Capacity is read again when `signal` is raised, when `changes` announces a new value, and when classes change. A
+/// driver without `changes` is also asked once a minute.
+pub async fn run(
+    context: Context,
+    driver: Driver,
+    options: Options,
+    signal: Signal,
+    changes: Option<watch::Receiver<u64>>,
+) {
+    if !driver.can(rpc::Type::GetCapacity) {
+        tracing::info!(driver = driver.name(), "the driver can't say its capacity: none is published");
+        return context.shutdown.cancelled().await;
+    }
+    // One key: whatever happens, everything of this node is looked at, at most once in each moment.
+    let queue: Queue<()> = Queue::new("capacity", &context.metrics);
+    let publisher = Publisher {
+        segments: driver.segments(),
+        mark: mark(&options.node),
+        polls: changes.is_none(),
+        context: context.clone(),
+        driver,
+        options,
+    };
+    publisher.subscribe(&queue);
+    let informers = &context.informers;
+    let synced = async {
+        tokio::join!(
+            informers.classes().synced(),
+            informers.capacities().synced(),
+            informers.nodes().synced()
+        )
+    };
+    if context.shutdown.run_until_cancelled(synced).await.is_none() {
+        return;
+    }
+    queue.add(());
+    tokio::join!(
+        listen(&context, &queue, &signal, changes),
+        work(queue.clone(), 1, context.shutdown.clone(), |()| publisher.publish()),
+    );
+}
+
+async fn listen(
+    context: &Context,
+    queue: &Queue<()>,
+    signal: &Signal,
+    changes: Option<watch::Receiver<u64>>,
+) {
+    let raised = async {
+        loop {
+            signal.raised().await;
+            queue.add_after((), GATHER);
+        }
+    };
+    let changed = async {
+        let Some(mut changes) = changes else { return };
+        while changes.changed().await.is_ok() {
+            queue.add_after((), GATHER);
+        }
+    };
+    context.shutdown.run_until_cancelled(async { tokio::join!(raised, changed) }).await;
+}
+
+struct Publisher {
+    context: Context,
+    driver: Driver,
+    options: Options,
+    segments: Segments,
+    mark: String,
+    polls: bool,
+}
+
+impl Publisher {
+    fn subscribe(&self, queue: &Queue<()>) {
+        let (waker, driver) = (queue.clone(), self.driver.name().to_owned());
+        self.context.informers.classes().subscribe(move |change| {
+            let class = change.object();
+            if class.provisioner == driver {
+                waker.add_after((), GATHER);
+            }
+        });
+        let (waker, mark) = (queue.clone(), self.mark.clone());
+        self.context.informers.capacities().subscribe(move |change| {
+            if matches!(change, Change::Deleted(gone) if is_marked(gone, &mark)) {
+                waker.add_after((), GATHER);
+            }
+        });
+        let (waker, node) = (queue.clone(), self.options.node.clone());
+        self.context.informers.nodes().subscribe(move |change| {
+            if matches!(change, Change::Applied { old: None, new } if new.metadata.name.as_ref() == Some(&node)) {
+                waker.add_after((), GATHER);
+            }
+        });
+    }
+
+    async fn publish(&self) -> Result<Next, CapacityError> {
+        let informers = &self.context.informers;
+        let next = if self.polls { Next::After(POLL) } else { Next::Done };
+        // The node agent makes the Node object; its appearance brings us back.
+        let Some(node) = informers.nodes().get("", &self.options.node) else { return Ok(next) };
+        let mut wanted = Vec::new();
+        for class in informers.classes().all() {
+            if class.provisioner == self.driver.name() {
+                let answer = self.ask(&class).await?;
+                wanted.push(self.object(&node, &class, &answer));
+            }
+        }
+        let present: Vec<_> = informers.capacities().in_namespace(&self.options.namespace);
+        let ours = present.into_iter().filter(|one| {
+            is_marked(one, &self.mark)
+                && one.labels().get(labels::CAPACITY_DRIVER).map(String::as_str) == Some(self.driver.name())
+        });
+        self.write(differences(wanted, ours)).await?;
+        Ok(next)
+    }
+
+    async fn ask(&self, class: &StorageClass) -> Result<GetCapacityResponse, CapacityError> {
+        let topology = Topology { segments: self.segments.clone() };
+        let request = GetCapacityRequest {
+            volume_capabilities: Vec::new(),
+            parameters: provision::for_driver(class.parameters.as_ref()),
+            accessible_topology: (!topology.segments.is_empty()).then_some(topology),
+        };
+        let answer = within(ASK, self.driver.controller().get_capacity(request)).await;
+        answer.map_err(|status| CapacityError::Driver { class: class.name_any(), status: Box::new(status) })
+    }
+
+    fn object(&self, node: &Node, class: &StorageClass, answer: &GetCapacityResponse) -> CSIStorageCapacity {
+        let class = class.name_any();
+        CSIStorageCapacity {
+            metadata: ObjectMeta {
+                name: Some(name(self.driver.name(), &class, &self.segments)),
+                namespace: Some(self.options.namespace.clone()),
+                labels: Some(BTreeMap::from([
+                    (labels::CAPACITY_DRIVER.to_owned(), self.driver.name().to_owned()),
+                    (labels::CAPACITY_MANAGED_BY.to_owned(), self.mark.clone()),
+                ])),
+                owner_references: Some(vec![owner(node)]),
+                ..ObjectMeta::default()
+            },
+            storage_class_name: class,
+            node_topology: Some(LabelSelector {
+                match_labels: Some(self.segments.clone()),
+                match_expressions: None,
+            }),
+            capacity: Some(bytes(answer.available_capacity)),
+            maximum_volume_size: answer.maximum_volume_size.map(bytes),
+        }
+    }
+
+    async fn write(&self, differences: Vec<Difference>) -> Result<(), CapacityError> {
+        let api: Api<CSIStorageCapacity> =
+            Api::namespaced(self.context.client.clone(), &self.options.namespace);
+        for difference in differences {
+            let name = difference.name();
+            let result = match difference {
+                Difference::Missing(wanted) => api.create(&PostParams::default(), &wanted).await.map(drop),
+                Difference::Outdated { present, wanted } => {
+                    let renewed =
+                        update_if_changed(&api, &present, |object| *object = wanted_over(object, *wanted));
+                    renewed.await.map(drop)
+                }
+                Difference::Stale(present) => {
+                    api.delete(&present.name_any(), &DeleteParams::default()).await.map(drop)
+                }
+            };
+            match result {
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                result => result.map_err(|source| CapacityError::Api {
+                    action: format!("publish the CSIStorageCapacity {name}"),
+                    source,
+                })?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A write that is needed.
+#[derive(Debug)]
+enum Difference {
+    Missing(Box<CSIStorageCapacity>),
+    Outdated { present: Arc<CSIStorageCapacity>, wanted: Box<CSIStorageCapacity> },
+    Stale(Arc<CSIStorageCapacity>),
+}
+
+impl Difference {
+    fn name(&self) -> String {
+        match self {
+            Difference::Missing(one) => one.name_any(),
+            Difference::Outdated { present, .. } => present.name_any(),
+            Difference::Stale(one) => one.name_any(),
+        }
+    }
+}
+
+fn differences(
+    wanted: Vec<CSIStorageCapacity>,
+    present: impl Iterator<Item = Arc<CSIStorageCapacity>>,
+) -> Vec<Difference> {
+    let mut present: BTreeMap<_, _> = present.map(|one| (one.name_any(), one)).collect();
+    let mut differences = Vec::new();
+    for wanted in wanted {
+        match present.remove(&wanted.name_any()) {
+            None => differences.push(Difference::Missing(Box::new(wanted))),
+            Some(found) if wanted_over(&found, wanted.clone()) != *found => {
+                differences.push(Difference::Outdated { present: found, wanted: Box::new(wanted) });
+            }
+            Some(_) => {}
+        }
+    }
+    differences.extend(present.into_values().map(Difference::Stale));
+    differences
+}
+
+/// An object as it is to be, with what the API server keeps in it.
+fn wanted_over(present: &CSIStorageCapacity, wanted: CSIStorageCapacity) -> CSIStorageCapacity {
+    let mut metadata = present.metadata.clone();
+    metadata.labels.get_or_insert_default().extend(wanted.metadata.labels.unwrap_or_default());
+    metadata.owner_references = wanted.metadata.owner_references;
+    CSIStorageCapacity { metadata, ..wanted }
+}
+
+/// A name that stands for driver, class and segment, so that a restart finds its objects, and never makes two.
+fn name(driver: &str, class: &str, segments: &Segments) -> String {
+    let mut hash = Sha256::new().chain_update(driver).chain_update([0]).chain_update(class);
+    for (key, value) in segments {
+        hash = hash.chain_update([0]).chain_update(key).chain_update([0]).chain_update(value);
+    }
+    format!("csisc-{}", hex(&hash.finalize()[..10]))
+}
+
+/// The label value by which this node's objects are found again. Labels hold 63 bytes, node names up to 253.
+fn mark(node: &str) -> String {
+    let plain = format!("external-provisioner-{node}");
+    if plain.len() <= 63 {
+        plain
+    } else {
+        format!("external-provisioner-{}", hex(&Sha256::digest(node)[..16]))
+    }
+}
+
+fn is_marked(capacity: &CSIStorageCapacity, mark: &str) -> bool {
+    capacity.labels().get(labels::CAPACITY_MANAGED_BY).is_some_and(|value| value == mark)
+}
+
+fn bytes(count: i64) -> resource::Quantity {
+    resource::Quantity(Quantity::from_bytes(u64::try_from(count).unwrap_or(0)).to_string())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, capacity: &str) -> CSIStorageCapacity {
+        CSIStorageCapacity {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            capacity: Some(resource::Quantity(capacity.to_owned())),
+            ..CSIStorageCapacity::default()
+        }
+    }
+
+    #[test]
+    fn only_differences_are_written() {
+        let mut same = object("same", "1Gi");
+        same.metadata.resource_version = Some("7".to_owned());
+        same.metadata.labels = Some([("kept".to_owned(), "yes".to_owned())].into());
+        let present = [same, object("less", "2Gi"), object("gone", "1Gi")].map(Arc::new);
+        let wanted = vec![object("same", "1Gi"), object("less", "1Gi"), object("new", "3Gi")];
+        let found: Vec<_> = differences(wanted, present.into_iter())
+            .iter()
+            .map(|difference| {
+                let kind = match difference {
+                    Difference::Missing(_) => "missing",
+                    Difference::Outdated { .. } => "outdated",
+                    Difference::Stale(_) => "stale",
+                };
+                format!("{kind} {}", difference.name())
+            })
+            .collect();
+        assert_eq!(found, ["outdated less", "missing new", "stale gone"]);
+    }
+
+    #[test]
+    fn names_depend_on_driver_class_and_segment() {
+        let segments = |node: &str| Segments::from([("node".to_owned(), node.to_owned())]);
+        let names = [
+            name("orlop.dev", "fast", &segments("n1")),
+            name("orlop.dev", "fast", &segments("n2")),
+            name("orlop.dev", "slow", &segments("n1")),
+            name("other", "fast", &segments("n1")),
+        ];
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+        assert_eq!(names[0], name("orlop.dev", "fast", &segments("n1")));
+        assert!(mark(&"n".repeat(253)).len() <= 63);
+    }
+}
