@@ -1,0 +1,217 @@
+//! Pods that find their nodes, against an API server, with the binder and a driver at work.
+
+mod driver;
+#[path = "../../controllers/tests/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+
+use controllers::Controller;
+use driver::{CLASS, Driver};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::ResourceExt;
+use serde_json::json;
+use support::{Fault, World, claim, class, eventually, node, pod, volume};
+
+fn start(world: &World, driver: &Driver) {
+    tokio::spawn(controllers::run(world.context.clone(), &[Controller::Bind]));
+    tokio::spawn(scheduler::run(world.context.clone()));
+    tokio::spawn(driver.clone().run(world.context.clone()));
+}
+
+async fn refusal(world: &World, name: &str) -> String {
+    let pod: Pod = eventually(&format!("pod {name} refused"), || async {
+        world
+            .get::<Pod>(name)
+            .await
+            .filter(|pod| scheduled(pod).is_some_and(|condition| condition.status == "False"))
+    })
+    .await;
+    scheduled(&pod).and_then(|condition| condition.message.clone()).unwrap_or_default()
+}
+
+fn scheduled(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::PodCondition> {
+    pod.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled")
+}
+
+#[tokio::test]
+async fn pods_go_where_node_and_volumes_allow() {
+    let world = World::start().await;
+    let driver = Driver::install(&world, &[("a", &[1000]), ("b", &[2000]), ("c", &[3000])]).await;
+    start(&world, &driver);
+    // Without claims: by selector, taints and cordon.
+    world.create::<Pod>(pod("anywhere", &[])).await;
+    world.pod_on("anywhere").await;
+    let mut picky = pod("picky", &[]);
+    picky["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "b"});
+    world.create::<Pod>(picky).await;
+    assert_eq!(world.pod_on("picky").await, "b");
+    let mut nowhere = pod("nowhere", &[]);
+    nowhere["spec"]["nodeSelector"] = json!({"disk": "none"});
+    world.create::<Pod>(nowhere).await;
+    assert_eq!(
+        refusal(&world, "nowhere").await,
+        "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
+    );
+    // The node that it waits for comes.
+    let mut late = node("late");
+    late["metadata"]["labels"]["disk"] = "none".into();
+    world.create::<Node>(late).await;
+    assert_eq!(world.pod_on("nowhere").await, "late");
+
+    // With a claim to be provisioned: most free storage.
+    world.create::<PersistentVolumeClaim>(claim("data", "500Mi", Some(CLASS))).await;
+    world.create::<Pod>(pod("user", &["data"])).await;
+    assert_eq!(world.pod_on("user").await, "c");
+    world.event("user", "Scheduled").await;
+    assert_eq!(resources::claim::selected_node(&world.claim_phase("data", "Bound").await), Some("c"));
+
+    // Too large for every drive: the event says so.
+    world.create::<PersistentVolumeClaim>(claim("huge", "9000Mi", Some(CLASS))).await;
+    world.create::<Pod>(pod("greedy", &["huge"])).await;
+    let message = refusal(&world, "greedy").await;
+    assert!(message.contains("did not have enough free storage"), "{message}");
+    assert!(message.contains("asks for 9000Mi; the largest free volume is 2500Mi, on c"), "{message}");
+    world.event("greedy", "FailedScheduling").await;
+
+    // A claim that is missing, and comes.
+    world.create::<Pod>(pod("early", &["later"])).await;
+    assert!(refusal(&world, "early").await.contains("persistentvolumeclaim \"later\" not found"));
+    world.create::<PersistentVolumeClaim>(claim("later", "10Mi", Some(CLASS))).await;
+    world.pod_on("early").await;
+}
+
+#[tokio::test]
+async fn static_volumes_are_given_with_their_node() {
+    let world = World::start().await;
+    let driver = Driver::install(&world, &[("a", &[]), ("b", &[])]).await;
+    start(&world, &driver);
+    world
+        .create::<StorageClass>(class("static", "kubernetes.io/no-provisioner", "WaitForFirstConsumer"))
+        .await;
+    for (name, size) in [("small", "1Gi"), ("large", "5Gi")] {
+        let mut volume = volume(name, size, "static");
+        volume["spec"]["nodeAffinity"] = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
+            {"key": "kubernetes.io/hostname", "operator": "In", "values": ["b"]}]}]}});
+        world.create::<PersistentVolume>(volume).await;
+    }
+    // Both claims at once, the smaller volume for the smaller claim.
+    world.create::<PersistentVolumeClaim>(claim("big", "2Gi", Some("static"))).await;
+    world.create::<PersistentVolumeClaim>(claim("little", "1Gi", Some("static"))).await;
+    world.create::<Pod>(pod("both", &["big", "little"])).await;
+    assert_eq!(world.pod_on("both").await, "b");
+    assert_eq!(resources::claim::volume_name(&world.claim_phase("big", "Bound").await), "large");
+    assert_eq!(resources::claim::volume_name(&world.claim_phase("little", "Bound").await), "small");
+
+    world.create::<PersistentVolumeClaim>(claim("third", "1Gi", Some("static"))).await;
+    world.create::<Pod>(pod("third", &["third"])).await;
+    let message = refusal(&world, "third").await;
+    assert_eq!(
+        message,
+        "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind."
+    );
+    world.create::<PersistentVolume>(volume("new", "1Gi", "static")).await;
+    world.pod_on("third").await;
+}
+
+#[tokio::test]
+async fn a_hundred_pods_at_once_never_overbook() {
+    let world = World::start().await;
+    let nodes: &[(&str, &[u64])] =
+        &[("a", &[700, 700, 700]), ("b", &[700, 700, 700]), ("c", &[700, 700, 700])];
+    let driver = Driver::install(&world, nodes).await;
+    start(&world, &driver);
+    for number in 0..100 {
+        let name = format!("p{number}");
+        world.create::<PersistentVolumeClaim>(claim(&name, "60Mi", Some(CLASS))).await;
+        world.create::<Pod>(pod(&name, &[&name])).await;
+    }
+    let pods = eventually("all pods on nodes", || async {
+        let pods = world.list::<Pod>().await;
+        pods.iter().all(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())).then_some(pods)
+    });
+    // Three drives of 700 MiB hold eleven volumes each: 99 of the hundred pods.
+    let placed = async {
+        eventually("99 pods on nodes", || async {
+            let pods = world.list::<Pod>().await;
+            let placed: Vec<_> = pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+            (placed.len() == 99).then_some(placed)
+        })
+        .await
+    };
+    drop(pods);
+    let mut per_node = BTreeMap::<String, usize>::new();
+    placed.await.into_iter().for_each(|node| *per_node.entry(node).or_default() += 1);
+    assert_eq!(per_node.values().copied().collect::<Vec<_>>(), [33, 33, 33]);
+    assert_eq!(driver.refused(), 0);
+    let waiting = world.list::<Pod>().await;
+    let left =
+        waiting.iter().find(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none())).unwrap();
+    let message = refusal(&world, &left.name_any()).await;
+    assert!(message.contains("3 node(s) did not have enough free storage"), "{message}");
+}
+
+#[tokio::test]
+async fn a_node_that_fails_to_provision_is_avoided() {
+    let world = World::start().await;
+    let driver = Driver::install(&world, &[("a", &[1000]), ("b", &[900])]).await;
+    driver.break_node("a");
+    start(&world, &driver);
+    world.create::<PersistentVolumeClaim>(claim("data", "100Mi", Some(CLASS))).await;
+    world.create::<Pod>(pod("user", &["data"])).await;
+    assert_eq!(world.pod_on("user").await, "b");
+    assert!(driver.refused() <= 2, "the broken node was tried {} times", driver.refused());
+}
+
+#[tokio::test]
+async fn a_vanished_node_is_given_up_and_a_preset_one_respected() {
+    let world = World::start().await;
+    let driver = Driver::install(&world, &[("a", &[1000]), ("b", &[900])]).await;
+    let mut stuck = claim("stuck", "100Mi", Some(CLASS));
+    stuck["metadata"]["annotations"] = json!({resources::annotations::SELECTED_NODE: "gone"});
+    world.create::<PersistentVolumeClaim>(stuck).await;
+    world.create::<Pod>(pod("user", &["stuck"])).await;
+    let mut preset = pod("preset", &["own"]);
+    preset["spec"]["nodeName"] = "b".into();
+    world.create::<PersistentVolumeClaim>(claim("own", "100Mi", Some(CLASS))).await;
+    world.create::<Pod>(preset).await;
+    start(&world, &driver);
+    world.pod_on("user").await;
+    let own = world.claim_phase("own", "Bound").await;
+    assert_eq!(resources::claim::selected_node(&own), Some("b"));
+}
+
+#[tokio::test]
+async fn every_write_may_fail_once() {
+    async fn scenario(world: &World) {
+        let driver = Driver::install(world, &[("a", &[1000]), ("b", &[2000])]).await;
+        let context = world.context.clone();
+        tokio::spawn(scheduler::run(context.clone()));
+        // The others are not under test here: their writes don't count.
+        let others =
+            runtime::Context::new(world.client.clone(), runtime::Metrics::new(), context.shutdown.clone());
+        tokio::spawn(controllers::run(others.clone(), &[Controller::Bind]));
+        tokio::spawn(driver.clone().run(others));
+        world
+            .create::<StorageClass>(class("static", "kubernetes.io/no-provisioner", "WaitForFirstConsumer"))
+            .await;
+        world.create::<PersistentVolume>(volume("ready", "1Gi", "static")).await;
+        world.create::<PersistentVolumeClaim>(claim("made", "10Mi", Some(CLASS))).await;
+        world.create::<PersistentVolumeClaim>(claim("given", "10Mi", Some("static"))).await;
+        world.create::<Pod>(pod("user", &["made", "given"])).await;
+        world.pod_on("user").await;
+        world.claim_phase("made", "Bound").await;
+        world.claim_phase("given", "Bound").await;
+        context.shutdown.cancel();
+    }
+    let world = World::start().await;
+    scenario(&world).await;
+    let writes = world.writes().max(3);
+    for fault in [Fault::Conflict, Fault::Refused, Fault::AnswerLost] {
+        for number in 0..writes {
+            println!("write {number}: {fault:?}");
+            scenario(&World::with_fault(Some((number, fault))).await).await;
+        }
+    }
+}
