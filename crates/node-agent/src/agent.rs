@@ -1,0 +1,320 @@
+//! The loop of one pod: look, plan, carry out, report, until nothing is left to do.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodStatus};
+use kube::{Client, Resource, ResourceExt};
+use linux::Host;
+use parking_lot::Mutex;
+use runtime::{Change, Next, Queue, Recorder};
+use tokio::sync::Semaphore;
+
+use crate::{
+    Options,
+    blocking::blocking,
+    containers::{attempt::AttemptState, environment::NodeFacts, signal},
+    layout::Layout,
+    objects::Objects,
+    observe::observe,
+    plan::{Actual, Step, plan},
+    status::Problem,
+    steps::StepError,
+    volumes::{self, Source, VolumeError, csi::Csi},
+    wanted,
+};
+
+/// Rounds of looking and planning before a pod lets others have their turn.
+const ROUNDS: usize = 16;
+/// Containers that are started at once on a node.
+const STARTS: usize = 8;
+
+/// The agent of one node.
+pub(crate) struct Agent {
+    pub(crate) options: Options,
+    pub(crate) layout: Layout,
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) client: Client,
+    pub(crate) recorder: Recorder,
+    pub(crate) queue: Queue<String>,
+    pub(crate) objects: Objects,
+    pub(crate) csi: Csi,
+    pub(crate) boot_id: String,
+    pub(crate) facts: NodeFacts,
+    /// The OCI runtime.
+    pub(crate) oci: Option<PathBuf>,
+    pub(crate) bounding: u64,
+    pub(crate) starts: Semaphore,
+    pods: Mutex<HashMap<String, Arc<Pod>>>,
+    memories: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
+    /// Monitors whose end is awaited: UID, container, number.
+    watched: Arc<Mutex<HashSet<(String, String, u32)>>>,
+}
+
+/// What is known of a pod beyond the API and the node's state; all of it can be lost.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// hostPath volumes that were checked.
+    pub(crate) checked: BTreeSet<String>,
+    /// Volumes whose content may be out of date.
+    pub(crate) stale: BTreeSet<String>,
+    /// Last failure per container or volume.
+    pub(crate) problems: BTreeMap<String, Problem>,
+    /// The status that was written last.
+    pub(crate) status: Option<PodStatus>,
+    /// Events that are written once.
+    pub(crate) told: BTreeSet<String>,
+}
+
+/// What it was that failed for a pod; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PodError {
+    #[error("cannot look at pod {pod}: {source}")]
+    Observe { pod: String, source: VolumeError },
+    #[error("{pod}: {source}")]
+    Step { pod: String, source: StepError },
+    #[error("cannot write the status of pod {pod}: {source}")]
+    Status { pod: String, source: kube::Error },
+}
+
+impl Agent {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        options: Options,
+        host: Arc<dyn Host>,
+        client: Client,
+        recorder: Recorder,
+        queue: Queue<String>,
+        csi: Csi,
+        boot_id: String,
+        oci: Option<PathBuf>,
+    ) -> Agent {
+        let facts = NodeFacts { name: options.node_name.clone(), address: options.address.clone() };
+        let layout = csi.layout.clone();
+        let objects = Objects::new(client.clone(), queue.clone());
+        Agent {
+            options,
+            layout,
+            host,
+            client,
+            recorder,
+            queue,
+            objects,
+            csi,
+            boot_id,
+            facts,
+            oci,
+            bounding: crate::containers::bounding_set(),
+            starts: Semaphore::new(STARTS),
+            pods: Mutex::default(),
+            memories: Mutex::default(),
+            watched: Arc::default(),
+        }
+    }
+
+    /// Takes notice of a change in the API.
+    pub(crate) fn notice(&self, change: &Change<Pod>) {
+        let mut pods = self.pods.lock();
+        let uid = |pod: &Pod| pod.uid().unwrap_or_default();
+        match change {
+            Change::Applied { old, new } => {
+                // A pod that was deleted and made again in between is another pod.
+                if let Some(old) = old.as_ref().filter(|old| uid(old) != uid(new)) {
+                    pods.remove(&uid(old));
+                    self.queue.add(uid(old));
+                }
+                pods.insert(uid(new), new.clone());
+                self.queue.add(uid(new));
+            }
+            Change::Deleted(pod) => {
+                pods.remove(&uid(pod));
+                self.queue.add(uid(pod));
+            }
+        }
+    }
+
+    /// Wakes every pod that the API or this node's directories know.
+    pub(crate) fn wake_all(&self) -> linux::Result<()> {
+        self.pods.lock().keys().for_each(|uid| self.queue.add(uid.clone()));
+        for uid in self.host.list(&self.layout.pods())? {
+            if let Ok(uid) = uid.into_string() {
+                self.queue.add(uid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings one pod a step nearer to what is wanted.
+    pub(crate) async fn reconcile(&self, uid: String) -> Result<Next, PodError> {
+        let memory = self.memories.lock().entry(uid.clone()).or_default().clone();
+        let mut memory = memory.lock().await;
+        for _ in 0..ROUNDS {
+            let pod = self.pods.lock().get(&uid).cloned();
+            let name = pod.as_ref().map_or_else(|| uid.clone(), |pod| crate::status::pod_id(pod));
+            let mut actual = self
+                .observe(&uid, &memory)
+                .await
+                .map_err(|source| PodError::Observe { pod: name.clone(), source })?;
+            if let Some(pod) = &pod {
+                self.mark_stale(pod, &uid, &actual, &mut memory);
+            }
+            actual.stale =
+                memory.stale.iter().filter(|name| actual.ready.contains_key(*name)).cloned().collect();
+            self.watch_monitors(&uid, &actual);
+            let wanted = wanted::of(pod.as_deref(), self.oci.is_some());
+            if let Some(pod) = &pod {
+                self.report(pod, &wanted, &actual, &mut memory)
+                    .await
+                    .map_err(|source| PodError::Status { pod: name.clone(), source })?;
+            }
+            let plan = plan(&wanted, &actual, Timestamp::now());
+            if plan.steps.is_empty() {
+                if pod.is_none() && !actual.directory {
+                    self.forget(&uid);
+                }
+                return Ok(next(plan.again));
+            }
+            let outcomes =
+                join_all(plan.steps.iter().map(|step| self.carry_out(&uid, pod.as_ref(), &actual, step)))
+                    .await;
+            let mut failure = None;
+            for (step, outcome) in plan.steps.iter().zip(outcomes) {
+                let failed = self.remember(pod.as_deref(), &mut memory, step, outcome);
+                failure = failure.or(failed);
+            }
+            if let Some(source) = failure {
+                let problems = memory.problems.clone();
+                if let (Some(pod), false) = (&pod, problems.is_empty()) {
+                    // Best effort: the failure itself is what is reported upwards.
+                    let _ = self.report(pod, &wanted, &actual, &mut memory).await;
+                }
+                return Err(PodError::Step { pod: name, source });
+            }
+            if plan.steps.contains(&Step::Delete) {
+                self.pods.lock().remove(&uid);
+                self.forget(&uid);
+                return Ok(Next::Done);
+            }
+            if plan.steps.iter().all(|step| matches!(step, Step::Terminate { .. } | Step::Kill { .. })) {
+                // Their effect is an event; look once more now, so that the end of the grace period is not missed.
+                return Ok(Next::After(Duration::from_millis(if plan.again.is_some() { 1000 } else { 0 })));
+            }
+        }
+        Ok(Next::After(Duration::ZERO))
+    }
+
+    pub(crate) async fn observe(&self, uid: &str, memory: &Memory) -> Result<Actual, VolumeError> {
+        let (host, layout, uid) = (self.host.clone(), self.layout.clone(), uid.to_owned());
+        let (boot_id, checked) = (self.boot_id.clone(), memory.checked.clone());
+        blocking("looking at a pod", move || observe(&*host, &layout, &uid, &boot_id, &checked)).await
+    }
+
+    fn mark_stale(&self, pod: &Pod, uid: &str, actual: &Actual, memory: &mut Memory) {
+        if !self.objects.take_changed(uid) {
+            return;
+        }
+        for volume in volumes::used(pod) {
+            let content = matches!(Source::of(volume), Source::Content { .. });
+            if content && actual.ready.contains_key(&volume.name) {
+                memory.stale.insert(volume.name.clone());
+            }
+        }
+    }
+
+    /// Makes sure that the end of each running container wakes the pod.
+    fn watch_monitors(&self, uid: &str, actual: &Actual) {
+        for attempt in actual.attempts.values().flatten() {
+            let AttemptState::Running { monitor, .. } = attempt.state else { continue };
+            let key = (uid.to_owned(), attempt.record.container.clone(), attempt.record.number);
+            if !self.watched.lock().insert(key.clone()) {
+                continue;
+            }
+            let directory = self.layout.attempt(uid, &key.1, key.2);
+            let (watched, queue, uid) = (self.watched.clone(), self.queue.clone(), uid.to_owned());
+            match signal::monitor_end(directory, monitor) {
+                Ok(end) => {
+                    tokio::spawn(async move {
+                        end.await;
+                        watched.lock().remove(&key);
+                        queue.add(uid);
+                    });
+                }
+                // It has just started or just ended.
+                Err(_) => {
+                    watched.lock().remove(&key);
+                    queue.add_after(uid, Duration::from_millis(20));
+                }
+            }
+        }
+    }
+
+    fn remember(
+        &self,
+        pod: Option<&Pod>,
+        memory: &mut Memory,
+        step: &Step,
+        outcome: Result<(), StepError>,
+    ) -> Option<StepError> {
+        let subject = match step {
+            Step::SetUp(volume) => Some(volume.clone()),
+            Step::Start { container, .. } => Some(container.clone()),
+            _ => None,
+        };
+        match outcome {
+            Ok(()) => {
+                if let Some(subject) = subject {
+                    memory.problems.remove(&subject);
+                }
+                if let Step::SetUp(volume) = step {
+                    memory.stale.remove(volume);
+                    let host_path = pod.is_some_and(|pod| {
+                        volumes::used(pod)
+                            .into_iter()
+                            .any(|of| of.name == *volume && matches!(Source::of(of), Source::HostPath { .. }))
+                    });
+                    if host_path {
+                        memory.checked.insert(volume.clone());
+                    }
+                }
+                None
+            }
+            Err(error) => {
+                if let (Some(subject), Some(pod)) = (subject, pod) {
+                    let (reason, message) = error.event(step);
+                    self.recorder.warning(&reference(pod), reason, message.clone());
+                    memory.problems.insert(
+                        subject,
+                        Problem { reason: error.waiting_reason(), message: error.to_string() },
+                    );
+                }
+                Some(error)
+            }
+        }
+    }
+
+    fn forget(&self, uid: &str) {
+        self.objects.forget(uid);
+        self.memories.lock().remove(uid);
+    }
+}
+
+fn next(again: Option<Timestamp>) -> Next {
+    match again {
+        None => Next::Done,
+        Some(at) => {
+            let wait = at.duration_since(Timestamp::now());
+            Next::After(Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1))
+        }
+    }
+}
+
+/// The object that events about the pod refer to.
+pub(crate) fn reference(pod: &Pod) -> ObjectReference {
+    pod.object_ref(&())
+}

@@ -1,0 +1,203 @@
+//! The OCI configuration of a container of image `host`. Pure.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use serde_json::{Value, json};
+use values::Quantity;
+
+use super::capabilities;
+
+/// The image that stands for the host's own root file system.
+pub(crate) const HOST_IMAGE: &str = "host";
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Whether a container can be run without an image.
+pub(crate) fn is_host_image(container: &Container) -> bool {
+    matches!(container.image.as_deref(), Some(HOST_IMAGE | "host:latest"))
+}
+
+/// A volume, or part of one, at its place in the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BindMount {
+    pub(crate) source: PathBuf,
+    pub(crate) target: String,
+    pub(crate) read_only: bool,
+}
+
+/// What the configuration is made of.
+#[derive(Debug)]
+pub(crate) struct Bundle<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) container: &'a Container,
+    pub(crate) variables: std::collections::BTreeMap<String, String>,
+    pub(crate) mounts: Vec<BindMount>,
+    /// Groups beyond those of the pod's security context.
+    pub(crate) groups: Vec<i64>,
+    pub(crate) rootfs: &'a Path,
+    pub(crate) cgroup: &'a str,
+    /// Host directories that the container must not see.
+    pub(crate) hidden: &'a [PathBuf],
+    pub(crate) bounding: u64,
+}
+
+/// Why a container can't be configured.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum BundleError {
+    #[error("no command specified: image \"host\" has none of its own, name one in `command` or `args`")]
+    NoCommand,
+    #[error("container has runAsNonRoot and image will run as root: set runAsUser")]
+    Root,
+    #[error("{0} is not served yet")]
+    Unserved(&'static str),
+}
+
+/// The content of `config.json`.
+pub(crate) fn config(bundle: &Bundle<'_>) -> Result<Value, BundleError> {
+    let spec = bundle.pod.spec.clone().unwrap_or_default();
+    let container = bundle.container;
+    let context = container.security_context.as_ref();
+    let pod_context = spec.security_context.clone().unwrap_or_default();
+    let privileged = context.and_then(|context| context.privileged).unwrap_or(false);
+    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return Err(BundleError::Unserved("volumeDevices (a raw block volume in a container)"));
+    }
+
+    let args: Vec<String> = container
+        .command
+        .iter()
+        .flatten()
+        .chain(container.args.iter().flatten())
+        .map(|text| super::environment::expand(text, &bundle.variables))
+        .collect();
+    if args.is_empty() {
+        return Err(BundleError::NoCommand);
+    }
+    let user = context.and_then(|context| context.run_as_user).or(pod_context.run_as_user).unwrap_or(0);
+    let group = context.and_then(|context| context.run_as_group).or(pod_context.run_as_group).unwrap_or(0);
+    let non_root = context.and_then(|context| context.run_as_non_root).or(pod_context.run_as_non_root);
+    if non_root == Some(true) && user == 0 {
+        return Err(BundleError::Root);
+    }
+    let mut groups: Vec<i64> = pod_context.supplemental_groups.unwrap_or_default();
+    groups.extend(pod_context.fs_group);
+    groups.extend(&bundle.groups);
+    groups.sort_unstable();
+    groups.dedup();
+
+    let hostname = spec.hostname.or_else(|| bundle.pod.metadata.name.clone()).unwrap_or_default();
+    let mut env = vec![format!("PATH={PATH}"), format!("HOSTNAME={hostname}"), "HOME=/root".to_owned()];
+    env.retain(|entry| entry.split_once('=').is_none_or(|(name, _)| !bundle.variables.contains_key(name)));
+    env.extend(bundle.variables.iter().map(|(name, value)| format!("{name}={value}")));
+
+    let capabilities = capabilities::of(context, bundle.bounding);
+    let ambient: &[String] = &[];
+    let no_new_privileges =
+        !privileged && context.and_then(|context| context.allow_privilege_escalation) == Some(false);
+    let read_only_root = context.and_then(|context| context.read_only_root_filesystem).unwrap_or(false);
+
+    let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "uts"})];
+    if spec.host_pid != Some(true) {
+        namespaces.push(json!({"type": "pid"}));
+    }
+    if spec.host_ipc != Some(true) {
+        namespaces.push(json!({"type": "ipc"}));
+    }
+    // Volumes come after what every container has, and paths before what lies below them.
+    let mut volumes = bundle.mounts.clone();
+    volumes.sort_by(|a, b| a.target.cmp(&b.target));
+    let mut mounts = base_mounts(privileged);
+    mounts.extend(volumes.iter().map(|mount| {
+        let access = if mount.read_only { "ro" } else { "rw" };
+        json!({"destination": mount.target, "type": "bind", "source": mount.source,
+               "options": ["rbind", "rprivate", access]})
+    }));
+
+    let mut masked: Vec<Value> = bundle.hidden.iter().map(|path| json!(path)).collect();
+    let mut read_only: Vec<Value> = Vec::new();
+    if !privileged {
+        let kernel =
+            ["acpi", "asound", "kcore", "keys", "latency_stats", "timer_list", "sched_debug", "scsi"];
+        masked.extend(kernel.iter().map(|name| json!(format!("/proc/{name}"))));
+        masked.push(json!("/sys/firmware"));
+        let kernel = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+        read_only.extend(kernel.iter().map(|name| json!(format!("/proc/{name}"))));
+    }
+    let mut resources = resources(container);
+    resources["devices"] = json!([{"allow": privileged, "access": "rwm"}]);
+
+    Ok(json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false,
+            "user": {"uid": user, "gid": group, "additionalGids": groups},
+            "args": args,
+            "env": env,
+            "cwd": container.working_dir.as_deref().filter(|dir| !dir.is_empty()).unwrap_or("/"),
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+                             "ambient": ambient, "inheritable": ambient},
+            "noNewPrivileges": no_new_privileges,
+        },
+        "root": {"path": bundle.rootfs, "readonly": read_only_root},
+        "hostname": hostname,
+        "mounts": mounts,
+        "linux": {
+            "namespaces": namespaces,
+            "cgroupsPath": bundle.cgroup,
+            "resources": resources,
+            "maskedPaths": masked,
+            "readonlyPaths": read_only,
+        },
+    }))
+}
+
+fn base_mounts(privileged: bool) -> Vec<Value> {
+    let access = if privileged { "rw" } else { "ro" };
+    let mut mounts = vec![json!({"destination": "/proc", "type": "proc", "source": "proc"})];
+    if privileged {
+        mounts.push(json!({"destination": "/dev", "type": "bind", "source": "/dev",
+                           "options": ["rbind", "rprivate", "rw"]}));
+    } else {
+        mounts.extend([
+            json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                   "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
+            json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                   "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
+            json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                   "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]}),
+            json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+                   "options": ["nosuid", "noexec", "nodev"]}),
+        ]);
+    }
+    mounts.extend([
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+               "options": ["nosuid", "noexec", "nodev", access]}),
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+               "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
+    ]);
+    mounts
+}
+
+/// Memory and processor bounds, as kubelet computes them.
+fn resources(container: &Container) -> Value {
+    let amounts = container.resources.as_ref();
+    let amount = |limits: bool, name: &str| {
+        let amounts = amounts?;
+        let map = if limits { amounts.limits.as_ref() } else { amounts.requests.as_ref() };
+        map?.get(name).and_then(|amount| amount.0.parse::<Quantity>().ok())
+    };
+    let mut resources = json!({});
+    if let Some(bytes) = amount(true, "memory").and_then(|amount| amount.ceil_bytes()) {
+        resources["memory"] = json!({"limit": bytes});
+    }
+    let milli = |amount: Quantity| amount.milli();
+    let request = amount(false, "cpu").or_else(|| amount(true, "cpu")).and_then(milli);
+    let mut cpu = json!({"shares": request.map_or(2, |milli| (milli * 1024 / 1000).clamp(2, 262_144))});
+    if let Some(limit) = amount(true, "cpu").and_then(milli) {
+        cpu["period"] = json!(100_000);
+        cpu["quota"] = json!((limit * 100).max(1000));
+    }
+    resources["cpu"] = cpu;
+    resources
+}

@@ -1,0 +1,84 @@
+//! Control groups of containers: version 1 (one hierarchy per controller), version 2, or both mixed.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+const MOUNT: &str = "/sys/fs/cgroup";
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Every hierarchy that may have the group.
+fn hierarchies() -> Vec<PathBuf> {
+    let mount = Path::new(MOUNT);
+    if mount.join("cgroup.procs").exists() {
+        return vec![mount.to_path_buf()];
+    }
+    let entries = fs::read_dir(mount).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn groups(cgroup: &str) -> impl Iterator<Item = PathBuf> {
+    let relative = cgroup.trim_start_matches('/').to_owned();
+    hierarchies().into_iter().map(move |hierarchy| hierarchy.join(&relative)).filter(|group| group.exists())
+}
+
+/// Processes in the group, in any hierarchy.
+pub(crate) fn processes(cgroup: &str) -> Vec<i32> {
+    let mut pids: Vec<i32> = groups(cgroup)
+        .filter_map(|group| fs::read_to_string(group.join("cgroup.procs")).ok())
+        .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+/// Kills every process of the group and waits, up to ten seconds, until none is left.
+pub(crate) fn kill(cgroup: &str) -> io::Result<()> {
+    let deadline = Instant::now() + KILL_DEADLINE;
+    loop {
+        let pids = processes(cgroup);
+        if pids.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!(
+                    "processes {pids:?} of {cgroup} do not end: look at them with ps, they may wait for a device"
+                ),
+            ));
+        }
+        for pid in pids.into_iter().filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Removes the empty group from every hierarchy.
+pub(crate) fn remove(cgroup: &str) {
+    for group in groups(cgroup) {
+        let _ = fs::remove_dir(group);
+    }
+}
+
+/// Whether the kernel has killed a process of the group for its memory limit.
+pub(crate) fn out_of_memory(cgroup: &str) -> bool {
+    groups(cgroup).any(|group| {
+        ["memory.oom_control", "memory.events"].iter().any(|file| {
+            fs::read_to_string(group.join(file)).is_ok_and(|text| {
+                text.lines()
+                    .any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))
+            })
+        })
+    })
+}

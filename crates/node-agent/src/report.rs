@@ -1,0 +1,88 @@
+//! Telling the API how a pod is: its status on difference, and the events that belong to it.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+use crate::{
+    agent::{Agent, Memory, reference},
+    plan::{Actual, Lifecycle, Wanted},
+    status::{Facts, RUNTIME_MISSING, derive, missing_runtime, pod_id},
+};
+
+impl Agent {
+    /// Writes the pod's status if it is not what was written last.
+    pub(crate) async fn report(
+        &self,
+        pod: &Pod,
+        wanted: &Wanted,
+        actual: &Actual,
+        memory: &mut Memory,
+    ) -> Result<(), kube::Error> {
+        // Nothing of it is left: what there was to say has been said before.
+        if !actual.directory && !matches!(wanted.lifecycle, Lifecycle::Run) {
+            return Ok(());
+        }
+        let last = memory.status.clone().or_else(|| pod.status.clone()).unwrap_or_default();
+        let facts = Facts {
+            pod,
+            wanted,
+            actual,
+            problems: &memory.problems,
+            address: &self.facts.address,
+            has_runtime: self.oci.is_some(),
+            now: Timestamp::now(),
+        };
+        let status = derive(&facts, &last);
+        self.tell(pod, wanted, &status, memory);
+        if status == last {
+            return Ok(());
+        }
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
+        match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(_) => {
+                memory.status = Some(status);
+                Ok(())
+            }
+            // It is gone; the watch will say so.
+            Err(kube::Error::Api(error)) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Events that follow from a state, each told once.
+    fn tell(&self, pod: &Pod, wanted: &Wanted, status: &PodStatus, memory: &mut Memory) {
+        let reference = reference(pod);
+        let spec = pod.spec.clone().unwrap_or_default();
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+            let of = wanted.init.iter().chain(&wanted.containers).find(|of| of.name == container.name);
+            if of.is_some_and(|of| !of.runnable) && memory.told.insert(format!("runtime {}", container.name))
+            {
+                let message = missing_runtime(container, self.oci.is_some());
+                self.recorder.warning(&reference, RUNTIME_MISSING, message);
+            }
+            let probes = [&container.readiness_probe, &container.liveness_probe, &container.startup_probe];
+            if probes.iter().any(|probe| probe.is_some()) && memory.told.insert("probes".into()) {
+                let message = "probes are not served yet: a container counts as ready while it runs";
+                self.recorder.warning(&reference, "ProbesIgnored", message);
+            }
+        }
+        for container in status.container_statuses.iter().flatten() {
+            let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+            let backing_off =
+                waiting.and_then(|waiting| waiting.reason.as_deref()) == Some("CrashLoopBackOff");
+            if backing_off
+                && memory.told.insert(format!("backoff {} {}", container.name, container.restart_count))
+            {
+                let message =
+                    format!("Back-off restarting failed container {} in pod {}", container.name, pod_id(pod));
+                self.recorder.warning(&reference, "BackOff", message);
+            }
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! Carrying out the steps of a plan.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::api::{
+    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume},
+    storage::v1::{CSIDriver, VolumeAttachment},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Preconditions},
+};
+
+use crate::{
+    agent::{Agent, reference},
+    blocking::blocking,
+    containers::{
+        attempt::{self, AttemptRecord, AttemptState, Exit, FORMAT},
+        bundle::{self, BindMount, Bundle, BundleError},
+        cgroup,
+        environment::{self, EnvironmentError},
+        monitor, signal, start,
+    },
+    objects::Kind,
+    plan::{Actual, Step, VolumeDirectory},
+    volumes::{
+        self, Source, VolumeError, claim, content,
+        csi::{CsiError, Publication, attachment_name},
+        local::{self, LocalVolume},
+        ownership::ChangePolicy,
+        subpath,
+    },
+};
+
+/// Why a step failed; it is repeated later.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error("cannot {action}: {source}")]
+    Container { action: &'static str, source: std::io::Error },
+    #[error("the API did not answer: {0}")]
+    Api(#[from] kube::Error),
+    #[error("volume {0} of the container is not among the pod's volumes")]
+    UnknownVolume(String),
+}
+
+impl StepError {
+    /// The reason that a container shows while it waits because of this.
+    pub(crate) fn waiting_reason(&self) -> &'static str {
+        match self {
+            StepError::Environment(_) | StepError::Bundle(BundleError::Root) => "CreateContainerConfigError",
+            _ => "CreateContainerError",
+        }
+    }
+
+    /// The event that tells of it: reason and message, as kubelet writes them.
+    pub(crate) fn event(&self, step: &Step) -> (&'static str, String) {
+        match step {
+            Step::SetUp(volume) => {
+                ("FailedMount", format!("MountVolume.SetUp failed for volume \"{volume}\" : {self}"))
+            }
+            _ => ("Failed", format!("Error: {self}")),
+        }
+    }
+}
+
+impl Agent {
+    /// Carries out one step. Cancelling or repeating it is safe.
+    pub(crate) async fn carry_out(
+        &self,
+        uid: &str,
+        pod: Option<&Arc<Pod>>,
+        actual: &Actual,
+        step: &Step,
+    ) -> Result<(), StepError> {
+        tracing::debug!(uid, ?step, "step");
+        match (step, pod) {
+            (Step::SetUp(name), Some(pod)) => {
+                let volume = volumes::used(pod).into_iter().find(|volume| volume.name == *name);
+                let volume = volume.ok_or_else(|| StepError::UnknownVolume(name.clone()))?;
+                Ok(self.set_up(uid, pod, volume).await?)
+            }
+            (Step::Start { container, number, crashes }, Some(pod)) => {
+                Box::pin(self.start(uid, pod, actual, container, *number, *crashes)).await
+            }
+            (Step::Terminate { container, number }, _) => {
+                self.signal(uid, pod, actual, container, *number, false)
+            }
+            (Step::Kill { container, number }, _) => self.signal(uid, pod, actual, container, *number, true),
+            (Step::Release { container, number }, _) => self.release(uid, actual, container, *number).await,
+            (Step::Discard { container, number }, _) => self.discard(uid, actual, container, *number).await,
+            (Step::CleanSubPaths, _) => {
+                let (host, layout, uid) = (self.host.clone(), self.layout.clone(), uid.to_owned());
+                Ok(blocking("removing sub-paths", move || subpath::clean(&*host, &layout, &uid)).await?)
+            }
+            (Step::TearDown(volume), _) => Ok(self.tear_down(uid, volume).await?),
+            (Step::RemovePod, _) => Ok(self.remove_pod(uid).await?),
+            (Step::Delete, Some(pod)) => self.confirm_deletion(uid, pod).await,
+            (Step::SetUp(_) | Step::Start { .. } | Step::Delete, None) => Ok(()),
+        }
+    }
+
+    async fn set_up(&self, uid: &str, pod: &Arc<Pod>, volume: &Volume) -> Result<(), VolumeError> {
+        let security = pod.spec.as_ref().and_then(|spec| spec.security_context.clone()).unwrap_or_default();
+        let group = security.fs_group.and_then(|group| u32::try_from(group).ok());
+        let namespace = pod.namespace().unwrap_or_default();
+        let (plugin, memory, size, payload) = match Source::of(volume) {
+            Source::Unserved(kind) => return Err(VolumeError::Unserved(kind)),
+            Source::HostPath { path, kind } => {
+                return blocking("checking a host path", move || {
+                    volumes::host_path::check(&path, &kind).map_err(VolumeError::HostPath)
+                })
+                .await;
+            }
+            Source::Claim { name, read_only } => {
+                let policy = match security.fs_group_change_policy.as_deref() {
+                    Some("OnRootMismatch") => ChangePolicy::OnRootMismatch,
+                    _ => ChangePolicy::Always,
+                };
+                let publication = Publication {
+                    uid: uid.to_owned(),
+                    volume: volume.name.clone(),
+                    read_only,
+                    group,
+                    policy: Some(policy),
+                    ..Publication::default()
+                };
+                return Box::pin(self.set_up_claim(pod, &namespace, &name, publication)).await;
+            }
+            Source::EmptyDir { memory, size } => (crate::layout::EMPTY_DIR, memory, size, None),
+            Source::Content { plugin, memory } => {
+                let data = self.objects.all(&namespace, content::references(volume), uid).await?;
+                (plugin, memory, None, Some(content::payload(pod, &self.facts, volume, &data)?))
+            }
+        };
+        let (host, layout, uid) = (self.host.clone(), self.layout.clone(), uid.to_owned());
+        let directory = VolumeDirectory { plugin: plugin.into(), name: volume.name.clone() };
+        blocking("setting up a volume", move || {
+            local::set_up(
+                &*host,
+                &layout,
+                &LocalVolume { uid: &uid, directory, memory, size, group, payload },
+            )
+        })
+        .await
+    }
+
+    /// Reads claim and volume live, and lets the driver mount it.
+    async fn set_up_claim(
+        &self,
+        pod: &Pod,
+        namespace: &str,
+        name: &str,
+        mut publication: Publication,
+    ) -> Result<(), VolumeError> {
+        let claim =
+            Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
+        let bound = claim::volume_name(name, claim.as_ref());
+        if bound.is_err() {
+            let seen = claim.as_ref().and_then(|claim| claim.resource_version());
+            self.objects.follow(Kind::Claim, namespace, name, &publication.uid, seen);
+        }
+        let (volume_name, claim) = (bound?, claim.unwrap_or_default());
+        let volume = Api::<PersistentVolume>::all(self.client.clone()).get_opt(&volume_name).await?;
+        let node = Api::<Node>::all(self.client.clone()).get(&self.facts.name).await?;
+        let labels = node.metadata.labels.unwrap_or_default();
+        let volume = claim::resolve(&claim, volume.as_ref(), &volume_name, &self.facts.name, &labels)?;
+
+        let driver = Api::<CSIDriver>::all(self.client.clone()).get_opt(&volume.driver).await?;
+        let spec = driver.as_ref().map(|driver| driver.spec.clone()).unwrap_or_default();
+        if spec.attach_required.unwrap_or(true) {
+            let attachment = attachment_name(&volume.handle, &volume.driver, &self.facts.name);
+            let object = Api::<VolumeAttachment>::all(self.client.clone()).get_opt(&attachment).await?;
+            let status = object
+                .and_then(|object| object.status)
+                .filter(|status| status.attached)
+                .ok_or_else(|| CsiError::NotAttached {
+                    volume: volume.name.clone(),
+                    driver: volume.driver.clone(),
+                    attachment,
+                })?;
+            publication.publish_context = status.attachment_metadata.unwrap_or_default();
+        }
+        if spec.pod_info_on_mount == Some(true) {
+            publication.pod_info = pod_info(pod);
+        }
+        publication.stage_secrets = self.secret(volume.stage_secret.as_ref()).await?;
+        publication.publish_secrets = self.secret(volume.publish_secret.as_ref()).await?;
+        self.csi.set_up(&volume, driver.as_ref(), &publication).await
+    }
+
+    async fn secret(
+        &self,
+        reference: Option<&(String, String)>,
+    ) -> Result<BTreeMap<String, String>, VolumeError> {
+        let Some((namespace, name)) = reference else { return Ok(BTreeMap::new()) };
+        let secret = Api::<Secret>::namespaced(self.client.clone(), namespace).get(name).await?;
+        let data = secret.data.unwrap_or_default();
+        Ok(data
+            .into_iter()
+            .map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned()))
+            .collect())
+    }
+
+    async fn tear_down(&self, uid: &str, volume: &VolumeDirectory) -> Result<(), VolumeError> {
+        if volume.plugin == crate::layout::CSI {
+            return self.csi.tear_down(uid, &volume.name).await;
+        }
+        let (host, layout, uid, volume) =
+            (self.host.clone(), self.layout.clone(), uid.to_owned(), volume.clone());
+        blocking("tearing down a volume", move || local::tear_down(&*host, &layout, &uid, &volume)).await
+    }
+
+    async fn start(
+        &self,
+        uid: &str,
+        pod: &Arc<Pod>,
+        actual: &Actual,
+        name: &str,
+        number: u32,
+        crashes: u32,
+    ) -> Result<(), StepError> {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let (Some(container), Some(oci)) = (containers.find(|of| of.name == name), &self.oci) else {
+            return Ok(());
+        };
+        let (namespace, pod_name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let data = self.objects.all(&namespace, environment::references(container), uid).await?;
+        let variables = environment::variables(pod, container, &self.facts, &data)?;
+        let mounts = self.mounts(uid, pod, container, &variables, actual).await?;
+        let directory = self.layout.attempt(uid, name, number);
+        let cgroup = start::cgroup(&self.facts.name, uid, name, number);
+        let mut hidden = self.options.hidden.clone();
+        hidden.push(self.layout.root().to_path_buf());
+        let config = bundle::config(&Bundle {
+            pod,
+            container,
+            variables,
+            mounts,
+            groups: vec![],
+            rootfs: &directory.join("rootfs"),
+            cgroup: &cgroup,
+            hidden: &hidden,
+            bounding: self.bounding,
+        })?;
+        let record = AttemptRecord {
+            format: FORMAT,
+            log: start::log_path(&self.layout.pod_logs(&namespace, &pod_name, uid), name, number),
+            namespace,
+            pod: pod_name,
+            uid: uid.to_owned(),
+            container: name.to_owned(),
+            number,
+            crashes,
+            grace: spec.termination_grace_period_seconds.unwrap_or(30),
+            boot_id: self.boot_id.clone(),
+            runtime: oci.clone(),
+            state: self.layout.runtime_state(),
+            cgroup,
+            log_size: self.options.log_size,
+            log_files: self.options.log_files,
+        };
+        let _permit = self.starts.acquire().await;
+        let termination_log =
+            container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".into());
+        let host = self.host.clone();
+        blocking("preparing a container", {
+            let directory = directory.clone();
+            move || start::prepare(&*host, &directory, &record, config, &termination_log)
+        })
+        .await?;
+        self.recorder.normal(&reference(pod), "Created", format!("Created container: {name}"));
+        let failed = |source| StepError::Container { action: "start the container", source };
+        start::launch(&self.options.monitor, &directory).await.map_err(failed)?;
+        match attempt::read_json::<Exit>(&directory.join("exit.json")).map_err(failed)? {
+            Some(exit) if exit.started.is_none() => {
+                let message = exit.message.unwrap_or_default();
+                self.recorder.warning(&reference(pod), "Failed", format!("Error: {message}"));
+            }
+            _ => self.recorder.normal(&reference(pod), "Started", format!("Started container {name}")),
+        }
+        Ok(())
+    }
+
+    /// Where the volumes of a container lie on this node.
+    async fn mounts(
+        &self,
+        uid: &str,
+        pod: &Pod,
+        container: &k8s_openapi::api::core::v1::Container,
+        variables: &BTreeMap<String, String>,
+        actual: &Actual,
+    ) -> Result<Vec<BindMount>, StepError> {
+        let mut mounts = Vec::new();
+        for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+            let unknown = || StepError::UnknownVolume(mount.name.clone());
+            let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+            let volume =
+                volumes.into_iter().flatten().find(|of| of.name == mount.name).ok_or_else(unknown)?;
+            let source = Source::of(volume);
+            let path = match (&source, actual.ready.get(&mount.name)) {
+                (Source::HostPath { path, .. }, _) => path.clone(),
+                (Source::Claim { .. }, Some(Some(directory))) => self.layout.csi_target(uid, &directory.name),
+                (_, Some(Some(directory))) => self.layout.volume(uid, &directory.plugin, &directory.name),
+                _ => return Err(unknown()),
+            };
+            let content = matches!(source, Source::Content { .. });
+            let volume_read_only = matches!(source, Source::Claim { read_only: true, .. });
+            let path = match subpath::wanted(mount, variables) {
+                None => path,
+                Some(sub_path) => {
+                    let target = self.layout.subpath(uid, &mount.name, &container.name, index);
+                    let (host, bound) = (self.host.clone(), target.clone());
+                    blocking("mounting a sub-path", move || {
+                        subpath::bind(&*host, &path, &sub_path, &bound, content)
+                    })
+                    .await?;
+                    target
+                }
+            };
+            mounts.push(BindMount {
+                source: path,
+                target: mount.mount_path.clone(),
+                read_only: content || volume_read_only || mount.read_only.unwrap_or(false),
+            });
+        }
+        Ok(mounts)
+    }
+
+    fn signal(
+        &self,
+        uid: &str,
+        pod: Option<&Arc<Pod>>,
+        actual: &Actual,
+        container: &str,
+        number: u32,
+        kill: bool,
+    ) -> Result<(), StepError> {
+        let attempt = find(actual, container, number);
+        let Some(AttemptState::Running { monitor, started: Some(started), .. }) = attempt.map(|of| &of.state)
+        else {
+            return Ok(());
+        };
+        let directory = self.layout.attempt(uid, container, number);
+        let failed = |source| StepError::Container { action: "signal the container", source };
+        if kill {
+            return signal::kill(*monitor, started).map_err(failed);
+        }
+        if let Some(pod) = pod {
+            self.recorder.normal(&reference(pod), "Killing", format!("Stopping container {container}"));
+        }
+        signal::terminate(&directory, *monitor, started).map_err(failed)
+    }
+
+    async fn release(
+        &self,
+        uid: &str,
+        actual: &Actual,
+        container: &str,
+        number: u32,
+    ) -> Result<(), StepError> {
+        let Some(attempt) = find(actual, container, number) else { return Ok(()) };
+        let (directory, record) = (self.layout.attempt(uid, container, number), attempt.record.clone());
+        let lost = attempt.state == AttemptState::Lost;
+        let released = blocking("removing a container", move || {
+            let files = |source| VolumeError::Files { action: "remove a container", source };
+            // First that nothing runs any more, then that it has ended.
+            monitor::release(&directory, &record).map_err(files)?;
+            if lost {
+                let exit = Exit::unknown(jiff::Timestamp::now());
+                attempt::write_durably(&directory.join("exit.json"), &exit).map_err(files)?;
+            }
+            Ok(())
+        });
+        Ok(released.await?)
+    }
+
+    async fn discard(
+        &self,
+        uid: &str,
+        actual: &Actual,
+        container: &str,
+        number: u32,
+    ) -> Result<(), StepError> {
+        let Some(attempt) = find(actual, container, number) else { return Ok(()) };
+        let (host, log) = (self.host.clone(), attempt.record.log.clone());
+        let directory = self.layout.attempt(uid, container, number);
+        let discarded = blocking("removing an old container", move || {
+            for rotated in crate::containers::log_file::rotated(&log).unwrap_or_default() {
+                host.remove_file(&rotated)?;
+            }
+            host.remove_file(&log)?;
+            host.remove_tree(&directory)?;
+            Ok(())
+        });
+        Ok(discarded.await?)
+    }
+
+    /// Removes the pod's directory. Volumes have been given back: what is left of them must be empty.
+    async fn remove_pod(&self, uid: &str) -> Result<(), VolumeError> {
+        let (host, layout, uid) = (self.host.clone(), self.layout.clone(), uid.to_owned());
+        let group = start::pod_cgroup(&self.facts.name, &uid);
+        blocking("removing a pod's directory", move || {
+            let volumes = layout.volumes(&uid);
+            for plugin in host.list(&volumes)? {
+                host.remove_directory(&volumes.join(plugin))?;
+            }
+            host.remove_directory(&volumes)?;
+            cgroup::remove(&group);
+            let suffix = format!("_{uid}");
+            for logs in host.list(&layout.logs())? {
+                if logs.to_string_lossy().ends_with(&suffix) {
+                    host.remove_tree(&layout.logs().join(logs))?;
+                }
+            }
+            host.remove_tree(&layout.pod(&uid))?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn confirm_deletion(&self, uid: &str, pod: &Pod) -> Result<(), StepError> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let mut parameters = DeleteParams::default().grace_period(0);
+        parameters.preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        match api.delete(&pod.name_any(), &parameters).await {
+            Ok(_) => Ok(()),
+            // Gone, or another pod has the name: either way this one is gone.
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn find<'a>(actual: &'a Actual, container: &str, number: u32) -> Option<&'a attempt::Attempt> {
+    actual.attempts.get(container)?.iter().find(|attempt| attempt.record.number == number)
+}
+
+fn pod_info(pod: &Pod) -> BTreeMap<String, String> {
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_default();
+    [
+        ("csi.storage.k8s.io/pod.name", pod.name_any()),
+        ("csi.storage.k8s.io/pod.namespace", pod.namespace().unwrap_or_default()),
+        ("csi.storage.k8s.io/pod.uid", pod.uid().unwrap_or_default()),
+        ("csi.storage.k8s.io/serviceAccount.name", account),
+        ("csi.storage.k8s.io/ephemeral", "false".to_owned()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}

@@ -1,0 +1,124 @@
+//! Removing everything that a node agent has put on a machine, without the API.
+
+use std::{io, path::Path, sync::Arc};
+
+use jiff::Timestamp;
+use linux::{Host, Kernel, Unmount};
+
+use crate::{
+    blocking::blocking,
+    containers::{attempt::AttemptState, cgroup, monitor, start},
+    layout::{self, Layout},
+    observe::observe,
+    run::{Drivers, boot_id},
+    volumes::{VolumeError, csi::Csi, local, subpath},
+};
+
+/// What could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot tear down {what} below {root}: {why}")]
+pub struct TeardownError {
+    what: String,
+    root: String,
+    why: String,
+}
+
+/// Stops all containers of the node whose root is `root`, and unmounts and removes its pods' volumes: CSI volumes
+/// through their drivers, if those still answer, else by unmounting. The agent of this root must not be running.
+///
+/// # Errors
+/// The first thing that could not be removed; everything else has been tried.
+pub async fn teardown(node: &str, root: &Path, drivers: Arc<dyn Drivers>) -> Result<(), TeardownError> {
+    let failed =
+        |what: &str, why: String| TeardownError { what: what.into(), root: root.display().to_string(), why };
+    let Ok(root) = std::fs::canonicalize(root) else { return Ok(()) };
+    let host: Arc<dyn Host> = Arc::new(Kernel);
+    let layout = Layout::new(&root);
+    let boot_id = boot_id().map_err(|error| failed("everything", error.to_string()))?;
+    let csi = Csi::open(host.clone(), layout.clone(), drivers, node.to_owned(), boot_id.clone())
+        .map_err(|error| failed("CSI volumes", error.to_string()))?;
+    let uids = host.list(&layout.pods()).map_err(|error| failed("pods", error.to_string()))?;
+    let mut first = None;
+    for uid in uids.into_iter().filter_map(|uid| uid.into_string().ok()) {
+        if let Err(error) = pod(&host, &layout, &csi, node, &uid, &boot_id).await {
+            first.get_or_insert(failed(&format!("pod {uid}"), error.to_string()));
+        }
+    }
+    cgroup::remove(&format!("/orlop/{node}"));
+    cgroup::remove("/orlop");
+    first.map_or(Ok(()), Err)
+}
+
+async fn pod(
+    host: &Arc<dyn Host>,
+    layout: &Layout,
+    csi: &Csi,
+    node: &str,
+    uid: &str,
+    boot_id: &str,
+) -> Result<(), VolumeError> {
+    let actual = {
+        let (host, layout, uid, boot_id) = (host.clone(), layout.clone(), uid.to_owned(), boot_id.to_owned());
+        blocking("stopping a pod's containers", move || {
+            let actual = observe(&*host, &layout, &uid, &boot_id, &Default::default())?;
+            for attempt in actual.attempts.values().flatten() {
+                let directory = layout.attempt(&uid, &attempt.record.container, attempt.record.number);
+                let files = |source: io::Error| VolumeError::Files { action: "stop a container", source };
+                cgroup::kill(&attempt.record.cgroup).map_err(files)?;
+                if let AttemptState::Running { monitor, .. } = attempt.state {
+                    await_monitor(&directory, monitor).map_err(files)?;
+                }
+                monitor::release(&directory, &attempt.record).map_err(files)?;
+            }
+            subpath::clean(&*host, &layout, &uid)?;
+            Ok(actual)
+        })
+        .await?
+    };
+    for volume in &actual.present {
+        if volume.plugin == layout::CSI {
+            if let Err(error) = csi.tear_down(uid, &volume.name).await {
+                tracing::warn!(uid, volume = volume.name, %error, "driver did not unmount; unmounting without it");
+                let target = layout.csi_target(uid, &volume.name);
+                let host = host.clone();
+                blocking("unmounting a volume", move || {
+                    host.unmount(&target, Unmount::Detach)?;
+                    Ok(())
+                })
+                .await?;
+            }
+        } else {
+            let (host, layout, uid, volume) = (host.clone(), layout.clone(), uid.to_owned(), volume.clone());
+            blocking("tearing down a volume", move || local::tear_down(&*host, &layout, &uid, &volume))
+                .await?;
+        }
+    }
+    let (host, directory, pods) = (host.clone(), layout.pod(uid), layout.pods());
+    blocking("removing a pod's directory", move || {
+        let table = host.mount_table()?;
+        for mount in table.below(&directory) {
+            host.unmount(&mount.target, Unmount::Plain)?;
+        }
+        debug_assert!(directory.starts_with(pods));
+        host.remove_tree(&directory)?;
+        Ok(())
+    })
+    .await?;
+    cgroup::remove(&start::pod_cgroup(node, uid));
+    Ok(())
+}
+
+/// Waits until a container's monitor has written down its end, up to ten seconds.
+fn await_monitor(directory: &Path, monitor: i32) -> io::Result<()> {
+    let deadline = Timestamp::now() + jiff::SignedDuration::from_secs(10);
+    while crate::containers::attempt::monitor_of(directory)?.is_some() {
+        if Timestamp::now() > deadline {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("the container's monitor {monitor} does not end"),
+            ));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! From a pod's claim to the volume that is to be mounted, read live: what Kubernetes checks before it mounts.
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+
+use resources::{affinity, annotations, finalizers};
+
+/// Why a claim can't be mounted now.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum ClaimError {
+    #[error("error getting PVC {0}: not found")]
+    Missing(String),
+    #[error("PVC {0} is being deleted")]
+    Deleting(String),
+    #[error("PVC {0} is not bound")]
+    Unbound(String),
+    #[error("PV {volume} of PVC {claim} not found")]
+    NoVolume { claim: String, volume: String },
+    #[error("PV {volume} is not bound to PVC {claim}: its claimRef names another claim or none")]
+    Stolen { claim: String, volume: String },
+    #[error("PVC {0} is a raw block volume, which needs volumeDevices; those are not served yet")]
+    Block(String),
+    #[error("PV {0} is not a CSI volume: other volume plugins are not served by this node agent yet")]
+    Plugin(String),
+    #[error("PV {volume}'s node affinity does not match node {node}")]
+    Affinity { volume: String, node: String },
+}
+
+/// A volume to be mounted, with what of its objects matters on a node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ClaimedVolume {
+    /// Name of the PersistentVolume: the directory's name.
+    pub(crate) name: String,
+    pub(crate) driver: String,
+    pub(crate) handle: String,
+    pub(crate) attributes: std::collections::BTreeMap<String, String>,
+    pub(crate) fs_type: String,
+    pub(crate) read_only: bool,
+    pub(crate) access_modes: Vec<String>,
+    pub(crate) mount_options: Vec<String>,
+    pub(crate) stage_secret: Option<(String, String)>,
+    pub(crate) publish_secret: Option<(String, String)>,
+    /// A group that the volume's files belong to (annotation).
+    pub(crate) group: Option<i64>,
+}
+
+/// Checks the claim; gives the name of its volume.
+pub(crate) fn volume_name(name: &str, claim: Option<&PersistentVolumeClaim>) -> Result<String, ClaimError> {
+    let claim = claim.ok_or_else(|| ClaimError::Missing(name.into()))?;
+    let protected =
+        claim.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == finalizers::CLAIM_PROTECTION);
+    if claim.metadata.deletion_timestamp.is_some() && !protected {
+        return Err(ClaimError::Deleting(name.into()));
+    }
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    let volume =
+        claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty());
+    match (phase, volume) {
+        (Some("Bound"), Some(volume)) => Ok(volume),
+        _ => Err(ClaimError::Unbound(name.into())),
+    }
+}
+
+/// Checks the volume against its claim and the node.
+pub(crate) fn resolve(
+    claim: &PersistentVolumeClaim,
+    volume: Option<&PersistentVolume>,
+    name: &str,
+    node: &str,
+    labels: &std::collections::BTreeMap<String, String>,
+) -> Result<ClaimedVolume, ClaimError> {
+    let claim_name = claim.metadata.name.clone().unwrap_or_default();
+    let volume =
+        volume.ok_or_else(|| ClaimError::NoVolume { claim: claim_name.clone(), volume: name.into() })?;
+    let spec = volume.spec.clone().unwrap_or_default();
+    if spec.claim_ref.as_ref().and_then(|reference| reference.uid.as_ref()) != claim.metadata.uid.as_ref() {
+        return Err(ClaimError::Stolen { claim: claim_name, volume: name.into() });
+    }
+    if spec.volume_mode.as_deref() == Some("Block") {
+        return Err(ClaimError::Block(claim_name));
+    }
+    let required = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
+    if required.is_some_and(|required| !affinity::admits(required, node, labels)) {
+        return Err(ClaimError::Affinity { volume: name.into(), node: node.into() });
+    }
+    let csi = spec.csi.ok_or_else(|| ClaimError::Plugin(name.into()))?;
+    let annotation = |key: &str| volume.metadata.annotations.as_ref().and_then(|map| map.get(key));
+    let secret = |reference: Option<k8s_openapi::api::core::v1::SecretReference>| {
+        reference.and_then(|secret| Some((secret.namespace?, secret.name?)))
+    };
+    let mut mount_options: Vec<String> = annotation(annotations::BETA_MOUNT_OPTIONS)
+        .map(|list| list.split(',').map(|option| option.trim().to_owned()).collect())
+        .unwrap_or_default();
+    mount_options.extend(spec.mount_options.unwrap_or_default());
+    mount_options.retain(|option| !option.is_empty());
+    mount_options.dedup();
+    Ok(ClaimedVolume {
+        name: name.into(),
+        driver: csi.driver,
+        handle: csi.volume_handle,
+        attributes: csi.volume_attributes.unwrap_or_default(),
+        fs_type: csi.fs_type.unwrap_or_default(),
+        read_only: csi.read_only.unwrap_or(false),
+        access_modes: spec.access_modes.unwrap_or_default(),
+        mount_options,
+        stage_secret: secret(csi.node_stage_secret_ref),
+        publish_secret: secret(csi.node_publish_secret_ref),
+        group: annotation(annotations::VOLUME_GID).and_then(|text| text.parse().ok()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn claim(patch: Value) -> PersistentVolumeClaim {
+        let mut value = json!({"metadata": {"name": "data", "uid": "c1"},
+            "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
+        json_patch_merge(&mut value, &patch);
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn volume(patch: Value) -> PersistentVolume {
+        let mut value = json!({"metadata": {"name": "pv"}, "spec": {
+            "claimRef": {"uid": "c1"}, "accessModes": ["ReadWriteOnce"],
+            "csi": {"driver": "orlop.dev", "volumeHandle": "h"}}});
+        json_patch_merge(&mut value, &patch);
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn json_patch_merge(target: &mut Value, patch: &Value) {
+        if let (Value::Object(target), Value::Object(patch)) = (&mut *target, patch) {
+            for (key, value) in patch {
+                json_patch_merge(target.entry(key).or_insert(Value::Null), value);
+            }
+        } else {
+            *target = patch.clone();
+        }
+    }
+
+    #[test]
+    fn claims_are_mounted_only_when_bound_and_wanted() {
+        let deleting = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        let protected = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z",
+                               "finalizers": ["kubernetes.io/pvc-protection"]}});
+        assert_eq!(volume_name("data", None), Err(ClaimError::Missing("data".into())));
+        for (patch, expected) in [
+            (json!({}), Ok("pv".to_owned())),
+            (json!({"status": {"phase": "Pending"}}), Err(ClaimError::Unbound("data".into()))),
+            (json!({"spec": {"volumeName": ""}}), Err(ClaimError::Unbound("data".into()))),
+            (deleting, Err(ClaimError::Deleting("data".into()))),
+            (protected, Ok("pv".to_owned())),
+        ] {
+            assert_eq!(volume_name("data", Some(&claim(patch.clone()))), expected, "{patch}");
+        }
+    }
+
+    #[test]
+    fn volumes_are_mounted_only_for_their_claim_here() {
+        let labels = std::collections::BTreeMap::new();
+        let of = |patch: Value| {
+            resolve(&claim(json!({})), Some(&volume(patch)), "pv", "n1", &labels)
+                .map(|volume| volume.mount_options)
+        };
+        let stolen = ClaimError::Stolen { claim: "data".into(), volume: "pv".into() };
+        assert_eq!(of(json!({"spec": {"mountOptions": ["noatime"]}})), Ok(vec!["noatime".to_owned()]));
+        assert_eq!(of(json!({"spec": {"claimRef": {"uid": "c2"}}})), Err(stolen.clone()));
+        assert_eq!(of(json!({"spec": {"claimRef": null}})), Err(stolen));
+        assert_eq!(of(json!({"spec": {"volumeMode": "Block"}})), Err(ClaimError::Block("data".into())));
+        assert_eq!(of(json!({"spec": {"csi": null}})), Err(ClaimError::Plugin("pv".into())));
+        assert_eq!(
+            of(json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": []}}}})),
+            Err(ClaimError::Affinity { volume: "pv".into(), node: "n1".into() })
+        );
+    }
+}

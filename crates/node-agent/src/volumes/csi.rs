@@ -1,0 +1,530 @@
+//! CSI volumes of pods: staged once per node, published once per pod.
+//!
+//! The pod's record is durable before the driver is called, and removed after it has undone everything. What a
+//! failed call has done is not known unless the driver's answer was final, so the record then stays, and the volume
+//! is unpublished and unstaged before it is forgotten.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    future::Future,
+    io,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use csi::v1::{
+    NodeGetCapabilitiesRequest, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
+    NodeUnstageVolumeRequest, VolumeCapability,
+    node_client::NodeClient,
+    node_service_capability,
+    volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+};
+use k8s_openapi::api::storage::v1::CSIDriver;
+use linux::{Host, Unmount};
+use parking_lot::Mutex;
+use tonic::{Response, Status, transport::Channel};
+
+use super::{
+    VolumeError,
+    claim::ClaimedVolume,
+    ownership::{self, ChangePolicy},
+    stages::{self, FORMAT, PublishRecord, PublishState, StageRecord, Stages},
+};
+use crate::{Drivers, blocking::blocking, containers::attempt, layout::Layout};
+
+/// How long a driver may take for a call.
+const CALL_DEADLINE: Duration = Duration::from_mins(2);
+
+/// Why a CSI volume is not there yet, or not gone yet.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CsiError {
+    #[error("driver name {0} not found in the list of registered CSI drivers: start the driver on this node")]
+    NotRegistered(String),
+    #[error("the driver {driver} does not answer: {reason}")]
+    Unreachable { driver: String, reason: String },
+    #[error("rpc error: code = {} desc = {}", code_name(status.code()), status.message())]
+    Call { status: Status },
+    #[error("the driver did not answer {0} within two minutes")]
+    Deadline(&'static str),
+    #[error("volume uses the ReadWriteOncePod access mode and is already in use by another pod")]
+    InUse,
+    #[error(
+        "volume {volume} is not attached to this node: driver {driver} needs attaching (CSIDriver.spec.attachRequired), and the VolumeAttachment {attachment} is absent or not attached; nothing attaches volumes in this version, set attachRequired: false if the driver can do without"
+    )]
+    NotAttached { volume: String, driver: String, attachment: String },
+    #[error("cannot keep the volume's record: {0}")]
+    Record(io::Error),
+}
+
+impl CsiError {
+    /// Whether the driver may have done, or may yet do, what it was asked for.
+    fn uncertain(&self) -> bool {
+        match self {
+            CsiError::Call { status } => !csi::final_error(status.code()),
+            CsiError::Deadline(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The name of a gRPC code as Kubernetes' messages have it.
+fn code_name(code: tonic::Code) -> String {
+    format!("{code:?}")
+}
+
+/// What a pod wants with the volume, beyond the volume itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Publication {
+    pub(crate) uid: String,
+    /// The pod's name for the volume.
+    pub(crate) volume: String,
+    pub(crate) read_only: bool,
+    pub(crate) group: Option<u32>,
+    pub(crate) policy: Option<ChangePolicy>,
+    /// `csi.storage.k8s.io/…` entries for drivers that ask for them.
+    pub(crate) pod_info: BTreeMap<String, String>,
+    pub(crate) stage_secrets: BTreeMap<String, String>,
+    pub(crate) publish_secrets: BTreeMap<String, String>,
+    pub(crate) publish_context: BTreeMap<String, String>,
+}
+
+/// A registered driver and what its node service can.
+struct Driver {
+    channel: Channel,
+    stages: bool,
+    single_node_multi_writer: bool,
+    mount_group: bool,
+}
+
+/// The CSI volumes of one node.
+pub(crate) struct Csi {
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) layout: Layout,
+    pub(crate) stages: Stages,
+    pub(crate) drivers: Arc<dyn Drivers>,
+    pub(crate) node: String,
+    pub(crate) boot_id: String,
+    known: Mutex<HashMap<(String, std::path::PathBuf), Arc<Driver>>>,
+}
+
+impl Csi {
+    /// The volumes as the records below the layout's root have them. Blocks.
+    pub(crate) fn open(
+        host: Arc<dyn Host>,
+        layout: Layout,
+        drivers: Arc<dyn Drivers>,
+        node: String,
+        boot_id: String,
+    ) -> io::Result<Csi> {
+        let stages = Stages::load(&layout)?;
+        Ok(Csi { host, layout, stages, drivers, node, boot_id, known: Mutex::default() })
+    }
+
+    /// Forgets what drivers can: one may have been replaced.
+    pub(crate) fn drivers_changed(&self) {
+        self.known.lock().clear();
+    }
+
+    /// Stages and publishes the volume, and gives its files to the pod's group.
+    pub(crate) async fn set_up(
+        &self,
+        volume: &ClaimedVolume,
+        object: Option<&CSIDriver>,
+        publication: &Publication,
+    ) -> Result<(), VolumeError> {
+        let driver = self.driver(&volume.driver).await?;
+        let group = publication.group.filter(|_| fs_group_applies(volume, object, publication.read_only));
+        let driver_group = group.filter(|_| driver.mount_group);
+        let capability = capability(volume, &driver, driver_group);
+        let stage = self.stages.of(&volume.driver, &volume.handle);
+        let mut stage = stage.lock().await;
+        let others = stage.users.iter().any(|uid| *uid != publication.uid);
+        if others && volume.access_modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+            return Err(CsiError::InUse.into());
+        }
+        let fresh = !stage.users.contains(&publication.uid);
+        let mut record = self.write_record(volume, publication, driver.stages).await?;
+        stage.users.insert(publication.uid.clone());
+
+        if driver.stages && !stage.staged {
+            if let Err(error) = self.stage(&driver, volume, &capability, publication).await {
+                if fresh && !others && !uncertain(&error) {
+                    self.forget(&mut stage, volume, &publication.uid).await?;
+                }
+                return Err(error);
+            }
+            stage.staged = true;
+        }
+        if let Err(error) = self.publish(&driver, volume, &capability, publication).await {
+            // The stage is undone with the last user, so a final refusal leaves only a record that nobody needs.
+            if fresh && !uncertain(&error) && (others || !driver.stages) {
+                self.forget(&mut stage, volume, &publication.uid).await?;
+            }
+            return Err(error);
+        }
+        drop(stage);
+
+        let target = self.layout.csi_target(&publication.uid, &volume.name);
+        let by_us = group.filter(|_| !driver.mount_group);
+        let policy = publication.policy.unwrap_or(ChangePolicy::Always);
+        let (host, file) = (self.host.clone(), self.record_file(&publication.uid, &volume.name));
+        blocking("giving the volume to fsGroup", move || {
+            let files = |source| VolumeError::Files { action: "give the volume to fsGroup", source };
+            if let Some(group) = by_us {
+                ownership::apply(&target, group, false, policy).map_err(files)?;
+            }
+            record.own.ready = true;
+            record.own.mounted = host.mount_table()?.at(&target).is_some();
+            // Without durability: a power loss that takes this takes the mount as well.
+            attempt::write_volatile(&file, &record).map_err(|error| CsiError::Record(error).into())
+        })
+        .await
+    }
+
+    /// Unpublishes the volume from the pod, unstages it after its last pod, and forgets it.
+    pub(crate) async fn tear_down(&self, uid: &str, name: &str) -> Result<(), VolumeError> {
+        let Some(record) = stages::publish_record(&self.layout, uid, name).map_err(CsiError::Record)? else {
+            return self.remove_directory(uid, name).await;
+        };
+        let driver = self.driver(&record.driver).await?;
+        let target = self.layout.csi_target(uid, name);
+        self.call("NodeUnpublishVolume", &record.driver, {
+            let request =
+                NodeUnpublishVolumeRequest { volume_id: record.handle.clone(), target_path: text(&target) };
+            let mut client = NodeClient::new(driver.channel.clone());
+            async move { client.node_unpublish_volume(request).await }
+        })
+        .await?;
+
+        let stage = self.stages.of(&record.driver, &record.handle);
+        let mut stage = stage.lock().await;
+        if driver.stages && !stage.users.iter().any(|other| other != uid) {
+            let directory = self.layout.stage(&record.driver, &record.handle);
+            let staging_target_path = text(&directory.join("globalmount"));
+            let request = NodeUnstageVolumeRequest { volume_id: record.handle.clone(), staging_target_path };
+            let mut client = NodeClient::new(driver.channel.clone());
+            let call = async move { client.node_unstage_volume(request).await };
+            self.call("NodeUnstageVolume", &record.driver, call).await?;
+            stage.staged = false;
+            let host = self.host.clone();
+            blocking("removing a staging directory", move || {
+                host.remove_directory(&directory.join("globalmount"))?;
+                host.remove_file(&directory.join("vol_data.json"))?;
+                host.remove_directory(&directory)?;
+                Ok(())
+            })
+            .await?;
+        }
+        self.remove_directory(uid, name).await?;
+        stage.users.remove(uid);
+        drop(stage);
+        self.stages.prune();
+        Ok(())
+    }
+
+    async fn stage(
+        &self,
+        driver: &Driver,
+        volume: &ClaimedVolume,
+        capability: &VolumeCapability,
+        publication: &Publication,
+    ) -> Result<(), VolumeError> {
+        let directory = self.layout.stage(&volume.driver, &volume.handle);
+        let staging = directory.join("globalmount");
+        let record = StageRecord { handle: volume.handle.clone(), driver: volume.driver.clone() };
+        let host = self.host.clone();
+        blocking("writing a stage's record", {
+            let staging = staging.clone();
+            move || {
+                host.make_directory(&staging, 0o750)?;
+                let content = serde_json::to_vec(&record).map_err(|error| CsiError::Record(error.into()))?;
+                Ok(host.write_durable(&directory.join("vol_data.json"), &content, 0o600)?)
+            }
+        })
+        .await?;
+        let request = NodeStageVolumeRequest {
+            volume_id: volume.handle.clone(),
+            publish_context: publication.publish_context.clone().into_iter().collect(),
+            staging_target_path: text(&staging),
+            volume_capability: Some(capability.clone()),
+            secrets: publication.stage_secrets.clone().into_iter().collect(),
+            volume_context: volume.attributes.clone().into_iter().collect(),
+        };
+        let mut client = NodeClient::new(driver.channel.clone());
+        let call = async move { client.node_stage_volume(request).await };
+        self.call("NodeStageVolume", &volume.driver, call).await.map(drop)
+    }
+
+    async fn publish(
+        &self,
+        driver: &Driver,
+        volume: &ClaimedVolume,
+        capability: &VolumeCapability,
+        publication: &Publication,
+    ) -> Result<(), VolumeError> {
+        let staging = self.layout.stage(&volume.driver, &volume.handle).join("globalmount");
+        let mut context = volume.attributes.clone();
+        context.extend(publication.pod_info.clone());
+        let request = NodePublishVolumeRequest {
+            volume_id: volume.handle.clone(),
+            publish_context: publication.publish_context.clone().into_iter().collect(),
+            staging_target_path: if driver.stages { text(&staging) } else { String::new() },
+            target_path: text(&self.layout.csi_target(&publication.uid, &volume.name)),
+            volume_capability: Some(capability.clone()),
+            readonly: publication.read_only || volume.read_only,
+            secrets: publication.publish_secrets.clone().into_iter().collect(),
+            volume_context: context.into_iter().collect(),
+        };
+        let mut client = NodeClient::new(driver.channel.clone());
+        let call = async move { client.node_publish_volume(request).await };
+        self.call("NodePublishVolume", &volume.driver, call).await.map(drop)
+    }
+
+    async fn driver(&self, name: &str) -> Result<Arc<Driver>, VolumeError> {
+        let endpoint = self.drivers.endpoint(name).ok_or_else(|| CsiError::NotRegistered(name.into()))?;
+        let key = (name.to_owned(), endpoint.clone());
+        if let Some(driver) = self.known.lock().get(&key) {
+            return Ok(driver.clone());
+        }
+        let unreachable = |reason: String| CsiError::Unreachable { driver: name.into(), reason };
+        let channel = csi::connect(&endpoint).await.map_err(|error| unreachable(error.to_string()))?;
+        let mut client = NodeClient::new(channel.clone());
+        let call = async move { client.node_get_capabilities(NodeGetCapabilitiesRequest {}).await };
+        let answer = self.call("NodeGetCapabilities", name, call).await?;
+        let offered: BTreeSet<i32> = answer
+            .capabilities
+            .into_iter()
+            .filter_map(|capability| match capability.r#type {
+                Some(node_service_capability::Type::Rpc(rpc)) => Some(rpc.r#type),
+                _ => None,
+            })
+            .collect();
+        use node_service_capability::rpc::Type;
+        let driver = Arc::new(Driver {
+            channel,
+            stages: offered.contains(&(Type::StageUnstageVolume as i32)),
+            single_node_multi_writer: offered.contains(&(Type::SingleNodeMultiWriter as i32)),
+            mount_group: offered.contains(&(Type::VolumeMountGroup as i32)),
+        });
+        self.known.lock().insert(key, driver.clone());
+        Ok(driver)
+    }
+
+    async fn call<T>(
+        &self,
+        method: &'static str,
+        driver: &str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, VolumeError> {
+        match tokio::time::timeout(CALL_DEADLINE, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => {
+                tracing::debug!(driver, method, code = ?status.code(), "driver refused");
+                Err(CsiError::Call { status }.into())
+            }
+            Err(_) => Err(CsiError::Deadline(method).into()),
+        }
+    }
+
+    async fn write_record(
+        &self,
+        volume: &ClaimedVolume,
+        publication: &Publication,
+        staged: bool,
+    ) -> Result<PublishRecord, VolumeError> {
+        let uid = &publication.uid;
+        let old = stages::publish_record(&self.layout, uid, &volume.name).map_err(CsiError::Record)?;
+        let mut volumes = old.map(|old| old.own.volumes).unwrap_or_default();
+        volumes.insert(publication.volume.clone());
+        let record = PublishRecord {
+            spec_volume: volume.name.clone(),
+            handle: volume.handle.clone(),
+            driver: volume.driver.clone(),
+            node: self.node.clone(),
+            attachment: attachment_name(&volume.handle, &volume.driver, &self.node),
+            mode: "Persistent".into(),
+            own: PublishState {
+                format: FORMAT,
+                boot_id: self.boot_id.clone(),
+                volumes,
+                staged,
+                ready: false,
+                mounted: false,
+            },
+        };
+        let (host, file, content) = (self.host.clone(), self.record_file(uid, &volume.name), record.clone());
+        blocking("writing a volume's record", move || {
+            host.make_directory(file.parent().unwrap_or(Path::new("/")), 0o750)?;
+            let content = serde_json::to_vec(&content).map_err(|error| CsiError::Record(error.into()))?;
+            Ok(host.write_durable(&file, &content, 0o600)?)
+        })
+        .await?;
+        Ok(record)
+    }
+
+    /// Removes the traces of a volume that a driver has refused for good.
+    async fn forget(
+        &self,
+        stage: &mut stages::Stage,
+        volume: &ClaimedVolume,
+        uid: &str,
+    ) -> Result<(), VolumeError> {
+        if stage.users.len() == 1 {
+            let (host, directory) = (self.host.clone(), self.layout.stage(&volume.driver, &volume.handle));
+            blocking("removing a staging directory", move || {
+                host.remove_directory(&directory.join("globalmount"))?;
+                host.remove_file(&directory.join("vol_data.json"))?;
+                host.remove_directory(&directory)?;
+                Ok(())
+            })
+            .await?;
+        }
+        self.remove_directory(uid, &volume.name).await?;
+        stage.users.remove(uid);
+        Ok(())
+    }
+
+    /// Removes the pod's directory of the volume; a driver that left its target mounted or filled is not helped out
+    /// by deleting through it.
+    async fn remove_directory(&self, uid: &str, name: &str) -> Result<(), VolumeError> {
+        let host = self.host.clone();
+        let directory = self.layout.volume(uid, crate::layout::CSI, name);
+        let has_record = self.record_file(uid, name).exists();
+        blocking("removing a volume's directory", move || {
+            let target = directory.join("mount");
+            // Without a record the driver is unknown; the mount table still tells what is there.
+            if !has_record && host.mount_table()?.at(&target).is_some() {
+                host.unmount(&target, Unmount::Plain)?;
+            }
+            host.remove_directory(&target)?;
+            host.remove_file(&directory.join("vol_data.json"))?;
+            host.remove_file(&directory.join("vol_data.new"))?;
+            host.remove_directory(&directory)?;
+            Ok(())
+        })
+        .await
+    }
+
+    fn record_file(&self, uid: &str, name: &str) -> std::path::PathBuf {
+        self.layout.volume(uid, crate::layout::CSI, name).join("vol_data.json")
+    }
+}
+
+fn uncertain(error: &VolumeError) -> bool {
+    matches!(error, VolumeError::Csi(error) if error.uncertain())
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// The name of the VolumeAttachment of a volume on a node.
+pub(crate) fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(format!("{handle}{driver}{node}").as_bytes());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("csi-{hex}")
+}
+
+fn capability(volume: &ClaimedVolume, driver: &Driver, group: Option<u32>) -> VolumeCapability {
+    VolumeCapability {
+        access_type: Some(AccessType::Mount(MountVolume {
+            fs_type: volume.fs_type.clone(),
+            mount_flags: volume.mount_options.clone(),
+            volume_mount_group: group.map(|group| group.to_string()).unwrap_or_default(),
+        })),
+        access_mode: Some(AccessMode {
+            mode: access_mode(
+                volume.access_modes.first().map(String::as_str),
+                driver.single_node_multi_writer,
+            ) as i32,
+        }),
+    }
+}
+
+/// The CSI access mode of a PersistentVolume's first access mode, as kubelet maps it.
+fn access_mode(mode: Option<&str>, single_node_multi_writer: bool) -> Mode {
+    match (mode, single_node_multi_writer) {
+        (Some("ReadWriteOnce"), true) => Mode::SingleNodeMultiWriter,
+        (Some("ReadWriteOncePod"), true) => Mode::SingleNodeSingleWriter,
+        (Some("ReadWriteOnce" | "ReadWriteOncePod"), false) => Mode::SingleNodeWriter,
+        (Some("ReadOnlyMany"), _) => Mode::MultiNodeReaderOnly,
+        (Some("ReadWriteMany"), _) => Mode::MultiNodeMultiWriter,
+        _ => Mode::Unknown,
+    }
+}
+
+/// Whether the volume's files are to be given to the pod's fsGroup.
+fn fs_group_applies(volume: &ClaimedVolume, object: Option<&CSIDriver>, read_only: bool) -> bool {
+    if read_only || volume.read_only {
+        return false;
+    }
+    let policy = object.and_then(|object| object.spec.fs_group_policy.as_deref());
+    match policy.unwrap_or("ReadWriteOnceWithFSType") {
+        "None" => false,
+        "File" => true,
+        _ => {
+            let once = ["ReadWriteOnce", "ReadWriteOncePod"];
+            !volume.fs_type.is_empty() && volume.access_modes.iter().any(|mode| once.contains(&mode.as_str()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn access_modes_are_mapped_as_kubelet_does() {
+        for (mode, capable, expected) in [
+            ("ReadWriteOnce", false, Mode::SingleNodeWriter),
+            ("ReadWriteOnce", true, Mode::SingleNodeMultiWriter),
+            ("ReadWriteOncePod", false, Mode::SingleNodeWriter),
+            ("ReadWriteOncePod", true, Mode::SingleNodeSingleWriter),
+            ("ReadOnlyMany", true, Mode::MultiNodeReaderOnly),
+            ("ReadWriteMany", false, Mode::MultiNodeMultiWriter),
+            ("Strange", false, Mode::Unknown),
+        ] {
+            assert_eq!(access_mode(Some(mode), capable), expected, "{mode} {capable}");
+        }
+    }
+
+    #[test]
+    fn fs_group_follows_the_drivers_policy() {
+        let volume = |fs_type: &str, mode: &str| ClaimedVolume {
+            name: "pv".into(),
+            driver: "d".into(),
+            handle: "h".into(),
+            attributes: BTreeMap::new(),
+            fs_type: fs_type.into(),
+            read_only: false,
+            access_modes: vec![mode.into()],
+            mount_options: vec![],
+            stage_secret: None,
+            publish_secret: None,
+            group: None,
+        };
+        let driver = |policy: &str| {
+            let mut driver = CSIDriver::default();
+            driver.spec.fs_group_policy = Some(policy.into());
+            driver
+        };
+        for (policy, fs_type, mode, read_only, expected) in [
+            (None, "ext4", "ReadWriteOnce", false, true),
+            (None, "", "ReadWriteOnce", false, false),
+            (None, "ext4", "ReadWriteMany", false, false),
+            (Some("ReadWriteOnceWithFSType"), "ext4", "ReadWriteOncePod", false, true),
+            (Some("File"), "", "ReadWriteMany", false, true),
+            (Some("File"), "", "ReadWriteMany", true, false),
+            (Some("None"), "ext4", "ReadWriteOnce", false, false),
+        ] {
+            let object = policy.map(driver);
+            assert_eq!(
+                fs_group_applies(&volume(fs_type, mode), object.as_ref(), read_only),
+                expected,
+                "{policy:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The volumes of pods: what each kind is, how it is set up and torn down.
+
+pub(crate) mod atomic;
+pub(crate) mod claim;
+pub(crate) mod content;
+pub(crate) mod csi;
+pub(crate) mod host_path;
+pub(crate) mod local;
+pub(crate) mod ownership;
+pub(crate) mod stages;
+pub(crate) mod subpath;
+
+use std::{io, path::PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+
+use crate::layout;
+
+/// What stands behind a volume of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Source {
+    /// A fresh directory, or a tmpfs.
+    EmptyDir {
+        memory: bool,
+        size: Option<u64>,
+    },
+    HostPath {
+        path: PathBuf,
+        kind: String,
+    },
+    /// Files made from objects of the API.
+    Content {
+        plugin: &'static str,
+        memory: bool,
+    },
+    Claim {
+        name: String,
+        read_only: bool,
+    },
+    /// A kind that this node agent does not serve, by its name in the API.
+    Unserved(String),
+}
+
+impl Source {
+    /// The source of a volume of a pod.
+    pub(crate) fn of(volume: &Volume) -> Source {
+        if let Some(source) = &volume.empty_dir {
+            let size = source
+                .size_limit
+                .as_ref()
+                .and_then(|size| size.0.parse::<values::Quantity>().ok()?.ceil_bytes());
+            return match source.medium.as_deref().unwrap_or_default() {
+                "" => Source::EmptyDir { memory: false, size },
+                "Memory" => Source::EmptyDir { memory: true, size },
+                other => Source::Unserved(format!("emptyDir of medium {other}")),
+            };
+        }
+        if let Some(source) = &volume.host_path {
+            return Source::HostPath {
+                path: PathBuf::from(&source.path),
+                kind: source.type_.clone().unwrap_or_default(),
+            };
+        }
+        if let Some(source) = &volume.persistent_volume_claim {
+            return Source::Claim {
+                name: source.claim_name.clone(),
+                read_only: source.read_only.unwrap_or(false),
+            };
+        }
+        if volume.config_map.is_some() {
+            return Source::Content { plugin: layout::CONFIG_MAP, memory: false };
+        }
+        if volume.secret.is_some() {
+            return Source::Content { plugin: layout::SECRET, memory: true };
+        }
+        if volume.downward_api.is_some() {
+            return Source::Content { plugin: layout::DOWNWARD, memory: false };
+        }
+        if volume.projected.is_some() {
+            return Source::Content { plugin: layout::PROJECTED, memory: true };
+        }
+        let kind = serde_json::to_value(volume)
+            .ok()
+            .and_then(|value| value.as_object()?.keys().find(|key| *key != "name").cloned());
+        Source::Unserved(kind.unwrap_or_else(|| "volume without a source".into()))
+    }
+}
+
+/// The volumes of the pod that a container mounts; others are not set up.
+pub(crate) fn used(pod: &Pod) -> Vec<&Volume> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let containers = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let names = |container: &Container| -> Vec<String> {
+        let mounts = container.volume_mounts.iter().flatten().map(|mount| mount.name.clone());
+        mounts.chain(container.volume_devices.iter().flatten().map(|device| device.name.clone())).collect()
+    };
+    let names: std::collections::BTreeSet<String> = containers().flat_map(names).collect();
+    spec.volumes.iter().flatten().filter(|volume| names.contains(&volume.name)).collect()
+}
+
+/// Why a volume is not there yet, or not gone yet. The text goes into the pod's event.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VolumeError {
+    #[error(
+        "volumes of kind {0} are not served by this node agent yet; it serves emptyDir, hostPath, configMap, secret, downwardAPI, projected and persistentVolumeClaim (CSI)"
+    )]
+    Unserved(String),
+    #[error("{0}")]
+    HostPath(String),
+    #[error(transparent)]
+    Content(#[from] content::ContentError),
+    #[error(transparent)]
+    Claim(#[from] claim::ClaimError),
+    #[error(transparent)]
+    Csi(#[from] csi::CsiError),
+    #[error("cannot {action}: {source}")]
+    Files { action: &'static str, source: io::Error },
+    #[error(transparent)]
+    Host(#[from] linux::Error),
+    #[error("the API did not answer: {0}")]
+    Api(#[from] kube::Error),
+    #[error("{0} took longer than a minute: a device or file system may hang, see the kernel's log")]
+    Stuck(&'static str),
+}

@@ -1,0 +1,129 @@
+//! Which pods of this node use which CSI volume: a volume is staged for the first and unstaged after the last.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::{containers::attempt::read_json, layout::Layout};
+
+/// Version of the part of `vol_data.json` that is ours.
+pub(crate) const FORMAT: u32 = 1;
+
+/// `vol_data.json` beside a CSI volume's target path: kubelet's keys, and what we need beyond them. It is durable
+/// before the driver is called, so whatever a driver has done can be undone.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct PublishRecord {
+    #[serde(rename = "specVolID")]
+    pub(crate) spec_volume: String,
+    #[serde(rename = "volumeHandle")]
+    pub(crate) handle: String,
+    #[serde(rename = "driverName")]
+    pub(crate) driver: String,
+    #[serde(rename = "nodeName")]
+    pub(crate) node: String,
+    #[serde(rename = "attachmentID")]
+    pub(crate) attachment: String,
+    #[serde(rename = "volumeLifecycleMode")]
+    pub(crate) mode: String,
+    #[serde(rename = "orlop.dev")]
+    pub(crate) own: PublishState,
+}
+
+/// What kubelet's record lacks.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PublishState {
+    pub(crate) format: u32,
+    /// Mounts are void after another boot.
+    pub(crate) boot_id: String,
+    /// The pod's names for the volume.
+    pub(crate) volumes: BTreeSet<String>,
+    /// The driver stages volumes.
+    pub(crate) staged: bool,
+    /// Published, and the files given to the pod's group.
+    pub(crate) ready: bool,
+    /// The target was a mount then.
+    pub(crate) mounted: bool,
+}
+
+/// `vol_data.json` beside a staging path.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct StageRecord {
+    #[serde(rename = "volumeHandle")]
+    pub(crate) handle: String,
+    #[serde(rename = "driverName")]
+    pub(crate) driver: String,
+}
+
+/// One volume on this node. Whoever holds it is the only one to call the driver's stage methods for it.
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    /// UIDs of the pods that have a record of it.
+    pub(crate) users: BTreeSet<String>,
+    /// Staged by this process. After a restart it is staged once more, which drivers must allow.
+    pub(crate) staged: bool,
+}
+
+/// All volumes of this node.
+#[derive(Debug, Default)]
+pub(crate) struct Stages {
+    volumes: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<Stage>>>>,
+}
+
+impl Stages {
+    /// Reads the records of all pods. Blocks.
+    pub(crate) fn load(layout: &Layout) -> io::Result<Stages> {
+        let mut volumes: HashMap<(String, String), Stage> = HashMap::new();
+        for uid in names(&layout.pods())? {
+            for name in names(&layout.volumes(&uid).join(crate::layout::CSI))? {
+                match publish_record(layout, &uid, &name) {
+                    Ok(Some(record)) => {
+                        volumes.entry((record.driver, record.handle)).or_default().users.insert(uid.clone());
+                    }
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(uid, volume = name, %error, "volume record is not readable"),
+                }
+            }
+        }
+        let volumes =
+            volumes.into_iter().map(|(key, stage)| (key, Arc::new(tokio::sync::Mutex::new(stage)))).collect();
+        Ok(Stages { volumes: Mutex::new(volumes) })
+    }
+
+    /// The volume's entry.
+    pub(crate) fn of(&self, driver: &str, handle: &str) -> Arc<tokio::sync::Mutex<Stage>> {
+        self.volumes.lock().entry((driver.to_owned(), handle.to_owned())).or_default().clone()
+    }
+
+    /// Forgets volumes that nobody uses.
+    pub(crate) fn prune(&self) {
+        self.volumes.lock().retain(|_, stage| {
+            Arc::strong_count(stage) > 1 || stage.try_lock().map_or(true, |stage| !stage.users.is_empty())
+        });
+    }
+}
+
+/// The record of a pod's CSI volume.
+pub(crate) fn publish_record(layout: &Layout, uid: &str, name: &str) -> io::Result<Option<PublishRecord>> {
+    read_json(&layout.volume(uid, crate::layout::CSI, name).join("vol_data.json"))
+}
+
+/// Whether a CSI volume of a pod is completely set up, and still is.
+pub(crate) fn is_ready(record: &PublishRecord, boot_id: &str, target_mounted: bool) -> bool {
+    record.own.ready && record.own.boot_id == boot_id && (target_mounted || !record.own.mounted)
+}
+
+fn names(directory: &std::path::Path) -> io::Result<Vec<String>> {
+    match std::fs::read_dir(directory) {
+        Ok(entries) => {
+            Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
