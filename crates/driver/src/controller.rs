@@ -10,12 +10,13 @@ use csi::v1::{self, controller_server};
 use drives::Volume;
 use tonic::{Request, Status};
 
-const ABILITIES: [rpc::Type; 5] = [
+const ABILITIES: [rpc::Type; 6] = [
     rpc::Type::CreateDeleteVolume,
     rpc::Type::ListVolumes,
     rpc::Type::GetCapacity,
     rpc::Type::ExpandVolume,
     rpc::Type::GetVolume,
+    rpc::Type::SingleNodeMultiWriter,
 ];
 
 #[tonic::async_trait]

@@ -9,11 +9,16 @@ use crate::status::{refused, refused_unmount};
 use csi::v1::node_service_capability::{Rpc, Type, rpc};
 use csi::v1::volume_usage::Unit;
 use csi::v1::{self, node_server};
-use drives::VolumeId;
+use drives::{Drives, VolumeId};
+use std::path::PathBuf;
 use tonic::{Request, Status};
 
-const ABILITIES: [rpc::Type; 3] =
-    [rpc::Type::StageUnstageVolume, rpc::Type::GetVolumeStats, rpc::Type::ExpandVolume];
+const ABILITIES: [rpc::Type; 4] = [
+    rpc::Type::StageUnstageVolume,
+    rpc::Type::GetVolumeStats,
+    rpc::Type::ExpandVolume,
+    rpc::Type::SingleNodeMultiWriter,
+];
 
 #[tonic::async_trait]
 impl node_server::Node for Driver {
@@ -61,6 +66,9 @@ impl node_server::Node for Driver {
             let drives = self.drives.clone();
             let key = Key::Volume(volume.clone());
             let work = async move {
+                if access.exclusive {
+                    alone(&drives, &volume, [&staging, &target]).await?;
+                }
                 drives.publish(&volume, &staging, &target, read_only, access.flags).await.map_err(refused)
             };
             self.flights.run(key, work).await?;
@@ -155,5 +163,17 @@ impl Driver {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+/// Refuses a second place to a volume for one.
+async fn alone(drives: &Drives, volume: &VolumeId, places: [&PathBuf; 2]) -> Result<(), Status> {
+    match drives.elsewhere(volume, places.map(PathBuf::clone).into()).await.map_err(refused)? {
+        None => Ok(()),
+        Some(other) => Err(Status::failed_precondition(format!(
+            "volume {volume} is published at {} and its access mode (SINGLE_NODE_SINGLE_WRITER) allows one place; \
+             unpublish it there first",
+            other.display()
+        ))),
     }
 }

@@ -117,6 +117,35 @@ async fn a_volume_s_life_with_every_call_made_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_for_one_workload_is_published_once() {
+    let Some(mut world) = World::with_drive(GI).await else { return };
+    let id = world.create("pvc-1", 64 * MI).await.expect("created").volume_id;
+    let staging = world.path("staging");
+    world.stage(&id, &staging).await.expect("staged");
+    let request = |pod: &str| v1::NodePublishVolumeRequest {
+        volume_id: id.clone(),
+        staging_target_path: staging.display().to_string(),
+        target_path: world.path(pod).display().to_string(),
+        volume_capability: Some(capability(Mode::SingleNodeSingleWriter)),
+        ..Default::default()
+    };
+    let (first, second) = (request("pod-1"), request("pod-2"));
+    for _ in 0..2 {
+        world.node.node_publish_volume(first.clone()).await.expect("published");
+    }
+    let refused = world.node.node_publish_volume(second.clone()).await.expect_err("published already");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("pod-1"), "{}", refused.message());
+
+    world.unpublish(&id, &world.path("pod-1")).await.expect("unpublished");
+    world.node.node_publish_volume(second).await.expect("free again");
+    world.unpublish(&id, &world.path("pod-2")).await.expect("unpublished");
+    world.unstage(&id, &staging).await.expect("unstaged");
+    world.delete(&id).await.expect("deleted");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_change_nothing() {
     let Some(mut world) = World::with_drive(GI).await else { return };
     let before = world.capacity().await;

@@ -223,6 +223,23 @@ impl Drives {
             .map_err(|_| MountError::TimedOut)?
     }
 
+    /// One of the places, besides its drive and `besides`, where the volume as a whole is mounted.
+    ///
+    /// # Errors
+    /// See [`MountError`].
+    pub async fn elsewhere(
+        &self,
+        id: &VolumeId,
+        besides: Vec<PathBuf>,
+    ) -> Result<Option<PathBuf>, MountError> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        self.inner
+            .quick
+            .run(move || show::elsewhere(&inner, &id, &besides))
+            .await
+            .map_err(|_| MountError::TimedOut)?
+    }
+
     /// Takes the volume from `target` and removes the directory. Fine when nothing is there.
     ///
     /// # Errors

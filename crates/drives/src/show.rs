@@ -1,6 +1,6 @@
 //! Mounting volumes and asking what they hold, from what is known in memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use linux::Attributes;
 
@@ -68,6 +68,15 @@ pub(crate) fn publish(
 ) -> Result<(), MountError> {
     let (site, _) = for_mounting(inner, id)?;
     staging::publish(inner.host.as_ref(), &Shown { id, layout: &site.layout }, staged, target, attributes)
+}
+
+pub(crate) fn elsewhere(
+    inner: &Inner,
+    id: &VolumeId,
+    besides: &[PathBuf],
+) -> Result<Option<PathBuf>, MountError> {
+    let (site, _) = for_mounting(inner, id)?;
+    staging::elsewhere(inner.host.as_ref(), &Shown { id, layout: &site.layout }, besides)
 }
 
 /// Works without the volume too: what is mounted must come away even if its drive is gone.

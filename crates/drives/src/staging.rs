@@ -157,6 +157,19 @@ pub(crate) fn hide(
     Ok(())
 }
 
+/// Where the volume as a whole is mounted, besides its drive and these paths.
+pub(crate) fn elsewhere(
+    host: &dyn Host,
+    volume: &Shown<'_>,
+    besides: &[PathBuf],
+) -> Result<Option<PathBuf>, MountError> {
+    let besides =
+        besides.iter().filter_map(|path| plain(host, path).transpose()).collect::<Result<Vec<_>, _>>()?;
+    let table = host.mount_table()?;
+    let other = table.iter().find(|mount| volume.is(&table, mount) && !besides.contains(&mount.target));
+    Ok(other.map(|mount| mount.target.clone()))
+}
+
 /// Whether the volume is mounted at `path`.
 pub(crate) fn is_at(host: &dyn Host, volume: &Shown<'_>, path: &Path) -> Result<bool, MountError> {
     let Some(at) = plain(host, path)? else { return Ok(false) };

@@ -12,6 +12,8 @@ const FIELD: &str = "volume_capability";
 pub(crate) struct Access {
     pub(crate) flags: MountFlags,
     pub(crate) read_only: bool,
+    /// At one place only (`SINGLE_NODE_SINGLE_WRITER`, which is Kubernetes' ReadWriteOncePod).
+    pub(crate) exclusive: bool,
     /// The backend that the file-system type stands for, if one was asked for.
     pub(crate) backend: Option<BackendKind>,
 }
@@ -52,7 +54,8 @@ impl Access {
                 });
             }
         };
-        Ok(Self { flags: flags(mount)?, read_only, backend: backend(mount)? })
+        let exclusive = mode.mode() == Mode::SingleNodeSingleWriter;
+        Ok(Self { flags: flags(mount)?, read_only, exclusive, backend: backend(mount)? })
     }
 
     /// All of the capabilities, of which there must be one.
