@@ -12,6 +12,10 @@ mod drives;
 mod error;
 mod execute;
 mod expected;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod faults;
 mod initialise;
 mod inventory;
 mod layout;

@@ -59,6 +59,8 @@ pub(crate) fn delete(record: &VolumeRecord, observed: Observed) -> Vec<Step> {
         Step::Destroy { key: key() },
     ];
     steps.extend(quota.map(|quota| Step::Reclaim { quota }));
+    // Without this, power loss could bring the directory or its limit back when nobody remembers them.
+    steps.push(Step::Sync);
     steps.push(Step::Forget { key: key() });
     steps
 }

@@ -1,11 +1,6 @@
 //! Whether the running kernel can serve a backend: tried out for real on a small file.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use linux::{Host, Unmount};
 use parking_lot::Mutex;
@@ -13,10 +8,8 @@ use parking_lot::Mutex;
 use super::{Backend, QuotaKey};
 use crate::{BackendKind, DriveId, layout::Layout};
 
-type Verdict = Result<(), String>;
-
-/// One verdict per kind and process: a kernel doesn't change while it runs. (It may load a module; then restart.)
-static VERDICTS: LazyLock<Mutex<BTreeMap<BackendKind, Arc<Verdict>>>> = LazyLock::new(Mutex::default);
+/// Backends that were seen to work: tried once per process. A refusal is not kept; a module may be loaded, room made.
+static PROVEN: Mutex<BTreeSet<BackendKind>> = Mutex::new(BTreeSet::new());
 
 /// Big enough for both file systems.
 const IMAGE: u64 = 320 << 20;
@@ -25,15 +18,15 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Says why the kernel can't serve this backend, if it can't. `scratch` is a directory for the trial.
 pub(crate) fn probe(host: &dyn Host, backend: &dyn Backend, scratch: &Path) -> Result<(), String> {
     // The lock is held through the trial: a second caller waits for the verdict instead of trying too.
-    let mut verdicts = VERDICTS.lock();
-    let verdict = verdicts.entry(backend.kind()).or_insert_with(|| {
-        let verdict = try_out(host, backend, scratch);
-        if let Err(reason) = &verdict {
-            tracing::info!(backend = %backend.kind(), reason, "backend can't serve on this machine");
-        }
-        Arc::new(verdict)
-    });
-    verdict.as_ref().clone()
+    let mut proven = PROVEN.lock();
+    if proven.contains(&backend.kind()) {
+        return Ok(());
+    }
+    try_out(host, backend, scratch).inspect_err(|reason| {
+        tracing::info!(backend = %backend.kind(), reason, "backend can't serve on this machine");
+    })?;
+    proven.insert(backend.kind());
+    Ok(())
 }
 
 fn try_out(host: &dyn Host, backend: &dyn Backend, scratch: &Path) -> Result<(), String> {

@@ -1,0 +1,281 @@
+//! Every change failed, crashed, cut off from power and repeated at every call it makes: after a restart the drives
+//! must tell one consistent story, and the same change asked again must complete.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use crate::{
+    BackendKind, CreateVolume, DriveState, Drives, Force, Source, VolumeId,
+    execute::Site,
+    fake::{FakeHost, Fault},
+    layout::Layout,
+    plan,
+    record::{FORMAT, Phase, VolumeRecord},
+};
+
+const SIZE: u64 = 64 << 20;
+const IMAGE: &str = "/loop/a.img";
+
+/// How the machine comes back after a fault.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    /// The call fails; the process goes on.
+    Goes,
+    /// The process is killed and started again.
+    Crash,
+    /// Everything is switched off and on again.
+    PowerLoss,
+}
+
+struct World {
+    host: Arc<FakeHost>,
+    drives: Drives,
+}
+
+fn source() -> Source {
+    Source::LoopFile { path: IMAGE.into(), size: 1 << 30 }
+}
+
+fn request(size: u64) -> CreateVolume {
+    CreateVolume { name: "pvc-1".to_owned(), required: size, ..CreateVolume::default() }
+}
+
+async fn open(host: &Arc<FakeHost>) -> Drives {
+    Drives::open(host.clone(), PathBuf::from("/drives"), vec![source()]).await.expect("open")
+}
+
+impl World {
+    async fn new(kind: BackendKind) -> Self {
+        let host = Arc::new(FakeHost::new());
+        let drives = open(&host).await;
+        drives.initialise(source(), Some(kind), Force::No).await.expect("initialise");
+        Self { host, drives }
+    }
+
+    /// Arms the fault; `at` counts the changing calls from here.
+    fn arm(&self, ending: Ending, at: usize) {
+        self.host.arm(Some(match ending {
+            Ending::Goes => Fault::Fail(at),
+            Ending::Crash | Ending::PowerLoss => Fault::Crash(at),
+        }));
+    }
+
+    /// Brings the machine back, and waits until what was half deleted is gone.
+    async fn restart(&mut self, ending: Ending) {
+        match ending {
+            Ending::Goes => return self.host.arm(None),
+            Ending::Crash => self.host.arm(None),
+            Ending::PowerLoss => self.host.lose_power(),
+        }
+        self.drives = open(&self.host).await;
+        assert_eq!(self.drives.drives()[0].state, DriveState::Ready);
+        let mut changed = self.drives.changed();
+        let settled = async {
+            while self.drives.drives()[0].volumes != self.drives.volumes().len() {
+                changed.changed().await.expect("the drives are open");
+            }
+        };
+        timeout(Duration::from_secs(10), settled).await.expect("what was half deleted goes away");
+    }
+
+    /// Memory, records and file system agree: these sizes and nothing else.
+    fn check(&self, sizes: &[u64], when: &str) {
+        let found: Vec<u64> = self.drives.volumes().iter().map(|volume| volume.size).collect();
+        assert_eq!(found, sizes, "{when}");
+        let drive = &self.drives.drives()[0];
+        assert_eq!(drive.allocated, sizes.iter().sum::<u64>(), "{when}");
+        let disk = self.host.disk(Path::new(IMAGE));
+        let (directories, limits) = disk.volumes();
+        assert_eq!(directories.len(), sizes.len(), "{when}: {disk:?}");
+        assert_eq!(limits, sizes.iter().map(|size| Some(*size)).collect::<Vec<_>>(), "{when}: {disk:?}");
+        if sizes.is_empty() {
+            assert!(disk.is_empty_drive(), "{when}: {disk:?}");
+        }
+    }
+}
+
+const ENDINGS: [Ending; 3] = [Ending::Goes, Ending::Crash, Ending::PowerLoss];
+
+/// Runs a case at each call of a change, until the change needs no further call.
+async fn at_every_call<Fut: Future<Output = bool>>(case: impl Fn(BackendKind, Ending, usize) -> Fut) {
+    for kind in BackendKind::ALL {
+        for ending in ENDINGS {
+            let mut at = 0;
+            while case(kind, ending, at).await {
+                at += 1;
+            }
+            assert!(at >= 3, "{kind} {ending:?}: faults happened");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_creation_that_breaks_off_leaves_one_volume_or_none() {
+    at_every_call(|kind, ending, at| async move {
+        let mut world = World::new(kind).await;
+        world.arm(ending, at);
+        let answer = world.drives.create(request(SIZE)).await;
+        let happened = world.host.calls() > at;
+        world.restart(ending).await;
+        let when = format!("{kind} {ending:?} at call {at}: {answer:?}");
+        match &answer {
+            Ok(_) => world.check(&[SIZE], &when),
+            // Only a clean-up that could not be done may leave it, and then it counts.
+            Err(_) if ending != Ending::Goes => world.check(&[], &when),
+            Err(_) => {}
+        }
+        world.drives.create(request(SIZE)).await.expect("again");
+        world.check(&[SIZE], &when);
+        happened
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_breaks_off_can_be_completed() {
+    at_every_call(|kind, ending, at| async move {
+        let mut world = World::new(kind).await;
+        let id = world.drives.create(request(SIZE)).await.expect("create").id;
+        world.host.arm(None);
+        world.arm(ending, at);
+        let answer = world.drives.delete(&id).await;
+        let happened = world.host.calls() > at;
+        world.restart(ending).await;
+        let when = format!("{kind} {ending:?} at call {at}: {answer:?}");
+        if answer.is_ok() {
+            world.check(&[], &when);
+        }
+        world.drives.delete(&id).await.expect("again");
+        world.check(&[], &when);
+        world.drives.create(request(SIZE)).await.expect("the name is free");
+        world.check(&[SIZE], &when);
+        happened
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_growth_that_breaks_off_leaves_the_old_or_the_new_size() {
+    at_every_call(|kind, ending, at| async move {
+        let mut world = World::new(kind).await;
+        let id = world.drives.create(request(SIZE)).await.expect("create").id;
+        world.host.arm(None);
+        world.arm(ending, at);
+        let answer = world.drives.expand(&id, SIZE * 2, None).await;
+        let happened = world.host.calls() > at;
+        world.restart(ending).await;
+        let when = format!("{kind} {ending:?} at call {at}: {answer:?}");
+        let size = world.drives.volume(&id).expect("it is live").size;
+        assert!(size == SIZE || size == SIZE * 2, "{when}: {size}");
+        assert!(answer.is_err() || size == SIZE * 2, "{when}: {size}");
+        if ending != Ending::Goes {
+            world.check(&[size], &when);
+        }
+        assert_eq!(world.drives.expand(&id, SIZE * 2, None).await.expect("again"), SIZE * 2);
+        world.check(&[SIZE * 2], &when);
+        happened
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_initialisation_that_breaks_off_is_finished_without_force() {
+    for kind in BackendKind::ALL {
+        // Trying out the backend is no part of this.
+        World::new(kind).await;
+    }
+    at_every_call(|kind, ending, at| async move {
+        let host = Arc::new(FakeHost::new());
+        let drives = open(&host).await;
+        let mut world = World { host, drives };
+        world.host.arm(None);
+        world.arm(ending, at);
+        let answer = world.drives.initialise(source(), Some(kind), Force::No).await;
+        let happened = world.host.calls() > at;
+        match ending {
+            Ending::PowerLoss => world.host.lose_power(),
+            Ending::Goes | Ending::Crash => world.host.arm(None),
+        }
+        world.drives = open(&world.host).await;
+        let when = format!("{kind} {ending:?} at call {at}: {answer:?}");
+        if answer.is_err() {
+            for source in world.drives.uninitialised() {
+                world.drives.initialise(source, Some(kind), Force::No).await.expect(&when);
+            }
+        }
+        let drives = world.drives.drives();
+        assert_eq!(drives.len(), 1, "{when}");
+        assert_eq!(drives[0].state, DriveState::Ready, "{when}");
+        world.drives.create(request(SIZE)).await.expect("create");
+        world.check(&[SIZE], &when);
+        happened
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn staging_that_breaks_off_can_be_repeated_and_undone() {
+    at_every_call(|kind, ending, at| async move {
+        let mut world = World::new(kind).await;
+        let id = world.drives.create(request(SIZE)).await.expect("create").id;
+        world.host.arm(None);
+        world.arm(ending, at);
+        let (staging, target) = (Path::new("/node/staging"), Path::new("/node/pod/target"));
+        let flags = crate::MountFlags::default();
+        let go = |drives: Drives, id: VolumeId| async move {
+            drives.stage(&id, staging, flags).await?;
+            drives.publish(&id, staging, target, true, flags).await?;
+            drives.unpublish(&id, target).await?;
+            drives.unstage(&id, staging).await
+        };
+        let answer = go(world.drives.clone(), id.clone()).await;
+        let happened = world.host.calls() > at;
+        world.restart(ending).await;
+        go(world.drives.clone(), id.clone())
+            .await
+            .unwrap_or_else(|error| panic!("{ending:?} at {at}: {error}"));
+        assert_eq!(world.host.mounts(), 1, "{answer:?}");
+        world.drives.delete(&id).await.expect("nothing holds it");
+        world.check(&[], "after all");
+        happened
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_step_of_every_plan_may_be_repeated() {
+    for kind in BackendKind::ALL {
+        let world = World::new(kind).await;
+        let drive = world.drives.drives().remove(0);
+        let backend = crate::backend::of(kind);
+        let layout = Layout::new(drive.mount.expect("mounted"));
+        let site = Site { host: world.host.clone(), backend, layout };
+        let record = VolumeRecord {
+            format: FORMAT,
+            key: "pvc-1".to_owned(),
+            name: "pvc-1".to_owned(),
+            size: SIZE,
+            phase: Phase::Ready,
+            created: jiff::Timestamp::UNIX_EPOCH,
+            quota: backend.choose_key(&[]),
+            parameters: Default::default(),
+        };
+        let twice = |steps: &[plan::Step]| {
+            for step in steps {
+                site.perform(step).unwrap_or_else(|error| panic!("{kind} {step:?}: {error}"));
+                site.perform(step).unwrap_or_else(|error| panic!("{kind} {step:?} again: {error}"));
+            }
+        };
+        twice(&plan::create(&record));
+        assert_eq!(world.host.disk(Path::new(IMAGE)).volumes().1, [Some(SIZE)]);
+        twice(&plan::expand(&record, SIZE * 2));
+        assert_eq!(world.host.disk(Path::new(IMAGE)).volumes().1, [Some(SIZE * 2)]);
+        twice(&plan::delete(&record, site.observe(&record).expect("observe")));
+        assert!(world.host.disk(Path::new(IMAGE)).is_empty_drive());
+    }
+}
