@@ -121,3 +121,43 @@ fn unescape(field: &[u8]) -> PathBuf {
     }
     PathBuf::from(OsString::from_vec(plain))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TEXT: &[u8] = b"21 1 254:0 / / rw,relatime - ext4 /dev/root rw\n\
+        nonsense\n\
+        60 21 0:44 /volumes/pvc-1 /node/with\\040space/mount ro,nodev shared:7 master:2 - btrfs /dev/loop0 rw,subvolid=256\n\
+        61 60 0:45 / /node/with\\040space/mount rw - tmpfs tmpfs rw\n\
+        62 61 0:46 / /node/with\\040space/mount/inner rw - tmpfs tmp\\134fs rw\n";
+
+    #[test]
+    fn lines_are_read_as_the_kernel_means_them() {
+        let table = MountTable::parse(TEXT);
+        assert_eq!(table.iter().count(), 4);
+        let volume = table.iter().nth(1).expect("second");
+        assert_eq!(volume.root, Path::new("/volumes/pvc-1"));
+        assert_eq!(volume.device, DeviceNumber { major: 0, minor: 44 });
+        assert!(volume.read_only() && volume.has_option("nodev") && volume.filesystem == "btrfs");
+        assert_eq!(table.iter().last().expect("last").source, Path::new("tmp\\fs"));
+    }
+
+    #[test]
+    fn the_newest_mount_is_the_visible_one() {
+        let table = MountTable::parse(TEXT);
+        assert_eq!(table.at(Path::new("/node/with space/mount")).map(|mount| mount.id), Some(61));
+        assert_eq!(table.at(Path::new("/node")), None);
+        let order: Vec<u64> = table.below(Path::new("/node")).iter().map(|mount| mount.id).collect();
+        assert_eq!(order, [62, 61, 60]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "[ -~\\n\\\\]{0,300}") {
+            MountTable::parse(text.as_bytes());
+        }
+    }
+}
