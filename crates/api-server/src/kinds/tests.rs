@@ -380,8 +380,8 @@ fn changes_are_refused_in_kubernetes_words() {
         ),
         (
             "PersistentVolumeClaim",
-            &with(&claim(), json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "uid": "u"}})),
-            json!({"metadata": {"finalizers": ["kubernetes.io/pvc-protection", "a/b"], "uid": "v"}}),
+            &with(&claim(), json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "uid": "u", "finalizers": ["a/a"]}})),
+            json!({"metadata": {"finalizers": ["a/a", "a/b"], "uid": "v"}}),
             vec![
                 r#"metadata.uid: Invalid value: "v": field is immutable"#.into(),
                 r#"metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers ["a/b"]"#.into(),

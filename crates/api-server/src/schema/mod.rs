@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub(crate) use builtin::{json_schema, object_meta};
 pub use error::{CauseType, FieldError};
 use node::{Node, NodeId};
 
