@@ -62,7 +62,7 @@ pub(crate) trait Backend: Send + Sync {
     fn usage(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<Usage>;
 
     /// Removes a volume's directory with all in it.
-    fn destroy(&self, host: &dyn Host, volume: &Path) -> Result<()>;
+    fn destroy(&self, host: &dyn Host, mount: &Path, volume: &Path) -> Result<()>;
 
     /// Waits until the space of a destroyed volume is free, and removes its quota.
     fn reclaim(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<()>;

@@ -47,7 +47,7 @@ impl Site {
                     other => other,
                 }
             }
-            Step::Destroy { key } => self.backend.destroy(host, &self.layout.discarded(key)),
+            Step::Destroy { key } => self.backend.destroy(host, mount, &self.layout.discarded(key)),
             Step::Reclaim { quota } => self.backend.reclaim(host, mount, *quota),
             Step::Forget { key } => host.remove_file(&self.layout.record(key)).map(drop),
         }

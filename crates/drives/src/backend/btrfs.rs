@@ -67,7 +67,12 @@ impl Backend for Btrfs {
         Ok(Usage { used: quota.used, limit: quota.limit, inodes: None })
     }
 
-    fn destroy(&self, host: &dyn Host, volume: &Path) -> Result<()> {
+    fn destroy(&self, host: &dyn Host, mount: &Path, volume: &Path) -> Result<()> {
+        if !host.exists(volume)? {
+            return Ok(());
+        }
+        // To delete a subvolume inside a full volume takes room too, and nobody writes here any more.
+        host.limit_subvolume(mount, host.subvolume_id(volume)?, None)?;
         host.delete_subvolume(volume).map(drop)
     }
 

@@ -83,7 +83,7 @@ impl Backend for Xfs {
         Ok(Usage { used: usage.used, limit: usage.limit, inodes: Some(usage.inodes) })
     }
 
-    fn destroy(&self, host: &dyn Host, volume: &Path) -> Result<()> {
+    fn destroy(&self, host: &dyn Host, _: &Path, volume: &Path) -> Result<()> {
         host.remove_tree(volume).map(drop)
     }
 
