@@ -1,0 +1,226 @@
+//! A CSI driver that keeps its volumes in memory and answers as it is told.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use csi::v1::controller_server::{Controller, ControllerServer};
+use csi::v1::controller_service_capability::{self, Rpc, rpc};
+use csi::v1::identity_server::{Identity, IdentityServer};
+use csi::v1::node_server::{Node, NodeServer};
+use csi::v1::plugin_capability::{self, Service, service};
+use csi::v1::*;
+use parking_lot::Mutex;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Response, Status};
+
+use super::{DRIVER, KEY, Steps};
+
+/// How a CreateVolume is answered; as it should be, if nothing is scripted.
+pub enum Answer {
+    /// With an error, and nothing made.
+    Refuse(Status),
+    /// With an error, although the volume is made.
+    MakeAndFail(Status),
+    /// With a volume of this size.
+    Make(i64),
+}
+
+/// Cloning gives another handle on the same driver.
+#[derive(Clone)]
+pub struct FakeDriver {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    node: String,
+    max_volumes: i64,
+    volumes: BTreeMap<String, i64>,
+    create: VecDeque<Answer>,
+    delete: VecDeque<Status>,
+    requests: Vec<CreateVolumeRequest>,
+    capacity: i64,
+    asked: usize,
+}
+
+impl FakeDriver {
+    pub fn new(node: &str) -> FakeDriver {
+        let state = State {
+            node: node.to_owned(),
+            max_volumes: 7,
+            volumes: BTreeMap::new(),
+            create: VecDeque::new(),
+            delete: VecDeque::new(),
+            requests: Vec::new(),
+            capacity: 100 << 30,
+            asked: 0,
+        };
+        FakeDriver { state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub fn answer_create(&self, answers: impl IntoIterator<Item = Answer>) {
+        self.state.lock().create.extend(answers);
+    }
+
+    pub fn answer_delete(&self, refusals: impl IntoIterator<Item = Status>) {
+        self.state.lock().delete.extend(refusals);
+    }
+
+    /// Sizes by name.
+    pub fn volumes(&self) -> BTreeMap<String, i64> {
+        self.state.lock().volumes.clone()
+    }
+
+    pub fn requests(&self) -> Vec<CreateVolumeRequest> {
+        self.state.lock().requests.clone()
+    }
+
+    pub fn set_capacity(&self, bytes: i64) {
+        self.state.lock().capacity = bytes;
+    }
+
+    /// How often the capacity was asked for.
+    pub fn asked(&self) -> usize {
+        self.state.lock().asked
+    }
+
+    /// Serves until the guard is dropped. CreateVolume and DeleteVolume are steps.
+    pub fn serve(&self, socket: &Path, steps: &Steps) -> DropGuard {
+        let _ = std::fs::remove_file(socket);
+        let incoming = csi::listen(socket).unwrap();
+        let shutdown = CancellationToken::new();
+        let served = Served { state: self.state.clone(), steps: steps.clone() };
+        let server = tonic::transport::Server::builder()
+            .add_service(IdentityServer::new(served.clone()))
+            .add_service(ControllerServer::new(served.clone()))
+            .add_service(NodeServer::new(served))
+            .serve_with_incoming(incoming);
+        let until = shutdown.clone();
+        tokio::spawn(async move { until.run_until_cancelled(server).await });
+        shutdown.drop_guard()
+    }
+}
+
+#[derive(Clone)]
+struct Served {
+    state: Arc<Mutex<State>>,
+    steps: Steps,
+}
+
+impl Served {
+    fn here(&self) -> Topology {
+        Topology { segments: [(KEY.to_owned(), self.state.lock().node.clone())].into() }
+    }
+
+    fn make(&self, request: &CreateVolumeRequest, bytes: i64) -> Volume {
+        let bytes = *self.state.lock().volumes.entry(request.name.clone()).or_insert(bytes);
+        Volume {
+            capacity_bytes: bytes,
+            volume_id: format!("id-{}", request.name),
+            accessible_topology: vec![self.here()],
+            ..Volume::default()
+        }
+    }
+
+    fn create(&self, request: CreateVolumeRequest) -> Result<Response<CreateVolumeResponse>, Status> {
+        let asked = request.capacity_range.map(|range| range.required_bytes).unwrap_or_default();
+        self.state.lock().requests.push(request.clone());
+        let answer = self.state.lock().create.pop_front();
+        let volume = match answer.unwrap_or(Answer::Make(asked)) {
+            Answer::Refuse(status) => return Err(status),
+            Answer::MakeAndFail(status) => {
+                self.make(&request, asked);
+                return Err(status);
+            }
+            Answer::Make(bytes) => self.make(&request, bytes),
+        };
+        Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
+    }
+
+    fn delete(&self, request: &DeleteVolumeRequest) -> Result<Response<DeleteVolumeResponse>, Status> {
+        let mut state = self.state.lock();
+        if let Some(refusal) = state.delete.pop_front() {
+            return Err(refusal);
+        }
+        state.volumes.remove(request.volume_id.strip_prefix("id-").unwrap());
+        Ok(Response::new(DeleteVolumeResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl Identity for Served {
+    async fn get_plugin_info(
+        &self,
+        _: Request<GetPluginInfoRequest>,
+    ) -> Result<Response<GetPluginInfoResponse>, Status> {
+        Ok(Response::new(GetPluginInfoResponse { name: DRIVER.to_owned(), ..Default::default() }))
+    }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
+        let types = [service::Type::ControllerService, service::Type::VolumeAccessibilityConstraints];
+        let capabilities = types.map(|kind| PluginCapability {
+            r#type: Some(plugin_capability::Type::Service(Service { r#type: kind as i32 })),
+        });
+        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities: capabilities.into() }))
+    }
+}
+
+#[tonic::async_trait]
+impl Controller for Served {
+    async fn controller_get_capabilities(
+        &self,
+        _: Request<ControllerGetCapabilitiesRequest>,
+    ) -> Result<Response<ControllerGetCapabilitiesResponse>, Status> {
+        let types = [rpc::Type::CreateDeleteVolume, rpc::Type::GetCapacity];
+        let capabilities = types.map(|kind| ControllerServiceCapability {
+            r#type: Some(controller_service_capability::Type::Rpc(Rpc { r#type: kind as i32 })),
+        });
+        Ok(Response::new(ControllerGetCapabilitiesResponse { capabilities: capabilities.into() }))
+    }
+
+    async fn create_volume(
+        &self,
+        request: Request<CreateVolumeRequest>,
+    ) -> Result<Response<CreateVolumeResponse>, Status> {
+        self.steps.step(async { self.create(request.into_inner()) }).await
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<DeleteVolumeRequest>,
+    ) -> Result<Response<DeleteVolumeResponse>, Status> {
+        self.steps.step(async { self.delete(&request.into_inner()) }).await
+    }
+
+    async fn get_capacity(
+        &self,
+        request: Request<GetCapacityRequest>,
+    ) -> Result<Response<GetCapacityResponse>, Status> {
+        assert_eq!(request.into_inner().accessible_topology, Some(self.here()));
+        let mut state = self.state.lock();
+        state.asked += 1;
+        Ok(Response::new(GetCapacityResponse {
+            available_capacity: state.capacity,
+            maximum_volume_size: Some(state.capacity / 2),
+            minimum_volume_size: None,
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Node for Served {
+    async fn node_get_info(
+        &self,
+        _: Request<NodeGetInfoRequest>,
+    ) -> Result<Response<NodeGetInfoResponse>, Status> {
+        let (node_id, max_volumes_per_node) = {
+            let state = self.state.lock();
+            (format!("id-of-{}", state.node), state.max_volumes)
+        };
+        let accessible_topology = Some(self.here());
+        Ok(Response::new(NodeGetInfoResponse { node_id, max_volumes_per_node, accessible_topology }))
+    }
+}
