@@ -24,6 +24,9 @@ const OPEN_CALLS: u32 = 256;
 /// off here is taken up again from the drives' records.
 const LAST_CALLS: Duration = Duration::from_secs(30);
 
+/// How long answers may take to get out, when nothing is under way any more.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// The node that the driver serves, as it tells the orchestrator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeInfo {
@@ -117,7 +120,8 @@ pub async fn serve(
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled());
     let patience = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(LAST_CALLS).await;
+        flights.landed(LAST_CALLS).await;
+        tokio::time::sleep(LAST_ANSWERS).await;
     };
     let ended = tokio::select! {
         ended = served => ended,

@@ -8,6 +8,7 @@ use futures::future::join_all;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 use tonic::Code;
 use world::{GI, MI, NODE, World, capability, code, node_segment};
 
@@ -142,6 +143,59 @@ async fn a_volume_for_one_workload_is_published_once() {
     world.unpublish(&id, &world.path("pod-2")).await.expect("unpublished");
     world.unstage(&id, &staging).await.expect("unstaged");
     world.delete(&id).await.expect("deleted");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_driver_knows_everything_from_the_drive() {
+    let Some(mut world) = World::with_drive(GI).await else { return };
+    let before = world.capacity().await;
+    let volume = world.create("pvc-1", 64 * MI).await.expect("created");
+    let id = volume.volume_id.clone();
+    let (staging, target) = (world.path("staging"), world.path("target"));
+    world.stage(&id, &staging).await.expect("staged");
+    world.publish(&id, &staging, &target, false).await.expect("published");
+    fs::write(target.join("data"), "kept").expect("writable");
+    let taken = world.capacity().await;
+
+    // A caller that connected and never says a word doesn't keep the old driver.
+    let silent = tokio::net::UnixStream::connect(world.path("csi.sock")).await.expect("connected");
+    let mut world = world.restart().await;
+    drop(silent);
+    assert_eq!(world.capacity().await, taken);
+    assert_eq!(world.create("pvc-1", 64 * MI).await.expect("there already"), volume);
+    assert_eq!(world.get(&id).await.expect("found"), volume);
+    world.stage(&id, &staging).await.expect("staged already");
+    world.publish(&id, &staging, &target, false).await.expect("published already");
+    assert_eq!(fs::read_to_string(target.join("data")).expect("readable"), "kept");
+    assert_eq!(code(world.delete(&id).await), Code::FailedPrecondition);
+    world.unpublish(&id, &target).await.expect("unpublished");
+    world.unstage(&id, &staging).await.expect("unstaged");
+    world.delete(&id).await.expect("deleted");
+    assert_eq!(world.capacity().await, before);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_caller_hangs_up_is_finished_once() {
+    let Some(mut world) = World::with_drive(GI).await else { return };
+    for patience in [0, 1, 2, 5, 10, 20] {
+        let call = world.creation("pvc-1", 64 * MI);
+        let _ = tokio::time::timeout(Duration::from_millis(patience), call).await;
+        let again = async {
+            loop {
+                match world.create("pvc-1", 64 * MI).await {
+                    Err(status) if status.code() == Code::Aborted => {}
+                    answer => return answer.expect("made"),
+                }
+            }
+        };
+        let volume = tokio::time::timeout(Duration::from_secs(30), again).await.expect("the first call ends");
+        let all = v1::ListVolumesRequest::default();
+        let list = world.controller.list_volumes(all).await.expect("listed").into_inner();
+        assert_eq!(list.entries.len(), 1);
+        world.delete(&volume.volume_id).await.expect("deleted");
+    }
     world.end().await;
 }
 

@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 pub(crate) const MI: u64 = 1 << 20;
 pub(crate) const GI: u64 = 1 << 30;
 const DRIVE: &str = "drive.img";
+const SOCKET: &str = "csi.sock";
 pub(crate) const NODE: &str = "node-1";
 
 pub(crate) struct World {
@@ -43,6 +44,11 @@ impl Ground {
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    async fn open(&self, size: u64) -> Drives {
+        let source = Source::LoopFile { path: self.path(DRIVE), size };
+        Drives::open(Arc::new(Kernel), self.path("drives"), vec![source]).await.expect("opened")
     }
 
     /// The innermost first.
@@ -91,12 +97,14 @@ impl World {
             return None;
         }
         let ground = Ground::new();
-        let source = Source::LoopFile { path: ground.path(DRIVE), size };
-        let root = ground.path("drives");
-        let drives = Drives::open(Arc::new(Kernel), root, vec![source.clone()]).await.expect("opened");
-        drives.initialise(source, Some(BackendKind::Btrfs), Force::No).await.expect("formatted");
+        let drives = ground.open(size).await;
+        let [source] = &drives.uninitialised()[..] else { panic!("a new file carries nothing") };
+        drives.initialise(source.clone(), Some(BackendKind::Btrfs), Force::No).await.expect("formatted");
+        Some(Self::serve(ground, drives).await)
+    }
 
-        let socket = ground.path("csi.sock");
+    async fn serve(ground: Ground, drives: Drives) -> Self {
+        let socket = ground.path(SOCKET);
         let node = NodeInfo { node_id: NODE.into(), segments: node_segment(), max_volumes: Some(9) };
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn({
@@ -104,7 +112,7 @@ impl World {
             async move { driver::serve(&socket, drives, node, shutdown).await }
         });
         let channel = csi::connect(&socket).await.expect("served");
-        Some(Self {
+        Self {
             controller: ControllerClient::new(channel.clone()),
             node: NodeClient::new(channel.clone()),
             channel,
@@ -112,15 +120,27 @@ impl World {
             shutdown,
             serving,
             ground,
-        })
+        }
+    }
+
+    /// Stops the driver and starts another, which knows nothing but the drive.
+    pub(crate) async fn restart(mut self) -> Self {
+        self.stop().await;
+        let drives = self.ground.open(0).await;
+        assert_eq!(drives.uninitialised(), [], "the drive is recognised");
+        Self::serve(self.ground, drives).await
+    }
+
+    async fn stop(&mut self) {
+        self.shutdown.cancel();
+        (&mut self.serving).await.expect("joined").expect("served to the end");
+        assert!(!self.path(SOCKET).exists(), "the socket goes with the driver");
     }
 
     /// Stops the driver, and finds that nothing is left.
     pub(crate) async fn end(mut self) {
-        self.shutdown.cancel();
-        (&mut self.serving).await.expect("joined").expect("served to the end");
+        self.stop().await;
         self.drives.close().await.expect("nothing is in use");
-        assert!(!self.path("csi.sock").exists(), "the socket goes with the driver");
         assert_eq!(self.ground.mounts(), Vec::<PathBuf>::new());
         assert_eq!(Kernel.loop_of(&self.path(DRIVE)).expect("readable"), None);
     }
