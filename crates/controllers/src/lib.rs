@@ -4,6 +4,7 @@
 //! watches: nothing is looked at again without cause.
 
 pub mod bind;
+pub mod collect;
 pub mod protect;
 
 use futures::future::BoxFuture;
@@ -16,17 +17,20 @@ pub enum Controller {
     Bind,
     /// Keeps claims in use and bound volumes from being deleted.
     Protect,
+    /// Deletes what lost its owners, its namespace or its node.
+    Collect,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Bind, Self::Protect];
+    pub const ALL: [Self; 3] = [Self::Bind, Self::Protect, Self::Collect];
 
     /// The name by which it is chosen.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bind => "bind",
             Self::Protect => "protect",
+            Self::Collect => "collect",
         }
     }
 }
@@ -40,6 +44,11 @@ pub async fn run(context: Context, only: &[Controller]) {
             Controller::Protect => {
                 vec![Box::pin(protect::claims(context())), Box::pin(protect::volumes(context()))]
             }
+            Controller::Collect => vec![
+                Box::pin(collect::owners(context())),
+                Box::pin(collect::namespaces(context())),
+                Box::pin(collect::lost_pods(context())),
+            ],
         }
     });
     futures::future::join_all(running.map(tokio::spawn)).await;

@@ -1,5 +1,7 @@
 //! The binder against an API server, with writes failing in turn.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod support;
 
 use std::collections::HashSet;

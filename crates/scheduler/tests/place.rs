@@ -1,5 +1,7 @@
 //! Pods that find their nodes, against an API server, with the binder and a driver at work.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod driver;
 #[path = "../../controllers/tests/support/mod.rs"]
 mod support;

@@ -1,0 +1,14 @@
+//! Collecting what nobody owns any more: dependents of deleted owners, contents of deleted namespaces, pods of vanished
+//! nodes.
+
+mod collector;
+mod graph;
+mod kinds;
+mod lost_pods;
+mod namespaces;
+
+pub use collector::run as owners;
+pub use graph::{Action, Graph, Object, Owner};
+pub use kinds::{Kind, Kinds};
+pub use lost_pods::run as lost_pods;
+pub use namespaces::run as namespaces;
