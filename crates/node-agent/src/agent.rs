@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::{
     Options,
     blocking::blocking,
-    containers::{attempt::AttemptState, environment::NodeFacts, signal},
+    containers::{environment::NodeFacts, signal},
     layout::Layout,
     objects::Objects,
     observe::observe,
@@ -64,6 +64,8 @@ pub(crate) struct Memory {
     pub(crate) checked: BTreeSet<String>,
     /// Volumes whose content may be out of date.
     pub(crate) stale: BTreeSet<String>,
+    /// The objects behind its volumes are watched.
+    pub(crate) followed: bool,
     /// Last failure per container or volume.
     pub(crate) problems: BTreeMap<String, Problem>,
     /// The status that was written last.
@@ -216,7 +218,9 @@ impl Agent {
     }
 
     fn mark_stale(&self, pod: &Pod, uid: &str, actual: &Actual, memory: &mut Memory) {
-        if !self.objects.take_changed(uid) {
+        // After a restart nobody watches the objects of volumes that are there already: reading them anew does.
+        let first = !std::mem::replace(&mut memory.followed, true);
+        if !self.objects.take_changed(uid) && !first {
             return;
         }
         for volume in volumes::used(pod) {
@@ -230,7 +234,7 @@ impl Agent {
     /// Makes sure that the end of each running container wakes the pod.
     fn watch_monitors(&self, uid: &str, actual: &Actual) {
         for attempt in actual.attempts.values().flatten() {
-            let AttemptState::Running { monitor, .. } = attempt.state else { continue };
+            let Some(monitor) = attempt.monitor else { continue };
             let key = (uid.to_owned(), attempt.record.container.clone(), attempt.record.number);
             if !self.watched.lock().insert(key.clone()) {
                 continue;
@@ -285,6 +289,10 @@ impl Agent {
                 None
             }
             Err(error) => {
+                if let (Step::TearDown(volume), Some(pod)) = (step, pod) {
+                    let message = format!("UnmountVolume.TearDown failed for volume \"{}\" : {error}", volume.name);
+                    self.recorder.warning(&reference(pod), "FailedUnMount", message);
+                }
                 if let (Some(subject), Some(pod)) = (subject, pod) {
                     let (reason, message) = error.event(step);
                     self.recorder.warning(&reference(pod), reason, message.clone());

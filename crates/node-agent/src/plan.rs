@@ -15,6 +15,8 @@ const FIRST_DELAY: SignedDuration = SignedDuration::from_secs(10);
 const LONGEST_DELAY: SignedDuration = SignedDuration::from_mins(5);
 /// A container that ran this long starts anew at the first delay.
 const HEALTHY: SignedDuration = SignedDuration::from_mins(10);
+/// How long a monitor that is about to start its container is left alone.
+const STARTING: SignedDuration = SignedDuration::from_millis(50);
 /// How long a killed container is given to disappear before it is killed again.
 const KILL_AGAIN: SignedDuration = SignedDuration::from_secs(1);
 
@@ -194,7 +196,7 @@ fn stop<'a>(
         let grace = grace.unwrap_or(SignedDuration::from_secs(attempt.record.grace));
         match stopping {
             // Its monitor is starting it right now: a signal would go nowhere.
-            None if started.is_none() => plan.again_at(now + SignedDuration::from_millis(50)),
+            None if started.is_none() => plan.again_at(now + STARTING),
             None => plan.steps.push(Step::Terminate { container, number }),
             Some(since) if *since + grace <= now => {
                 plan.steps.push(Step::Kill { container, number });
@@ -308,7 +310,11 @@ fn start(container: &WantedContainer, actual: &Actual, now: Timestamp, plan: &mu
             number: attempt.record.number,
             crashes: attempt.record.crashes,
         }),
-        AttemptState::Exited(exit) if container.restart.wanted_after(exit) && !attempt.unreleased => {
+        // Its monitor is starting it: there is no event for that after a restart of the agent.
+        AttemptState::Running { started: None, .. } => plan.again_at(now + STARTING),
+        AttemptState::Exited(exit)
+            if container.restart.wanted_after(exit) && !attempt.unreleased && !attempt.live() =>
+        {
             let at = restart_at(attempt.record.crashes, exit);
             if at <= now {
                 plan.steps.push(Step::Start {

@@ -74,6 +74,7 @@ pub(crate) fn derive(facts: &Facts<'_>, last: &PodStatus) -> PodStatus {
     set(&mut status, "ContainersReady", ready && !over, reason, message.clone());
     set(&mut status, "Ready", ready && !over, reason, message);
     status.phase = Some(phase);
+    status.observed_generation = facts.pod.metadata.generation;
     status.host_ip = Some(facts.address.to_owned());
     status.host_ips = Some(vec![HostIP { ip: facts.address.to_owned() }]);
     if started {

@@ -343,19 +343,20 @@ impl Agent {
         kill: bool,
     ) -> Result<(), StepError> {
         let attempt = find(actual, container, number);
-        let Some(AttemptState::Running { monitor, started: Some(started), .. }) = attempt.map(|of| &of.state)
+        let (Some(monitor), Some(AttemptState::Running { started: Some(started), .. })) =
+            (attempt.and_then(|of| of.monitor), attempt.map(|of| &of.state))
         else {
             return Ok(());
         };
         let directory = self.layout.attempt(uid, container, number);
         let failed = |source| StepError::Container { action: "signal the container", source };
         if kill {
-            return signal::kill(*monitor, started).map_err(failed);
+            return signal::kill(monitor, started).map_err(failed);
         }
         if let Some(pod) = pod {
             self.recorder.normal(&reference(pod), "Killing", format!("Stopping container {container}"));
         }
-        signal::terminate(&directory, *monitor, started).map_err(failed)
+        signal::terminate(&directory, monitor, started).map_err(failed)
     }
 
     async fn release(

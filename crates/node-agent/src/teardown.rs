@@ -7,7 +7,7 @@ use linux::{Host, Kernel, Unmount};
 
 use crate::{
     blocking::blocking,
-    containers::{attempt::AttemptState, cgroup, monitor, start},
+    containers::{cgroup, monitor, start},
     layout::{self, Layout},
     observe::observe,
     run::{Drivers, boot_id},
@@ -44,6 +44,16 @@ pub async fn teardown(node: &str, root: &Path, drivers: Arc<dyn Drivers>) -> Res
             first.get_or_insert(failed(&format!("pod {uid}"), error.to_string()));
         }
     }
+    let stages = layout.stages();
+    let unmounted = blocking("unmounting staged volumes", move || {
+        for mount in host.mount_table()?.below(&stages) {
+            host.unmount(&mount.target, Unmount::Detach)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = unmounted.await {
+        first.get_or_insert(failed("staged volumes", error.to_string()));
+    }
     cgroup::remove(&format!("/orlop/{node}"));
     cgroup::remove("/orlop");
     first.map_or(Ok(()), Err)
@@ -65,7 +75,7 @@ async fn pod(
                 let directory = layout.attempt(&uid, &attempt.record.container, attempt.record.number);
                 let files = |source: io::Error| VolumeError::Files { action: "stop a container", source };
                 cgroup::kill(&attempt.record.cgroup).map_err(files)?;
-                if let AttemptState::Running { monitor, .. } = attempt.state {
+                if let Some(monitor) = attempt.monitor {
                     await_monitor(&directory, monitor).map_err(files)?;
                 }
                 monitor::release(&directory, &attempt.record).map_err(files)?;

@@ -110,7 +110,7 @@ pub(crate) enum AttemptState {
     /// Written down, nothing done yet.
     Prepared,
     /// Its monitor lives.
-    Running { monitor: i32, started: Option<Started>, stopping: Option<Timestamp> },
+    Running { started: Option<Started>, stopping: Option<Timestamp> },
     /// Ended, and what it left behind may still have to be removed.
     Exited(Exit),
     /// Its monitor is gone and has not written how the container ended.
@@ -122,7 +122,9 @@ pub(crate) enum AttemptState {
 pub(crate) struct Attempt {
     pub(crate) record: AttemptRecord,
     pub(crate) state: AttemptState,
-    /// The root file system is still mounted, or the runtime still knows the container.
+    /// Process id of its monitor, which lives; it outlives the exit record by the time it takes to clean up.
+    pub(crate) monitor: Option<i32>,
+    /// The root file system is still mounted, or the runtime still knows the container, and no monitor cleans up.
     pub(crate) unreleased: bool,
 }
 
@@ -134,8 +136,9 @@ impl Attempt {
         }
     }
 
+    /// Whether something of it still runs, be it the monitor that cleans up.
     pub(crate) fn live(&self) -> bool {
-        matches!(self.state, AttemptState::Running { .. })
+        self.monitor.is_some()
     }
 
     /// Reads the attempt in `dir`; None if there is no complete record (a crash while it was written).
@@ -154,8 +157,7 @@ impl Attempt {
         let exit = read_json::<Exit>(&dir.join("exit.json"))?;
         let state = match (exit, monitor) {
             (Some(exit), _) => AttemptState::Exited(exit),
-            (None, Some(monitor)) => AttemptState::Running {
-                monitor,
+            (None, Some(_)) => AttemptState::Running {
                 started: read_json(&dir.join("started.json"))?,
                 stopping: read_json(&dir.join("stopping.json"))?,
             },
@@ -166,7 +168,7 @@ impl Attempt {
         };
         // While the monitor lives it is the one that cleans up.
         let unreleased = monitor.is_none() && (rootfs_mounted || known);
-        Ok(Some(Attempt { record, state, unreleased }))
+        Ok(Some(Attempt { record, state, monitor, unreleased }))
     }
 }
 

@@ -30,12 +30,13 @@ pub(crate) struct PublishRecord {
     pub(crate) attachment: String,
     #[serde(rename = "volumeLifecycleMode")]
     pub(crate) mode: String,
-    #[serde(rename = "orlop.dev")]
+    /// kubelet's own records lack it: such a volume is published anew.
+    #[serde(rename = "orlop.dev", default)]
     pub(crate) own: PublishState,
 }
 
 /// What kubelet's record lacks.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PublishState {
     pub(crate) format: u32,
@@ -110,7 +111,16 @@ impl Stages {
 
 /// The record of a pod's CSI volume.
 pub(crate) fn publish_record(layout: &Layout, uid: &str, name: &str) -> io::Result<Option<PublishRecord>> {
-    read_json(&layout.volume(uid, crate::layout::CSI, name).join("vol_data.json"))
+    let file = layout.volume(uid, crate::layout::CSI, name).join("vol_data.json");
+    let record: Option<PublishRecord> = read_json(&file)?;
+    match &record {
+        Some(record) if record.own.format > FORMAT => Err(io::Error::other(format!(
+            "{} has format {}, newer than this version knows ({FORMAT}): use the newer orlop",
+            file.display(),
+            record.own.format
+        ))),
+        _ => Ok(record),
+    }
 }
 
 /// Whether a CSI volume of a pod is completely set up, and still is.
