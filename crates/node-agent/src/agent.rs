@@ -290,7 +290,8 @@ impl Agent {
             }
             Err(error) => {
                 if let (Step::TearDown(volume), Some(pod)) = (step, pod) {
-                    let message = format!("UnmountVolume.TearDown failed for volume \"{}\" : {error}", volume.name);
+                    let message =
+                        format!("UnmountVolume.TearDown failed for volume \"{}\" : {error}", volume.name);
                     self.recorder.warning(&reference(pod), "FailedUnMount", message);
                 }
                 if let (Some(subject), Some(pod)) = (subject, pod) {

@@ -96,23 +96,93 @@ fn a_pod_is_planned_from_nothing_to_nothing() {
     let of = |state| there(vec![attempt("app", 0, 0, state)]);
     type Case = (&'static str, Lifecycle, Restart, Actual, Vec<Step>, Option<i64>);
     let cases: Vec<Case> = vec![
-        ("volumes come first", run.clone(), Restart::Always, Actual::default(), vec![Step::SetUp("data".into())], None),
+        (
+            "volumes come first",
+            run.clone(),
+            Restart::Always,
+            Actual::default(),
+            vec![Step::SetUp("data".into())],
+            None,
+        ),
         ("then containers", run.clone(), Restart::Always, there(vec![]), vec![start("app", 0, 0)], None),
-        ("an intent is carried out", run.clone(), Restart::Always, of(AttemptState::Prepared), vec![start("app", 0, 0)], None),
+        (
+            "an intent is carried out",
+            run.clone(),
+            Restart::Always,
+            of(AttemptState::Prepared),
+            vec![start("app", 0, 0)],
+            None,
+        ),
         ("nothing to do", run.clone(), Restart::Always, of(running(None)), vec![], None),
-        ("a first failure restarts at once", run.clone(), Restart::Always, of(exited(1, -1)), vec![start("app", 1, 1)], None),
-        ("a good exit restarts too", run.clone(), Restart::Always, of(exited(0, -1)), vec![start("app", 1, 1)], None),
+        (
+            "a first failure restarts at once",
+            run.clone(),
+            Restart::Always,
+            of(exited(1, -1)),
+            vec![start("app", 1, 1)],
+            None,
+        ),
+        (
+            "a good exit restarts too",
+            run.clone(),
+            Restart::Always,
+            of(exited(0, -1)),
+            vec![start("app", 1, 1)],
+            None,
+        ),
         ("not while its monitor cleans up", run.clone(), Restart::Always, cleaning_up.clone(), vec![], None),
-        ("a left-over is removed", run.clone(), Restart::Always, unreleased(exited(1, -1)), vec![release.clone()], None),
-        ("an unseen end is written down", run.clone(), Restart::Never, of(AttemptState::Lost), vec![release.clone()], None),
-        ("a finished pod gives back", run.clone(), Restart::OnFailure, of(exited(0, -1)), vec![Step::TearDown(directory("data"))], None),
-        ("a failed pod gives back", run.clone(), Restart::Never, of(exited(3, -1)), vec![Step::TearDown(directory("data"))], None),
+        (
+            "a left-over is removed",
+            run.clone(),
+            Restart::Always,
+            unreleased(exited(1, -1)),
+            vec![release.clone()],
+            None,
+        ),
+        (
+            "an unseen end is written down",
+            run.clone(),
+            Restart::Never,
+            of(AttemptState::Lost),
+            vec![release.clone()],
+            None,
+        ),
+        (
+            "a finished pod gives back",
+            run.clone(),
+            Restart::OnFailure,
+            of(exited(0, -1)),
+            vec![Step::TearDown(directory("data"))],
+            None,
+        ),
+        (
+            "a failed pod gives back",
+            run.clone(),
+            Restart::Never,
+            of(exited(3, -1)),
+            vec![Step::TearDown(directory("data"))],
+            None,
+        ),
         ("SIGTERM comes first", stop(30, true), Restart::Always, of(running(None)), vec![terminate], None),
         ("then the grace period", stop(30, true), Restart::Always, of(running(Some(-10))), vec![], Some(20)),
         ("then SIGKILL", stop(30, true), Restart::Always, of(running(Some(-30))), vec![kill], Some(1)),
         ("the monitor is waited for", stop(30, true), Restart::Always, cleaning_up, vec![], None),
-        ("sub-paths go before volumes", stop(30, true), Restart::Always, sub_paths, vec![Step::CleanSubPaths], None),
-        ("volumes go", stop(30, true), Restart::Always, of(exited(143, -1)), vec![Step::TearDown(directory("data"))], None),
+        (
+            "sub-paths go before volumes",
+            stop(30, true),
+            Restart::Always,
+            sub_paths,
+            vec![Step::CleanSubPaths],
+            None,
+        ),
+        (
+            "volumes go",
+            stop(30, true),
+            Restart::Always,
+            of(exited(143, -1)),
+            vec![Step::TearDown(directory("data"))],
+            None,
+        ),
         ("the directory goes", stop(30, true), Restart::Always, empty.clone(), vec![Step::RemovePod], None),
         ("the object goes", stop(30, true), Restart::Always, Actual::default(), vec![Step::Delete], None),
         ("an orphan has no object", stop(30, false), Restart::Always, Actual::default(), vec![], None),
@@ -190,9 +260,8 @@ fn init_containers_run_one_after_the_other() {
 #[test]
 fn only_the_last_two_attempts_are_kept_and_stale_volumes_refreshed() {
     let wanted = wanted(Lifecycle::Run, Restart::Always);
-    let attempts = (0..4).map(|number| {
-        attempt("app", number, 0, if number == 3 { running(None) } else { exited(1, -1) })
-    });
+    let attempts = (0..4)
+        .map(|number| attempt("app", number, 0, if number == 3 { running(None) } else { exited(1, -1) }));
     let mut actual = there(attempts.collect());
     let discard = |number| Step::Discard { container: "app".into(), number };
     assert_eq!(plan(&wanted, &actual, at(0)).steps, [discard(0), discard(1)]);

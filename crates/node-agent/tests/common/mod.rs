@@ -1,6 +1,8 @@
 //! An API server, one node agent, and a way to wait for what should become true.
 #![allow(dead_code)]
 
+pub(crate) mod driver;
+
 use std::{
     ffi::OsString,
     future::Future,

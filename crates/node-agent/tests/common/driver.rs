@@ -1,0 +1,198 @@
+//! A CSI driver whose volumes are tmpfs mounts, and which fails as it is told.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use csi::v1::{
+    NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
+    NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse, NodeGetVolumeHealthRequest,
+    NodeGetVolumeHealthResponse, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
+    NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability, NodeStageVolumeRequest,
+    NodeStageVolumeResponse, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse,
+    NodeUnstageVolumeRequest, NodeUnstageVolumeResponse,
+    node_server::{Node, NodeServer},
+    node_service_capability::{Rpc, Type, rpc},
+};
+use linux::{Attributes, BindSource, FilesystemMount, Kernel, Mounts, Unmount};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tonic::{Request, Response, Status};
+
+pub(crate) const NAME: &str = "fake.example.com";
+
+/// What happens to one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Answered Unavailable, and nothing done.
+    LostBefore,
+    /// Done, and answered Unavailable.
+    LostAfter,
+    /// Refused for good, once.
+    Refused,
+    /// Never answered; nothing done.
+    CrashBefore,
+    /// Done, and never answered.
+    CrashAfter,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Driver {
+    /// Which call is to fail, and how.
+    pub(crate) fault: Arc<Mutex<Option<(usize, Fault)>>>,
+    pub(crate) calls: Arc<Mutex<Vec<String>>>,
+    pub(crate) crash: Arc<Notify>,
+}
+
+impl Driver {
+    pub(crate) fn serve(&self, directory: &Path) -> PathBuf {
+        let socket = directory.join("fake.sock");
+        let listener = csi::listen(&socket).unwrap();
+        let service = NodeServer::new(self.clone());
+        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(listener));
+        socket
+    }
+
+    async fn call(
+        &self,
+        name: &str,
+        detail: String,
+        effect: impl FnOnce() -> linux::Result<()>,
+    ) -> Result<(), Status> {
+        let number = {
+            let mut calls = self.calls.lock();
+            calls.push(format!("{name} {detail}"));
+            calls.len() - 1
+        };
+        let fault = self.fault.lock().filter(|(at, _)| *at == number).map(|(_, fault)| fault);
+        match fault {
+            Some(Fault::LostBefore) => return Err(Status::unavailable("lost before")),
+            Some(Fault::Refused) => return Err(Status::invalid_argument("refused")),
+            Some(Fault::CrashBefore) => {}
+            _ => effect().map_err(|error| Status::internal(error.to_string()))?,
+        }
+        match fault {
+            Some(Fault::LostAfter) => Err(Status::unavailable("lost after")),
+            Some(Fault::CrashBefore | Fault::CrashAfter) => {
+                self.crash.notify_one();
+                std::future::pending().await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn mounted(path: &Path) -> linux::Result<bool> {
+    Ok(Kernel.mount_table()?.at(path).is_some())
+}
+
+#[tonic::async_trait]
+impl Node for Driver {
+    async fn node_stage_volume(
+        &self,
+        request: Request<NodeStageVolumeRequest>,
+    ) -> Result<Response<NodeStageVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let path = PathBuf::from(&request.staging_target_path);
+        let record = path.parent().unwrap().join("vol_data.json");
+        assert!(record.exists(), "the stage's record is there before the call");
+        self.call("stage", request.volume_id, || {
+            if !mounted(&path)? {
+                let tmpfs =
+                    FilesystemMount { filesystem: "tmpfs", source: "fake", ..FilesystemMount::default() };
+                Kernel.mount(&tmpfs, &path)?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(Response::new(NodeStageVolumeResponse {}))
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<NodePublishVolumeRequest>,
+    ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let (staging, path) =
+            (PathBuf::from(&request.staging_target_path), PathBuf::from(&request.target_path));
+        assert!(
+            path.parent().unwrap().join("vol_data.json").exists(),
+            "the pod's record is there before the call"
+        );
+        assert!(mounted(&staging).unwrap(), "published only when staged");
+        let detail = format!("{} ro={} {:?}", request.volume_id, request.readonly, request.volume_context);
+        self.call("publish", detail, || {
+            if !mounted(&path)? {
+                std::fs::create_dir_all(&path).unwrap();
+                let attributes = Attributes { read_only: request.readonly, ..Attributes::default() };
+                Kernel.bind(BindSource::Path(&staging), &path, attributes)?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(Response::new(NodePublishVolumeResponse {}))
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let path = PathBuf::from(request.target_path);
+        self.call("unpublish", request.volume_id, || {
+            Kernel.unmount(&path, Unmount::Plain)?;
+            let _ = std::fs::remove_dir(&path);
+            Ok(())
+        })
+        .await?;
+        Ok(Response::new(NodeUnpublishVolumeResponse {}))
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<NodeUnstageVolumeRequest>,
+    ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let path = PathBuf::from(request.staging_target_path);
+        self.call("unstage", request.volume_id, || Kernel.unmount(&path, Unmount::Plain).map(drop)).await?;
+        Ok(Response::new(NodeUnstageVolumeResponse {}))
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
+        let rpc = Rpc { r#type: rpc::Type::StageUnstageVolume as i32 };
+        let capabilities = vec![NodeServiceCapability { r#type: Some(Type::Rpc(rpc)) }];
+        Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        _: Request<NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn node_expand_volume(
+        &self,
+        _: Request<NodeExpandVolumeRequest>,
+    ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn node_get_info(
+        &self,
+        _: Request<NodeGetInfoRequest>,
+    ) -> Result<Response<NodeGetInfoResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn node_get_volume_health(
+        &self,
+        _: Request<NodeGetVolumeHealthRequest>,
+    ) -> Result<Response<NodeGetVolumeHealthResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}

@@ -1,0 +1,264 @@
+//! Volumes of pods with real mounts: a CSI driver that fails at every call in turn, and what local volumes do.
+
+mod common;
+
+use std::{path::PathBuf, time::Duration};
+
+use common::{
+    Sockets, World,
+    driver::{Driver, Fault, NAME},
+    is_root,
+};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod},
+    storage::v1::CSIDriver,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+async fn csi_world(name: &str) -> (World, Driver) {
+    let driver = Driver::default();
+    let serving = driver.clone();
+    let world = World::with_drivers(name, |directory| {
+        Sockets::new(vec![(NAME.to_owned(), serving.serve(directory))])
+    })
+    .await;
+    let object = json!({"metadata": {"name": NAME}, "spec": {"attachRequired": false, "podInfoOnMount": true,
+                        "fsGroupPolicy": "File"}});
+    let api = Api::<CSIDriver>::all(world.client.clone());
+    api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    (world, driver)
+}
+
+/// A claim bound to a volume of the driver, without any controller.
+async fn claim(world: &World, name: &str, mode: &str) {
+    let volumes = Api::<PersistentVolume>::all(world.client.clone());
+    let claim: PersistentVolumeClaim = world
+        .create(json!({"metadata": {"name": name}, "spec": {"accessModes": [mode], "storageClassName": "",
+            "resources": {"requests": {"storage": "1Mi"}}, "volumeName": format!("pv-{name}")}}))
+        .await;
+    let volume = json!({"metadata": {"name": format!("pv-{name}")}, "spec": {
+        "capacity": {"storage": "1Mi"}, "accessModes": [mode], "storageClassName": "",
+        "claimRef": {"kind": "PersistentVolumeClaim", "namespace": "default", "name": name, "uid": claim.metadata.uid},
+        "csi": {"driver": NAME, "volumeHandle": name, "volumeAttributes": {"colour": "blue"}}}});
+    volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
+    let claims = Api::<PersistentVolumeClaim>::namespaced(world.client.clone(), "default");
+    let bound = json!({"status": {"phase": "Bound"}});
+    claims.patch_status(name, &PatchParams::default(), &Patch::Merge(bound)).await.unwrap();
+}
+
+/// A pod that mounts a claim; without a container that this node can run, so that only volumes matter.
+async fn user(world: &World, name: &str, claim: &str) -> Pod {
+    world.pod(name, "", with_claim(claim, "nginx")).await
+}
+
+fn with_claim(claim: &str, image: &str) -> Value {
+    json!({"containers": [{"image": image, "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+           "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]})
+}
+
+fn target(world: &World, pod: &Pod, claim: &str) -> PathBuf {
+    let uid = pod.metadata.uid.as_ref().unwrap();
+    world.root.join(format!("pods/{uid}/volumes/kubernetes.io~csi/pv-{claim}/mount"))
+}
+
+async fn published(world: &World, pod: &Pod, claim: &str) {
+    let target = target(world, pod, claim);
+    let record = target.with_file_name("vol_data.json");
+    world
+        .until("the volume is published", async || {
+            let ready = std::fs::read_to_string(&record).is_ok_and(|text| text.contains(r#""ready":true"#));
+            (ready && world.mounts().contains(&target)).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_driver_call_may_fail_or_be_the_last() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, driver) = csi_world("faults").await;
+    claim(&world, "data", "ReadWriteOnce").await;
+    let faults = [Fault::LostBefore, Fault::LostAfter, Fault::Refused, Fault::CrashBefore, Fault::CrashAfter];
+    for fault in faults {
+        for at in 0..4 {
+            driver.calls.lock().clear();
+            *driver.fault.lock() = Some((at, fault));
+            let pod = user(&world, "user", "data").await;
+            let crashes = matches!(fault, Fault::CrashBefore | Fault::CrashAfter);
+            let crash = async |world: &mut World| {
+                tokio::time::timeout(common::PATIENCE, driver.crash.notified()).await.unwrap();
+                world.crash().await;
+                world.start();
+            };
+            if crashes && at < 2 {
+                crash(&mut world).await;
+            }
+            published(&world, &pod, "data").await;
+            world.pods().delete("user", &DeleteParams::default()).await.unwrap();
+            if crashes && at >= 2 {
+                crash(&mut world).await;
+            }
+            world.gone("user").await;
+            let calls = driver.calls.lock().clone();
+            assert_eq!(world.mounts(), Vec::<PathBuf>::new(), "{fault:?} at {at}: {calls:?}");
+            let left: Vec<_> = std::fs::read_dir(world.root.join("pods")).unwrap().collect();
+            assert!(left.is_empty(), "{fault:?} at {at}");
+            let stages = world.root.join("plugins/kubernetes.io/csi").join(NAME);
+            assert_eq!(std::fs::read_dir(stages).unwrap().count(), 0, "{fault:?} at {at}: {calls:?}");
+        }
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_is_staged_once_for_all_pods_of_the_node() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, driver) = csi_world("shared").await;
+    claim(&world, "data", "ReadWriteOnce").await;
+    claim(&world, "alone", "ReadWriteOncePod").await;
+    let first = user(&world, "first", "data").await;
+    published(&world, &first, "data").await;
+    // The agent may come and go in between.
+    world.crash().await;
+    world.start();
+    let mut spec = with_claim("data", "host");
+    spec["volumes"][0]["persistentVolumeClaim"]["readOnly"] = json!(true);
+    let second = world.pod("second", "echo x > /data/f || echo refused; exec sleep 1000", spec).await;
+    world.phase("second", "Running").await;
+    world
+        .until("writing was refused", async || {
+            world.log(&second, Default::default()).await.contains("refused").then_some(())
+        })
+        .await;
+    world.pods().delete("first", &DeleteParams::default()).await.unwrap();
+    world.gone("first").await;
+    let count = |what: &str| driver.calls.lock().iter().filter(|call| call.starts_with(what)).count();
+    assert_eq!((count("unpublish"), count("unstage")), (1, 0));
+    let publish = driver.calls.lock().iter().rfind(|call| call.starts_with("publish")).cloned().unwrap();
+    assert!(publish.contains("ro=true") && publish.contains("colour"), "{publish}");
+    assert!(publish.contains("csi.storage.k8s.io/pod.name"), "{publish}");
+    world.pods().delete("second", &DeleteParams::default()).await.unwrap();
+    world.gone("second").await;
+    assert_eq!((count("unpublish"), count("unstage")), (2, 1));
+
+    let one = user(&world, "one", "alone").await;
+    published(&world, &one, "alone").await;
+    user(&world, "two", "alone").await;
+    event(&world, "FailedMount", "already in use by another pod").await;
+    world.pods().delete("one", &DeleteParams::default()).await.unwrap();
+    let two = world.pods().get("two").await.unwrap();
+    published(&world, &two, "alone").await;
+    world.pods().delete("two", &DeleteParams::default()).await.unwrap();
+    world.gone("two").await;
+    world.end().await;
+}
+
+async fn event(world: &World, reason: &str, message: &str) {
+    world
+        .until(&format!("an event {reason}: {message}"), async || {
+            let events = world.events().await;
+            events.iter().any(|(r, m)| r == reason && m.contains(message)).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_missing_is_told_and_waited_for() {
+    if !is_root() {
+        return;
+    }
+    let (world, _driver) = csi_world("missing").await;
+    let volume = |name: &str, source: Value| {
+        let mut volume = source;
+        volume["name"] = json!("v");
+        (
+            name.to_owned(),
+            json!({"containers": [{"image": "nginx", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+               "volumes": [volume]}),
+        )
+    };
+    for (name, spec) in [
+        volume("config", json!({"configMap": {"name": "late"}})),
+        volume("claim", json!({"persistentVolumeClaim": {"claimName": "late"}})),
+        volume("path", json!({"hostPath": {"path": "/no/such/directory", "type": "Directory"}})),
+        volume("nfs", json!({"nfs": {"server": "s", "path": "/"}})),
+    ] {
+        world.pod(&name, "", spec).await;
+    }
+    for (reason, message) in [
+        ("FailedMount", "configmap \"late\" not found"),
+        ("FailedMount", "PVC late: not found"),
+        ("FailedMount", "hostPath type check failed: /no/such/directory is not a directory"),
+        ("FailedMount", "volumes of kind nfs are not served"),
+    ] {
+        event(&world, reason, message).await;
+    }
+    world.create::<ConfigMap>(json!({"metadata": {"name": "late"}, "data": {"a": "1"}})).await;
+    claim(&world, "late", "ReadWriteOnce").await;
+    let pod = world.pods().get("claim").await.unwrap();
+    published(&world, &pod, "late").await;
+    let pod = world.pods().get("config").await.unwrap();
+    let file =
+        world.root.join(format!("pods/{}/volumes/kubernetes.io~configmap/v/a", pod.metadata.uid.unwrap()));
+    let shows = async |wanted: &str| {
+        world
+            .until("the file's content", async || {
+                std::fs::read_to_string(&file).is_ok_and(|text| text == wanted).then_some(())
+            })
+            .await;
+    };
+    shows("1").await;
+    let api = Api::<ConfigMap>::namespaced(world.client.clone(), "default");
+    let change = json!({"data": {"a": "2"}});
+    api.patch("late", &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+    shows("2").await;
+    for name in ["config", "claim", "path", "nfs"] {
+        world.pods().delete(name, &DeleteParams::default()).await.unwrap();
+        world.gone(name).await;
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sub_paths_stay_inside_and_groups_own() {
+    if !is_root() {
+        return;
+    }
+    let (world, _driver) = csi_world("inside").await;
+    claim(&world, "data", "ReadWriteOnce").await;
+    let mut spec = with_claim("data", "host");
+    spec["securityContext"] = json!({"fsGroup": 4242, "runAsUser": 1000, "runAsGroup": 1000});
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}, {"name": "data", "mountPath": "/part", "subPath": "a/b"}]);
+    let pod = world
+        .pod("good", "echo x > /part/f; id -G; stat -c %g /data /data/a/b/f; exec sleep 1000", spec.clone())
+        .await;
+    world.phase("good", "Running").await;
+    let log = world
+        .until("the script has run", async || {
+            let log = world.log(&pod, Default::default()).await;
+            (log.lines().count() >= 3).then_some(log)
+        })
+        .await;
+    assert!(log.contains("4242\n4242\n"), "{log}");
+    let data = target(&world, &pod, "data");
+    std::os::unix::fs::symlink("/etc", data.join("link")).unwrap();
+    spec["containers"][0]["volumeMounts"] =
+        json!([{"name": "data", "mountPath": "/etc-of-host", "subPath": "link"}]);
+    world.pod("evil", "true", spec).await;
+    event(&world, "Failed", "link").await;
+    let evil = world.pods().get("evil").await.unwrap();
+    let waiting = evil.status.unwrap().container_statuses.unwrap().remove(0).state.unwrap().waiting.unwrap();
+    assert!(waiting.reason.as_deref() == Some("ContainerCreating") || waiting.message.is_some());
+    for name in ["good", "evil"] {
+        world.pods().delete(name, &DeleteParams::default()).await.unwrap();
+        world.gone(name).await;
+    }
+    tokio::time::timeout(Duration::from_secs(10), world.end()).await.unwrap();
+}
