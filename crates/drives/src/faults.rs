@@ -7,10 +7,12 @@ use std::{
     time::Duration,
 };
 
+use linux::{Files, Kernel, LoopDevices, Mounts, Unmount};
 use tokio::time::timeout;
 
 use crate::{
     BackendKind, CreateVolume, DriveState, Drives, Force, Source, VolumeId,
+    backend::QuotaKey,
     execute::Site,
     fake::{FakeHost, Fault},
     layout::Layout,
@@ -247,6 +249,19 @@ async fn staging_that_breaks_off_can_be_repeated_and_undone() {
     .await;
 }
 
+fn record(quota: Option<QuotaKey>) -> VolumeRecord {
+    VolumeRecord {
+        format: FORMAT,
+        key: "pvc-1".to_owned(),
+        name: "pvc-1".to_owned(),
+        size: SIZE,
+        phase: Phase::Ready,
+        created: jiff::Timestamp::UNIX_EPOCH,
+        quota,
+        parameters: Default::default(),
+    }
+}
+
 #[tokio::test]
 async fn every_step_of_every_plan_may_be_repeated() {
     for kind in BackendKind::ALL {
@@ -255,16 +270,7 @@ async fn every_step_of_every_plan_may_be_repeated() {
         let backend = crate::backend::of(kind);
         let layout = Layout::new(drive.mount.expect("mounted"));
         let site = Site { host: world.host.clone(), backend, layout };
-        let record = VolumeRecord {
-            format: FORMAT,
-            key: "pvc-1".to_owned(),
-            name: "pvc-1".to_owned(),
-            size: SIZE,
-            phase: Phase::Ready,
-            created: jiff::Timestamp::UNIX_EPOCH,
-            quota: backend.choose_key(&[]),
-            parameters: Default::default(),
-        };
+        let record = record(backend.choose_key(&[]));
         let twice = |steps: &[plan::Step]| {
             for step in steps {
                 site.perform(step).unwrap_or_else(|error| panic!("{kind} {step:?}: {error}"));
@@ -277,5 +283,106 @@ async fn every_step_of_every_plan_may_be_repeated() {
         assert_eq!(world.host.disk(Path::new(IMAGE)).volumes().1, [Some(SIZE * 2)]);
         twice(&plan::delete(&record, site.observe(&record).expect("observe")));
         assert!(world.host.disk(Path::new(IMAGE)).is_empty_drive());
+    }
+}
+
+/// A drive on a loop device that goes away with the test.
+struct RealDrive {
+    directory: tempfile::TempDir,
+    source: Source,
+}
+
+impl RealDrive {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let source = Source::LoopFile { path: directory.path().join("a.img"), size: 512 << 20 };
+        let drive = Self { directory, source };
+        let drives = drive.open().await;
+        drives
+            .initialise(drive.source.clone(), Some(BackendKind::Btrfs), Force::No)
+            .await
+            .expect("initialise");
+        drive
+    }
+
+    async fn open(&self) -> Drives {
+        let root = self.directory.path().join("drives");
+        Drives::open(Arc::new(Kernel), root, vec![self.source.clone()]).await.expect("open")
+    }
+
+    /// Starts anew, as after kill -9, and waits until what was half done is settled.
+    async fn restart(&self) -> Drives {
+        let drives = self.open().await;
+        let mut changed = drives.changed();
+        let settled = async {
+            while drives.drives()[0].volumes != drives.volumes().len() {
+                changed.changed().await.expect("the drives are open");
+            }
+        };
+        timeout(Duration::from_secs(30), settled).await.expect("what was half done is settled");
+        drives
+    }
+}
+
+impl Drop for RealDrive {
+    fn drop(&mut self) {
+        for mount in Kernel.mount_table().expect("mount table").below(self.directory.path()) {
+            let _ = Kernel.unmount(&mount.target, Unmount::Detach);
+        }
+        if let Ok(Some(device)) = Kernel.loop_of(self.source.path()) {
+            let _ = Kernel.detach_loop(&device);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_real_drive_recovers_from_every_step_of_every_plan() {
+    if std::fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) != 0) {
+        eprintln!("SKIPPED: drives on loop devices need root");
+        assert!(std::env::var_os("CI").is_none(), "CI has to run this as root");
+        return;
+    }
+    let real = RealDrive::new().await;
+    let drive = real.open().await.drives().remove(0);
+    let layout = Layout::new(drive.mount.expect("mounted"));
+    let site = Site { host: Arc::new(Kernel), backend: crate::backend::of(BackendKind::Btrfs), layout };
+    let record = record(None);
+    let plans = |site: &Site| {
+        let observed = site.observe(&record).expect("observe");
+        [
+            ("create", false, plan::create(&record)),
+            ("expand", true, plan::expand(&record, SIZE * 2)),
+            ("delete", true, plan::delete(&record, observed)),
+        ]
+    };
+    for plan in 0..3 {
+        for done in 0.. {
+            let exists = plans(&site)[plan].1;
+            if exists {
+                site.execute(&plan::create(&record)).expect("create");
+            }
+            let (name, _, steps) = &plans(&site)[plan];
+            if done > steps.len() {
+                break;
+            }
+            site.execute(&steps[..done]).unwrap_or_else(|error| panic!("{name} up to {done}: {error}"));
+            let drives = real.restart().await;
+            let sizes: Vec<u64> = drives.volumes().iter().map(|volume| volume.size).collect();
+            let expected = match (*name, done) {
+                ("create", done) if done < steps.len() => vec![],
+                ("create", _) | ("expand" | "delete", 0) => vec![SIZE],
+                ("expand", _) => vec![SIZE * 2],
+                (_, _) => vec![],
+            };
+            assert_eq!(sizes, expected, "{name} up to step {done}");
+            for volume in drives.volumes() {
+                let seen = site.observe(&record).expect("observe");
+                assert_eq!(seen.limit, Some(volume.size), "{name} up to step {done}");
+                drives.delete(&volume.id).await.expect("delete");
+            }
+            for place in [site.layout.records(), site.layout.volumes(), site.layout.trash()] {
+                assert_eq!(Kernel.list(&place).expect("list"), [""; 0], "{name} up to step {done}");
+            }
+        }
     }
 }

@@ -244,3 +244,33 @@ fn choose_backend(
     }
     Err(InitialiseError::NoBackend(reasons.join("; ")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_in_use_is_refused_even_when_forced() {
+        let free = || BlockDevice { path: "/dev/sdb".into(), size: SMALLEST_DRIVE, ..BlockDevice::default() };
+        let ext4 = || Some(Signature { kind: "ext4", uuid: None, label: Some("data".to_owned()) });
+        let words = |device: BlockDevice, signature: Option<Signature>, force| {
+            refusal(&device, signature.as_ref(), force).err().map(|refusal| refusal.to_string())
+        };
+        let cases = [
+            (BlockDevice { mounted_at: vec!["/data".into()], ..free() }, "is mounted at /data; unmount"),
+            (BlockDevice { partitions: vec!["sdb1".to_owned()], ..free() }, "has partitions (sdb1)"),
+            (BlockDevice { holders: vec!["dm-0".to_owned()], ..free() }, "is held by dm-0"),
+            (BlockDevice { swap: true, ..free() }, "swapoff"),
+            (BlockDevice { read_only: true, ..free() }, "read-only"),
+            (BlockDevice { size: SMALLEST_DRIVE - 1, ..free() }, "needs at least"),
+        ];
+        for (device, expected) in cases {
+            let said = words(device, ext4(), Force::OverwriteFileSystem).expect("refused");
+            assert!(said.starts_with("/dev/sdb ") && said.contains(expected), "{said}");
+        }
+        let said = words(free(), ext4(), Force::No).expect("refused");
+        assert!(said.contains("carries ext4 \"data\"") && said.contains("force"), "{said}");
+        assert_eq!(words(free(), ext4(), Force::OverwriteFileSystem), None);
+        assert_eq!(words(free(), None, Force::No), None);
+    }
+}

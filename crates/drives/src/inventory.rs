@@ -88,6 +88,16 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
     state.slots.retain(|slot| {
         let Found::Serving(drive) = &slot.found else { return false };
         let close = || {
+            // The kernel would let the drive's own mount go, and its volumes live on at other places.
+            let table = host.mount_table()?;
+            let mount = drive.site.layout.mount();
+            let device = table.at(mount).map(|mount| mount.device);
+            if let Some(volume) =
+                table.iter().find(|other| Some(other.device) == device && other.target != mount)
+            {
+                let why = format!("a volume of it is mounted at {}", volume.target.display());
+                return Err(linux::Error::because("close drive", &drive.id, why));
+            }
             host.unmount(drive.site.layout.mount(), Unmount::Plain)?;
             host.remove_directory(drive.site.layout.mount())?;
             match slot.source {

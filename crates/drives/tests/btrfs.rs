@@ -79,7 +79,7 @@ fn fill(file: &Path, bytes: u64) -> std::io::Result<()> {
     use std::io::Write;
     let mut open = fs::File::create(file)?;
     // Not compressible, in case somebody mounts with compression.
-    let block: Vec<u8> = (0..MIB).map(|at| (at * 2_654_435_761 >> 7) as u8).collect();
+    let block: Vec<u8> = (0..MIB).map(|at| ((at * 2_654_435_761) >> 7) as u8).collect();
     for _ in 0..bytes / MIB {
         open.write_all(&block)?;
     }
@@ -400,6 +400,8 @@ async fn what_is_not_the_volumes_is_not_unmounted() {
     let up = drives.unstage(&one.id, Path::new("/tmp/../tmp")).await;
     assert!(matches!(up, Err(MountError::Path(_))), "{up:?}");
     fs::write(at.join("kept"), "").expect("still mounted");
+    let refused = drives.close().await.expect_err("a volume is mounted").to_string();
+    assert!(refused.contains(at.to_str().expect("text")), "{refused}");
     drives.unstage(&one.id, &at).await.expect("unstage");
     drives.close().await.expect("close");
 }

@@ -158,21 +158,13 @@ impl Btrfs for Kernel {
         // A commit wakes the thread that cleans up.
         // SAFETY: BTRFS_IOC_SYNC takes no argument.
         unsafe { ioctl::plain::<BTRFS_IOC_SYNC>(directory.as_fd()) }.context("sync", mount.display())?;
-        let mut wait = SubvolumeWait { subvolume: id.0, mode: WAIT_FOR_ONE, count: 0 };
-        // SAFETY: BTRFS_IOC_SUBVOL_SYNC_WAIT reads a btrfs_ioctl_subvol_wait.
-        match unsafe { ioctl::with::<BTRFS_IOC_SUBVOL_SYNC_WAIT, _>(directory.as_fd(), &mut wait) } {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // Before Linux 6.13 there is no event to wait for.
-            Err(Errno::NOTTY) => {
-                while subvolume_remains(directory.as_fd(), id)
-                    .context("look for subvolumes of", mount.display())?
-                {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                Ok(())
-            }
-            Err(error) => Err(error).context("wait for the cleaning of", mount.display()),
+        // There is no event for its end: the kernel's own waiting call (Linux 6.13) looks once per second.
+        let mut pause = Duration::from_millis(1);
+        while subvolume_remains(directory.as_fd(), id).context("look for subvolumes of", mount.display())? {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
         }
+        Ok(())
     }
 
     fn enable_simple_quota(&self, mount: &Path) -> Result<()> {
@@ -258,12 +250,7 @@ impl Btrfs for Kernel {
             .context("list the members of the quota group of", object())?;
         groups.extend([id.0, volume_group(id)]);
         for group in groups {
-            let mut remove = QuotaGroupCreate { create: 0, group };
-            // SAFETY: BTRFS_IOC_QGROUP_CREATE reads a btrfs_ioctl_qgroup_create_args.
-            match unsafe { ioctl::with::<BTRFS_IOC_QGROUP_CREATE, _>(directory.as_fd(), &mut remove) } {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error).context("remove the quota group of", object()),
-            }
+            remove_group(directory.as_fd(), group).context("remove the quota group of", object())?;
         }
         Ok(())
     }
@@ -291,14 +278,10 @@ const FIRST_INODE: u64 = 256;
 const NO_LIMIT: u64 = u64::MAX;
 const LIMIT_REFERENCED: u64 = 1;
 const ENABLE_SIMPLE_QUOTA: u64 = 4;
-const WAIT_FOR_ONE: u32 = 0;
 const ROOT_TREE: u64 = 1;
 const QUOTA_TREE: u64 = 8;
 const ROOT_ITEM: u32 = 132;
 const QUOTA_RELATION: u32 = 246;
-/// `_IOW(0x94, 65, struct btrfs_ioctl_subvol_wait)`.
-const BTRFS_IOC_SUBVOL_SYNC_WAIT: u32 = rustix::ioctl::opcode::write::<SubvolumeWait>(0x94, 65);
-
 /// The group `1/<subvolume>`.
 fn volume_group(id: SubvolumeId) -> u64 {
     1 << 48 | id.0
@@ -329,15 +312,6 @@ struct InodeLookup {
     name: [u8; 4080],
 }
 const _: () = assert!(size_of::<InodeLookup>() == 4096);
-
-/// `btrfs_ioctl_subvol_wait`.
-#[repr(C)]
-struct SubvolumeWait {
-    subvolume: u64,
-    mode: u32,
-    count: u32,
-}
-const _: () = assert!(size_of::<SubvolumeWait>() == 16);
 
 /// `btrfs_ioctl_quota_ctl_args`.
 #[repr(C)]
@@ -438,6 +412,22 @@ fn destroy(path: &Path) -> Result<()> {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error).context("delete subvolume", path.display()),
     }
+}
+
+/// Removes a quota group. What it counted is taken off with a commit, so one that still counts is asked again after it.
+fn remove_group(fd: BorrowedFd<'_>, group: u64) -> Result<(), Errno> {
+    const COMMITS: usize = 8;
+    let mut remove = QuotaGroupCreate { create: 0, group };
+    for _ in 0..COMMITS {
+        // SAFETY: BTRFS_IOC_QGROUP_CREATE reads a btrfs_ioctl_qgroup_create_args.
+        match unsafe { ioctl::with::<BTRFS_IOC_QGROUP_CREATE, _>(fd, &mut remove) } {
+            // SAFETY: BTRFS_IOC_SYNC takes no argument.
+            Err(Errno::BUSY) => unsafe { ioctl::plain::<BTRFS_IOC_SYNC>(fd) }?,
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::BUSY)
 }
 
 /// Paths of the subvolumes directly inside one.
