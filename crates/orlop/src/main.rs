@@ -1,7 +1,17 @@
 //! The binary: one subcommand per role. Wiring only.
-mod client;
 
-use clap::{Parser, Subcommand};
+mod client;
+mod up;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// The hidden subcommand that watches over one container; it outlives `orlop up`.
+const MONITOR: &str = "container-monitor";
 
 /// Kubernetes storage from a claim to a mounted directory.
 #[derive(Parser)]
@@ -9,23 +19,75 @@ use clap::{Parser, Subcommand};
 struct Arguments {
     #[command(subcommand)]
     role: Role,
+    #[command(flatten)]
+    log: Log,
+}
+
+#[derive(Args)]
+struct Log {
+    /// How to write the log to standard error; $RUST_LOG filters it.
+    #[arg(long, value_enum, default_value = "text", global = true)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Subcommand)]
 enum Role {
+    /// Run everything on this machine: API, controllers, scheduler, driver and node agents.
+    Up(up::Up),
+    /// After `up` was stopped: end its containers and unmount its volumes and drives. Data stays.
+    Down(up::Down),
     /// Create or change the objects of a manifest.
     Apply(client::Apply),
     /// Print objects as the server renders them.
     Get(client::Get),
     /// Delete objects and wait until they are gone.
     Delete(client::Delete),
+    #[command(name = MONITOR, hide = true)]
+    ContainerMonitor { directory: PathBuf },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // The monitor stays small and single-threaded: there is one for every container.
+    if let Role::ContainerMonitor { directory } = &arguments.role {
+        return node_agent::container_monitor(directory);
+    }
+    start_log(arguments.log.log_format);
+    match run(arguments.role) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    match Arguments::parse().role {
+async fn run(role: Role) -> anyhow::Result<()> {
+    match role {
+        Role::Up(arguments) => up::up(arguments).await,
+        Role::Down(arguments) => up::down(arguments).await,
         Role::Apply(arguments) => client::apply(arguments).await,
         Role::Get(arguments) => client::get(arguments).await,
         Role::Delete(arguments) => client::delete(arguments).await,
+        Role::ContainerMonitor { .. } => Ok(()),
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
     }
 }

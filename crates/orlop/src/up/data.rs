@@ -1,0 +1,254 @@
+//! The data directory: its lock, its layout, and which nodes and drives it was last started with.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use drives::Source;
+use linux::Files;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+/// Why a data directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DataError {
+    #[error("data directory {}: {source}; name a directory that root can write with --data-dir", path.display())]
+    Create { path: PathBuf, source: std::io::Error },
+    #[error("data directory {} is in use by another Orlop (process {owner}); stop that one, or name another directory with --data-dir", path.display())]
+    InUse { path: PathBuf, owner: String },
+    #[error("{}: {source}; restore it, or remove it to start with the drives named on the command line", path.display())]
+    Layout { path: PathBuf, source: std::io::Error },
+    #[error("removing {}: {source}; unmount what lies below it, then remove it by hand", path.display())]
+    Remove { path: PathBuf, source: linux::Error },
+    #[error("{} has format {format}, which is newer than this Orlop knows (1); start it with a newer Orlop", path.display())]
+    Newer { path: PathBuf, format: u32 },
+    #[error(
+        "--nodes {asked} is less than the {known} nodes that this data directory has volumes on; start with --nodes {known}"
+    )]
+    FewerNodes { asked: usize, known: usize },
+}
+
+/// An open data directory; the lock goes with this value.
+pub(crate) struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// What a start adds to and a restart finds: the nodes, and the drives of each in the order they were named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Layout {
+    format: u32,
+    /// One entry a node, named `orlop-0`, `orlop-1`, ….
+    pub(crate) nodes: Vec<Vec<Source>>,
+}
+
+impl DataDir {
+    /// Creates the directory (mode 0700) where it is missing and locks it against a second process.
+    pub(crate) fn open(path: &Path) -> Result<DataDir, DataError> {
+        let failed = |source| DataError::Create { path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
+        let path = path.canonicalize().map_err(failed)?;
+        let mut options = OpenOptions::new();
+        let mut lock = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join("lock"))
+            .map_err(failed)?;
+        if let Err(error) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(failed(error.into()));
+            }
+            let mut owner = String::new();
+            lock.read_to_string(&mut owner).map_err(failed)?;
+            return Err(DataError::InUse { path, owner });
+        }
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| write!(lock, "{}", std::process::id()))
+            .map_err(failed)?;
+        Ok(DataDir { path, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path.join("store.redb")
+    }
+
+    pub(crate) fn credentials(&self) -> PathBuf {
+        self.path.join("pki")
+    }
+
+    /// What containers must never see: objects with their secrets, keys, drive images.
+    pub(crate) fn private(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
+    /// The root of one node: kubelet's directory layout lies below it.
+    pub(crate) fn node(&self, node: &str) -> PathBuf {
+        self.path.join("nodes").join(node)
+    }
+
+    /// Removes the directory and all that is in it; nothing may be mounted below it any more.
+    pub(crate) fn remove(self) -> Result<(), DataError> {
+        let path = self.path.clone();
+        linux::Kernel.remove_tree(&path).map(drop).map_err(|source| DataError::Remove { path, source })
+    }
+
+    /// What was last written with [`DataDir::remember`]; no nodes in a new directory.
+    pub(crate) fn layout(&self) -> Result<Layout, DataError> {
+        let path = self.path.join("layout.json");
+        let layout: Layout = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| DataError::Layout { path: path.clone(), source: error.into() })?,
+            Err(error) if error.kind() == ErrorKind::NotFound => Layout { format: 1, nodes: Vec::new() },
+            Err(source) => return Err(DataError::Layout { path, source }),
+        };
+        if layout.format > 1 {
+            return Err(DataError::Newer { path, format: layout.format });
+        }
+        Ok(layout)
+    }
+
+    /// Makes a layout durable, before any of its new drives is touched.
+    pub(crate) fn remember(&self, layout: &Layout) -> Result<(), DataError> {
+        let path = self.path.join("layout.json");
+        let write = || -> std::io::Result<()> {
+            let new = self.path.join("layout.json.new");
+            let mut file = File::create(&new)?;
+            file.write_all(&serde_json::to_vec_pretty(layout)?)?;
+            file.sync_all()?;
+            std::fs::rename(&new, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|source| DataError::Layout { path: path.clone(), source })
+    }
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    /// How many nodes; none keeps what there is, or makes one.
+    pub(crate) nodes: Option<usize>,
+    /// Block devices, by path.
+    pub(crate) devices: Vec<PathBuf>,
+    /// Sizes of loop drives, in bytes.
+    pub(crate) loop_drives: Vec<u64>,
+}
+
+/// The drive that a node gets when none is named: a sparse file of this many bytes.
+const DEFAULT_LOOP_DRIVE: u64 = 10 << 30;
+
+impl Layout {
+    /// The layout after a start with these arguments. Drives are dealt to the nodes in turn. What is known
+    /// stays: the same command line again adds nothing, and a restart needs no drive arguments at all.
+    pub(crate) fn with(&self, asked: &Asked, data_dir: &Path) -> Result<Layout, DataError> {
+        let known = self.nodes.len();
+        let nodes = asked.nodes.unwrap_or(known.max(1)).max(1);
+        if nodes < known {
+            return Err(DataError::FewerNodes { asked: nodes, known });
+        }
+        let mut layout = self.clone();
+        layout.nodes.resize(nodes, Vec::new());
+        for device in &asked.devices {
+            let source = Source::Device(device.clone());
+            if !layout.nodes.iter().flatten().any(|known| *known == source) {
+                layout.fewest().push(source);
+            }
+        }
+        let loops = |layout: &Layout| {
+            layout.nodes.iter().flatten().filter(|s| matches!(s, Source::LoopFile { .. })).count()
+        };
+        for &size in asked.loop_drives.iter().skip(loops(&layout)) {
+            layout.add_loop_drive(None, size, data_dir);
+        }
+        for node in 0..nodes {
+            if layout.nodes[node].is_empty() {
+                layout.add_loop_drive(Some(node), DEFAULT_LOOP_DRIVE, data_dir);
+            }
+        }
+        Ok(layout)
+    }
+
+    fn add_loop_drive(&mut self, node: Option<usize>, size: u64, data_dir: &Path) {
+        let number = self.nodes.iter().flatten().filter(|s| matches!(s, Source::LoopFile { .. })).count();
+        let path = data_dir.join("loop").join(format!("{number}.img"));
+        let drives = match node {
+            Some(node) => &mut self.nodes[node],
+            None => self.fewest(),
+        };
+        drives.push(Source::LoopFile { path, size });
+    }
+
+    /// The drives of the first node that has the fewest.
+    fn fewest(&mut self) -> &mut Vec<Source> {
+        let at = (0..self.nodes.len()).min_by_key(|&node| self.nodes[node].len()).unwrap_or(0);
+        &mut self.nodes[at]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn empty() -> Layout {
+        Layout { format: 1, nodes: Vec::new() }
+    }
+
+    fn counts(layout: &Layout) -> Vec<usize> {
+        layout.nodes.iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn drives_are_dealt_in_turn_and_a_restart_adds_nothing() {
+        let asked = Asked { nodes: Some(2), devices: vec!["/dev/sdb".into()], loop_drives: vec![1 << 30; 3] };
+        let layout = empty().with(&asked, Path::new("/d")).unwrap();
+        assert_eq!(counts(&layout), [2, 2]);
+        assert_eq!(layout.with(&asked, Path::new("/d")).unwrap(), layout, "the same command line again");
+        assert_eq!(layout.with(&Asked::default(), Path::new("/d")).unwrap(), layout, "no arguments at all");
+        let more = Asked { nodes: Some(3), ..asked };
+        assert_eq!(
+            counts(&layout.with(&more, Path::new("/d")).unwrap()),
+            [2, 2, 1],
+            "a new node gets a drive"
+        );
+    }
+
+    #[test]
+    fn a_node_without_drives_gets_one() {
+        assert_eq!(counts(&empty().with(&Asked::default(), Path::new("/d")).unwrap()), [1]);
+    }
+
+    #[test]
+    fn a_node_is_never_left_out() {
+        let two = empty().with(&Asked { nodes: Some(2), ..Asked::default() }, Path::new("/d")).unwrap();
+        let one = Asked { nodes: Some(1), ..Asked::default() };
+        assert!(matches!(two.with(&one, Path::new("/d")), Err(DataError::FewerNodes { asked: 1, known: 2 })));
+    }
+
+    #[test]
+    fn one_process_owns_a_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = DataDir::open(dir.path()).unwrap();
+        assert_eq!(owner.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        let second = DataDir::open(dir.path()).err().unwrap().to_string();
+        assert!(second.contains("in use by another Orlop"), "{second}");
+        assert!(second.contains(&std::process::id().to_string()), "{second}");
+        drop(owner);
+        DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_newer_layout_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        data.remember(&Layout { format: 2, nodes: Vec::new() }).unwrap();
+        assert!(matches!(data.layout(), Err(DataError::Newer { format: 2, .. })));
+    }
+}

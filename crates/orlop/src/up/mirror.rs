@@ -1,0 +1,98 @@
+//! Drives as API objects, for people to see. The drives are the truth; the objects follow.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use drives::Drives;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kube::{Api, ResourceExt};
+use resources::{Drive, DriveSpec, DriveState, DriveStatus};
+use runtime::Context;
+
+/// Keeps the Drive objects of one node equal to its drives, until the context's shutdown.
+pub(super) async fn run(context: Context, node: String, drives: Drives) -> Result<(), Infallible> {
+    let mut changed = drives.changed();
+    loop {
+        changed.mark_unchanged();
+        let retry = match write(&context, &node, &drives).await {
+            Ok(()) => std::time::Duration::MAX,
+            Err(error) => {
+                tracing::warn!(node, %error, "the Drive objects could not be brought up to date");
+                std::time::Duration::from_secs(5)
+            }
+        };
+        tokio::select! {
+            () = context.shutdown.cancelled() => return Ok(()),
+            _ = changed.changed() => {}
+            () = tokio::time::sleep(retry) => {}
+        }
+    }
+}
+
+/// Writes the differences between the drives of `node` and their objects.
+async fn write(context: &Context, node: &str, drives: &Drives) -> Result<(), kube::Error> {
+    let api: Api<Drive> = Api::all(context.client.clone());
+    let informer = context.informers.of::<Drive>();
+    informer.synced().await;
+    let mine = informer.all().into_iter().filter(|drive| drive.spec.node == node);
+    let mut stale: BTreeMap<String, _> = mine.map(|drive| (drive.name_any(), drive)).collect();
+    for drive in drives.drives() {
+        let Some(wanted) = object(node, &drive) else { continue };
+        let name = wanted.name_any();
+        let known = stale.remove(&name);
+        let same_spec = known.as_ref().is_some_and(|known| known.spec == wanted.spec);
+        if same_spec && known.as_ref().is_some_and(|known| known.status == wanted.status) {
+            continue;
+        }
+        let mut current = match known {
+            Some(known) => Drive { spec: wanted.spec.clone(), ..Drive::clone(&known) },
+            None => wanted.clone(),
+        };
+        if current.metadata.resource_version.is_none() {
+            current = match api.create(&PostParams::default(), &current).await {
+                Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                    let existing = api.get(&name).await?;
+                    let moved = Drive { spec: wanted.spec.clone(), ..existing };
+                    api.replace(&name, &PostParams::default(), &moved).await?
+                }
+                created => created?,
+            };
+        } else if !same_spec {
+            current = api.replace(&name, &PostParams::default(), &current).await?;
+        }
+        current.status = wanted.status;
+        api.replace_status(&name, &PostParams::default(), &current).await?;
+    }
+    for name in stale.keys() {
+        match api.delete(name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            deleted => drop(deleted?),
+        }
+    }
+    Ok(())
+}
+
+/// The object of a drive; none for a drive that has never been identified.
+fn object(node: &str, drive: &drives::Drive) -> Option<Drive> {
+    let bytes = |number: u64| Quantity(values::Quantity::from_bytes(number).to_string());
+    let (state, reason) = match &drive.state {
+        drives::DriveState::Ready => (DriveState::Ready, None),
+        drives::DriveState::Failed { reason } => (DriveState::Failed, Some(reason.clone())),
+    };
+    Some(Drive {
+        metadata: ObjectMeta { name: Some(drive.id.as_ref()?.to_string()), ..ObjectMeta::default() },
+        spec: DriveSpec {
+            node: node.to_owned(),
+            path: drive.device.as_deref().unwrap_or(drive.source.path()).display().to_string(),
+            backend: drive.backend.map(|backend| backend.to_string()).unwrap_or_default(),
+        },
+        status: Some(DriveStatus {
+            state,
+            reason,
+            capacity: bytes(drive.capacity),
+            allocated: bytes(drive.allocated),
+            free: bytes(drive.free),
+        }),
+    })
+}

@@ -1,0 +1,32 @@
+//! The objects that are there from the start.
+
+use anyhow::Context;
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::PostParams;
+use kube::{Api, Client, CustomResourceExt, Resource, ResourceExt};
+use resources::{Drive, orlop};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Creates what is missing. What is there stays as it is: it may have been changed on purpose.
+pub(super) async fn ensure(client: &Client) -> anyhow::Result<()> {
+    create::<CustomResourceDefinition>(client, Drive::crd()).await?;
+    create::<CSIDriver>(client, orlop::csi_driver()).await?;
+    create::<StorageClass>(client, orlop::storage_class()).await
+}
+
+async fn create<K>(client: &Client, object: K) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    match Api::<K>::all(client.clone()).create(&PostParams::default(), &object).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("creating {} {}", K::kind(&()), object.name_any())),
+    }
+}

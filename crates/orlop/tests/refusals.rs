@@ -1,0 +1,172 @@
+//! Bad input to `orlop up` and to a running Orlop: a clear word, and nothing changed.
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::{BINARY, Place, run, wait_until};
+
+/// A loop device over a file of the test's own; detached when dropped.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn new(place: &Place, name: &str) -> LoopDevice {
+        let file = place.path().join(name).display().to_string();
+        run("truncate", &["-s", "512M", &file]);
+        LoopDevice(run("losetup", &["--find", "--show", &file]).trim().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        run("losetup", &["-d", &self.0]);
+    }
+}
+
+#[track_caller]
+fn says(error: &str, words: &[&str]) {
+    for word in words {
+        assert!(error.contains(word), "the error does not say {word:?}:\n{error}");
+    }
+}
+
+#[test]
+fn devices_that_are_not_free_are_refused_and_left_alone() {
+    let place = Place::new();
+    let formatted = LoopDevice::new(&place, "formatted.img");
+    run("mkfs.ext4", &["-q", &formatted.0]);
+    let uuid = || run("blkid", &["-p", "-s", "UUID", "-o", "value", &formatted.0]);
+    let before = uuid();
+    says(&place.refused(&["--drive", &formatted.0]), &[&formatted.0, "ext", "--overwrite-drive"]);
+
+    let mount = place.path().join("mnt").display().to_string();
+    std::fs::create_dir(&mount).unwrap();
+    run("mount", &[&formatted.0, &mount]);
+    says(&place.refused(&["--drive", &formatted.0]), &[&formatted.0, "mounted", &mount]);
+    says(&place.refused(&["--overwrite-drive", &formatted.0]), &[&formatted.0, "mounted", &mount]);
+    run("umount", &[&mount]);
+    assert_eq!(uuid(), before, "the device was written to");
+
+    says(&place.refused(&["--drive", "/dev/no-such-device"]), &["/dev/no-such-device"]);
+    let orlop = place.up(&["--overwrite-drive", &formatted.0]);
+    assert!(orlop.run(BINARY, &["get", "drives"]).contains("Ready"));
+    orlop.stop();
+    run(BINARY, &["down", "--data-dir", &place.data().display().to_string()]);
+}
+
+#[test]
+fn what_is_in_use_is_refused() {
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "512Mi"]);
+    says(&place.refused(&[]), &["in use", &orlop.pid().to_string()]);
+
+    let other = Place::new();
+    let config = std::fs::read_to_string(orlop.kubeconfig()).unwrap();
+    let port =
+        config.split("https://127.0.0.1:").nth(1).unwrap().split('\n').next().unwrap().trim().to_owned();
+    let mut command = Command::new(BINARY);
+    command.args(["up", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(other.data());
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    says(&String::from_utf8_lossy(&output.stderr), &["can't listen on", &port, "--listen"]);
+    orlop.stop();
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_refused() {
+    let place = Place::new();
+    for (arguments, words) in [
+        (&["--loop-drive", "many"][..], &["--loop-drive", "many"][..]),
+        (&["--loop-drive", "0"], &["more than 0"]),
+        (&["--nodes", "0"], &["--nodes"]),
+        (&["--listen", "0.0.0.0:0"], &["loopback"]),
+    ] {
+        says(&place.refused(arguments), words);
+    }
+    assert!(!place.data().join("store.redb").exists(), "a refused start left a store");
+}
+
+#[test]
+fn without_root_it_says_so() {
+    let place = Place::new();
+    let nobody = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", BINARY, "up", "--data-dir"])
+        .arg(place.data())
+        .output()
+        .unwrap();
+    says(&String::from_utf8_lossy(&nobody.stderr), &["root"]);
+}
+
+#[test]
+fn manifests_that_are_wrong_are_refused_by_the_server() {
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "512Mi"]);
+    let claim = |spec: &str| {
+        format!("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: c}}\nspec: {spec}\n")
+    };
+    let wrong = [
+        ("kind: [".to_owned(), &["manifest"][..]),
+        ("apiVersion: v1\nkind: Nothing\nmetadata: {name: a}\n".to_owned(), &["Nothing"]),
+        (
+            claim("{accessModes: [ReadWriteOnce], colour: red, resources: {requests: {storage: 1Mi}}}"),
+            &["unknown field", "spec.colour"],
+        ),
+        (claim("{accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Zebra}}}"), &["1Zebra"]),
+        (claim("{accessModes: [ReadWriteOnce], resources: {requests: {storage: -1Mi}}}"), &["storage"]),
+        (
+            claim("{accessModes: [Sometimes], resources: {requests: {storage: 1Mi}}}"),
+            &["Sometimes", "ReadWriteOnce"],
+        ),
+        (claim("{resources: {requests: {storage: 1Mi}}}"), &["accessModes"]),
+    ];
+    for (manifest, words) in &wrong {
+        let file = place.path().join("wrong.yaml");
+        std::fs::write(&file, manifest).unwrap();
+        let output = orlop.attempt(BINARY, &["apply", "-f", &file.display().to_string()]);
+        assert!(!output.status.success(), "accepted:\n{manifest}");
+        says(&String::from_utf8_lossy(&output.stderr), words);
+    }
+    let claims = orlop.attempt(BINARY, &["get", "pvc"]);
+    says(&String::from_utf8_lossy(&claims.stderr), &["No resources found"]);
+    orlop.stop();
+}
+
+#[test]
+fn a_claim_that_fits_nowhere_stays_pending_and_says_why() {
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "512Mi"]);
+    let manifest = include_str!("../../../examples/quickstart.yaml");
+    let file = place.path().join("big.yaml").display().to_string();
+    std::fs::write(&file, manifest.replace("storage: 64Mi", "storage: 1Ti")).unwrap();
+    orlop.run(BINARY, &["apply", "-f", &file]);
+    let events = || orlop.run(BINARY, &["get", "events", "-o", "yaml"]);
+    wait_until("an event says why", || events().contains("1Ti"));
+    says(&events(), &["FailedScheduling", "1Ti", "largest"]);
+    assert!(orlop.run(BINARY, &["get", "pvc", "journal"]).contains("Pending"));
+    orlop.run(BINARY, &["delete", "-f", &file]);
+
+    std::fs::write(&file, manifest.replace("storageClassName: quickstart", "storageClassName: absent"))
+        .unwrap();
+    orlop.run(BINARY, &["apply", "-f", &file]);
+    wait_until("an event names the missing class", || {
+        let events = events();
+        events.contains("ProvisioningFailed") && events.contains("absent")
+    });
+    orlop.run(BINARY, &["delete", "-f", &file]);
+    orlop.stop();
+}
+
+#[test]
+fn a_deleted_drive_file_fails_its_drive_alone() {
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "512Mi", "--loop-drive", "512Mi"]);
+    orlop.stop();
+    run(BINARY, &["down", "--data-dir", &place.data().display().to_string()]);
+    std::fs::remove_file(place.data().join("loop/0.img")).unwrap();
+    let orlop = place.up(&[]);
+    wait_until("one drive failed and the other serves", || {
+        let drives = orlop.run(BINARY, &["get", "drives"]);
+        drives.contains("Failed") && drives.contains("Ready")
+    });
+    assert!(!place.data().join("loop/0.img").exists(), "a lost drive was made anew without being asked to");
+    orlop.stop();
+}
