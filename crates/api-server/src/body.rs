@@ -1,4 +1,4 @@
-//! Request bodies: bounded, JSON or YAML.
+//! Request bodies: bounded, JSON or YAML (and protobuf, as far as kubectl sends it).
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
 use crate::error::ApiError;
+use crate::protobuf;
 
 /// The largest request body, in bytes; Kubernetes' own limit.
 pub(crate) const MAX_BODY: usize = 3 << 20;
@@ -52,6 +53,7 @@ impl Payload {
                     .map_err(|error| ApiError::BadRequest(format!("error parsing YAML: {error}")))?;
                 Ok((value, Vec::new()))
             }
+            protobuf::MEDIA_TYPE => Ok((protobuf::decode(&self.bytes)?, Vec::new())),
             _ => Err(unsupported("application/json, application/yaml")),
         }
     }

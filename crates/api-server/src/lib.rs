@@ -27,6 +27,7 @@ pub mod openapi;
 mod patch;
 mod pods;
 mod present;
+mod protobuf;
 mod read;
 mod request;
 mod review;

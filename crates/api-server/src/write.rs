@@ -37,7 +37,6 @@ pub(crate) async fn create(
     warnings.extend(kinds::warnings(&served.kind, &new));
     let target = &in_namespace(target, &new)?;
     change::begin(served, &mut new, &target.namespace, Timestamp::now())?;
-    admission::on_create(shared, served, &mut new);
     // Until the object is written, its namespace does not begin to terminate.
     let _still = shared.namespaces.read().await;
     namespaces::check_open(shared, target, object::name(&new))?;
@@ -47,6 +46,7 @@ pub(crate) async fn create(
         if generate {
             object::metadata_mut(&mut new).insert("name".into(), generated_name(&prefix).into());
         }
+        admission::on_create(shared, served, &mut new);
         change::check_new(served, &new)?;
         match put_new(shared, target, query, &new).await {
             Err(ApiError::AlreadyExists { .. }) if generate && attempt < GENERATED_NAMES => {}
