@@ -113,7 +113,9 @@ pub(crate) fn plan(
         }
         let metadata = object::metadata_mut(&mut new);
         metadata.insert("deletionTimestamp".into(), object::time(ends).into());
-        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+        if !served.is_builtin("Namespace") {
+            metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+        }
     }
     if served.is_builtin("Namespace") {
         new["status"]["phase"] = "Terminating".into();
