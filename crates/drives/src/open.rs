@@ -166,9 +166,6 @@ pub(crate) fn open(
         }
         Err(error) => return failed(format!("its record .orlop/drive.json can't be used: {error}")),
     }
-    if let Err(reason) = backend::probe(host.as_ref(), backend, root) {
-        return failed(reason);
-    }
     let site = Site { host: host.clone(), backend, layout: layout.clone() };
     let start = || {
         mount(host.as_ref(), backend, &device.path, layout.mount())?;

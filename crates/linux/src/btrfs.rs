@@ -4,25 +4,34 @@
 //! quotas, subvolumes and snapshots that a container makes inside its volume join the same group by themselves, so
 //! that nothing escapes the limit.
 
+mod trees;
+mod wire;
+
 use std::{
     ffi::OsStr,
     fs::Permissions,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::PermissionsExt},
+        unix::fs::PermissionsExt,
     },
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use linux_raw_sys::ioctl::{
-    BTRFS_IOC_FS_INFO, BTRFS_IOC_GET_SUBVOL_ROOTREF, BTRFS_IOC_INO_LOOKUP, BTRFS_IOC_QGROUP_ASSIGN,
-    BTRFS_IOC_QGROUP_CREATE, BTRFS_IOC_QGROUP_LIMIT, BTRFS_IOC_QUOTA_CTL, BTRFS_IOC_RESIZE,
-    BTRFS_IOC_SNAP_DESTROY, BTRFS_IOC_SUBVOL_CREATE, BTRFS_IOC_SYNC, BTRFS_IOC_TREE_SEARCH,
+    BTRFS_IOC_FS_INFO, BTRFS_IOC_INO_LOOKUP, BTRFS_IOC_QGROUP_ASSIGN, BTRFS_IOC_QGROUP_CREATE,
+    BTRFS_IOC_QGROUP_LIMIT, BTRFS_IOC_QUOTA_CTL, BTRFS_IOC_RESIZE, BTRFS_IOC_SNAP_DESTROY,
+    BTRFS_IOC_SUBVOL_CREATE, BTRFS_IOC_SYNC,
 };
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
+};
+
+use trees::{members, subvolume_remains, subvolumes_inside};
+use wire::{
+    ENABLE_SIMPLE_QUOTA, FIRST_INODE, FilesystemInfo, InodeLookup, LIMIT_REFERENCED, NESTING, NO_LIMIT,
+    QuotaControl, QuotaGroupAssign, QuotaGroupCreate, QuotaGroupLimit, VolumeArguments, volume_group,
 };
 
 use crate::{Error, Kernel, Result, error::Context, ioctl};
@@ -271,128 +280,6 @@ impl Btrfs for Kernel {
     }
 }
 
-/// How often subvolumes may appear inside one that is being deleted.
-const NESTING: usize = 16;
-/// Inode number of every subvolume's root.
-const FIRST_INODE: u64 = 256;
-const NO_LIMIT: u64 = u64::MAX;
-const LIMIT_REFERENCED: u64 = 1;
-const ENABLE_SIMPLE_QUOTA: u64 = 4;
-const ROOT_TREE: u64 = 1;
-const QUOTA_TREE: u64 = 8;
-const ROOT_ITEM: u32 = 132;
-const QUOTA_RELATION: u32 = 246;
-/// The group `1/<subvolume>`.
-fn volume_group(id: SubvolumeId) -> u64 {
-    1 << 48 | id.0
-}
-
-/// `btrfs_ioctl_vol_args`.
-#[repr(C)]
-struct VolumeArguments {
-    fd: i64,
-    name: [u8; 4088],
-}
-const _: () = assert!(size_of::<VolumeArguments>() == 4096);
-
-impl VolumeArguments {
-    fn named(name: &OsStr) -> Result<Self, Errno> {
-        let mut arguments = Self { fd: 0, name: [0; 4088] };
-        let bytes = name.as_bytes();
-        arguments.name.get_mut(..bytes.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
-        Ok(arguments)
-    }
-}
-
-/// `btrfs_ioctl_ino_lookup_args`.
-#[repr(C)]
-struct InodeLookup {
-    tree: u64,
-    object: u64,
-    name: [u8; 4080],
-}
-const _: () = assert!(size_of::<InodeLookup>() == 4096);
-
-/// `btrfs_ioctl_quota_ctl_args`.
-#[repr(C)]
-struct QuotaControl {
-    command: u64,
-    status: u64,
-}
-const _: () = assert!(size_of::<QuotaControl>() == 16);
-
-/// `btrfs_ioctl_qgroup_create_args`.
-#[repr(C)]
-struct QuotaGroupCreate {
-    create: u64,
-    group: u64,
-}
-const _: () = assert!(size_of::<QuotaGroupCreate>() == 16);
-
-/// `btrfs_ioctl_qgroup_assign_args`.
-#[repr(C)]
-struct QuotaGroupAssign {
-    assign: u64,
-    member: u64,
-    group: u64,
-}
-const _: () = assert!(size_of::<QuotaGroupAssign>() == 24);
-
-/// `btrfs_ioctl_qgroup_limit_args`.
-#[repr(C)]
-#[derive(Default)]
-struct QuotaGroupLimit {
-    group: u64,
-    flags: u64,
-    max_referenced: u64,
-    max_exclusive: u64,
-    reserved_referenced: u64,
-    reserved_exclusive: u64,
-}
-const _: () = assert!(size_of::<QuotaGroupLimit>() == 48);
-
-/// `btrfs_ioctl_get_subvol_rootref_args`.
-#[repr(C)]
-struct RootReferences {
-    from: u64,
-    found: [RootReference; 255],
-    count: u8,
-    align: [u8; 7],
-}
-const _: () = assert!(size_of::<RootReferences>() == 4096);
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct RootReference {
-    subvolume: u64,
-    directory: u64,
-}
-
-/// `btrfs_ioctl_fs_info_args`.
-#[repr(C)]
-struct FilesystemInfo {
-    max_id: u64,
-    devices: u64,
-    uuid: [u8; 16],
-    rest: [u8; 992],
-}
-const _: () = assert!(size_of::<FilesystemInfo>() == 1024);
-
-/// `btrfs_ioctl_search_args`: the key, and room for what is found.
-#[repr(C)]
-struct TreeSearch {
-    tree: u64,
-    objects: [u64; 2],
-    offsets: [u64; 2],
-    transactions: [u64; 2],
-    kinds: [u32; 2],
-    items: u32,
-    unused: u32,
-    reserved: [u64; 4],
-    buffer: [u8; 3992],
-}
-const _: () = assert!(size_of::<TreeSearch>() == 4096);
-
 fn open(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).context("open", path.display())
@@ -428,107 +315,6 @@ fn remove_group(fd: BorrowedFd<'_>, group: u64) -> Result<(), Errno> {
         }
     }
     Err(Errno::BUSY)
-}
-
-/// Paths of the subvolumes directly inside one.
-fn subvolumes_inside(path: &Path, id: SubvolumeId) -> Result<Vec<PathBuf>> {
-    let directory = open(path)?;
-    let mut references =
-        Box::new(RootReferences { from: 0, found: [RootReference::default(); 255], count: 0, align: [0; 7] });
-    // SAFETY: BTRFS_IOC_GET_SUBVOL_ROOTREF reads and fills a btrfs_ioctl_get_subvol_rootref_args.
-    match unsafe { ioctl::with::<BTRFS_IOC_GET_SUBVOL_ROOTREF, _>(directory.as_fd(), &mut *references) } {
-        // Overflow: more than 255; the caller asks again after having deleted these.
-        Ok(()) | Err(Errno::OVERFLOW) => {}
-        Err(error) => return Err(error).context("list the subvolumes inside", path.display()),
-    }
-    let mut inside = Vec::new();
-    for reference in references.found.iter().take(references.count.into()) {
-        let name = root_reference_name(directory.as_fd(), id, reference.subvolume)
-            .context("list the subvolumes inside", path.display())?;
-        let Some(name) = name else { continue };
-        let mut lookup = Box::new(InodeLookup { tree: id.0, object: reference.directory, name: [0; 4080] });
-        // SAFETY: BTRFS_IOC_INO_LOOKUP reads and fills a btrfs_ioctl_ino_lookup_args.
-        unsafe { ioctl::with::<BTRFS_IOC_INO_LOOKUP, _>(directory.as_fd(), &mut *lookup) }
-            .context("find a directory of", path.display())?;
-        // The directory's path within the subvolume, ending in a slash; empty for its root.
-        let length = lookup.name.iter().position(|byte| *byte == 0).unwrap_or(0);
-        inside.push(path.join(OsStr::from_bytes(&lookup.name[..length])).join(OsStr::from_bytes(&name)));
-    }
-    Ok(inside)
-}
-
-/// The name by which `parent` holds the subvolume `child`.
-fn root_reference_name(
-    fd: BorrowedFd<'_>,
-    parent: SubvolumeId,
-    child: u64,
-) -> Result<Option<Vec<u8>>, Errno> {
-    const ROOT_REFERENCE: u32 = 156;
-    let found = search(fd, ROOT_TREE, [parent.0, parent.0], ROOT_REFERENCE, [child, child])?;
-    // btrfs_root_ref: directory, sequence, length of the name, the name.
-    Ok(found.into_iter().find_map(|item| {
-        let length = u16::from_le_bytes(item.content.get(16..18)?.try_into().ok()?);
-        Some(item.content.get(18..18 + usize::from(length))?.to_vec())
-    }))
-}
-
-struct Item {
-    offset: u64,
-    content: Vec<u8>,
-}
-
-/// The items of one kind in a tree, as many as fit one answer.
-fn search(
-    fd: BorrowedFd<'_>,
-    tree: u64,
-    objects: [u64; 2],
-    kind: u32,
-    offsets: [u64; 2],
-) -> Result<Vec<Item>, Errno> {
-    const HEADER: usize = 32;
-    let mut search = Box::new(TreeSearch {
-        tree,
-        objects,
-        offsets,
-        transactions: [0, u64::MAX],
-        kinds: [kind, kind],
-        items: u32::MAX,
-        unused: 0,
-        reserved: [0; 4],
-        buffer: [0; 3992],
-    });
-    // SAFETY: BTRFS_IOC_TREE_SEARCH reads and fills a btrfs_ioctl_search_args.
-    unsafe { ioctl::with::<BTRFS_IOC_TREE_SEARCH, _>(fd, &mut *search) }?;
-    let mut found = Vec::new();
-    let mut rest = &search.buffer[..];
-    for _ in 0..search.items {
-        // btrfs_ioctl_search_header: transaction, object, offset, kind, length.
-        let Some((header, content)) = rest.split_at_checked(HEADER) else { break };
-        let number = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&header[at..at + 8]);
-            u64::from_ne_bytes(bytes)
-        };
-        let (object, offset) = (number(8), number(16));
-        let (item_kind, length) = ((number(24) & 0xffff_ffff) as u32, (number(24) >> 32) as usize);
-        let Some((content, after)) = content.split_at_checked(length) else { break };
-        // Keys are ordered as a whole, so a range may hold items of other kinds between.
-        if item_kind == kind && (objects[0]..=objects[1]).contains(&object) {
-            found.push(Item { offset, content: content.to_vec() });
-        }
-        rest = after;
-    }
-    Ok(found)
-}
-
-fn subvolume_remains(fd: BorrowedFd<'_>, id: SubvolumeId) -> Result<bool, Errno> {
-    Ok(!search(fd, ROOT_TREE, [id.0, id.0], ROOT_ITEM, [0, u64::MAX])?.is_empty())
-}
-
-/// The members of a quota group.
-fn members(fd: BorrowedFd<'_>, group: u64) -> Result<Vec<u64>, Errno> {
-    let found = search(fd, QUOTA_TREE, [group, group], QUOTA_RELATION, [0, u64::MAX])?;
-    Ok(found.into_iter().map(|item| item.offset).filter(|member| *member < group).collect())
 }
 
 /// Where sysfs shows the quota groups of a file system: the numbers as they are now, not as last committed.

@@ -1,6 +1,6 @@
 //! Whether the running kernel can serve a backend: tried out for real on a small file.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use linux::{Host, Unmount};
 use parking_lot::Mutex;
@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use super::{Backend, QuotaKey};
 use crate::{BackendKind, DriveId, layout::Layout};
 
-/// Backends that were seen to work: tried once per process. A refusal is not kept; a module may be loaded, room made.
-static PROVEN: Mutex<BTreeSet<BackendKind>> = Mutex::new(BTreeSet::new());
+/// What the kernel can do: tried once per process.
+static VERDICTS: Mutex<BTreeMap<BackendKind, Result<(), String>>> = Mutex::new(BTreeMap::new());
 
 /// Big enough for both file systems.
 const IMAGE: u64 = 320 << 20;
@@ -18,52 +18,47 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Says why the kernel can't serve this backend, if it can't. `scratch` is a directory for the trial.
 pub(crate) fn probe(host: &dyn Host, backend: &dyn Backend, scratch: &Path) -> Result<(), String> {
     // The lock is held through the trial: a second caller waits for the verdict instead of trying too.
-    let mut proven = PROVEN.lock();
-    if proven.contains(&backend.kind()) {
-        return Ok(());
+    let mut verdicts = VERDICTS.lock();
+    if let Some(verdict) = verdicts.get(&backend.kind()) {
+        return verdict.clone();
     }
-    try_out(host, backend, scratch).inspect_err(|reason| {
-        tracing::info!(backend = %backend.kind(), reason, "backend can't serve on this machine");
-    })?;
-    proven.insert(backend.kind());
-    Ok(())
-}
-
-fn try_out(host: &dyn Host, backend: &dyn Backend, scratch: &Path) -> Result<(), String> {
     let id = DriveId(uuid::Uuid::new_v4().to_string());
     let image = scratch.join(format!(".probe-{id}.img"));
     let mount = scratch.join(format!(".probe-{id}"));
-    let verdict = attempt(host, backend, &id, &image, &mount).map_err(|error| match backend.kind() {
-        BackendKind::Xfs if error.errno().is_some() => {
-            format!("{error} (this kernel lacks XFS project quotas)")
+    // Without a file or a formatting program nothing is known about the kernel: the next caller tries again.
+    let verdict = furnish(host, backend, &id, &image).map_err(|error| error.to_string()).map(|device| {
+        let verdict = attempt(host, backend, &device, &mount).map_err(|error| match backend.kind() {
+            BackendKind::Xfs => format!("{error} (does this kernel have XFS project quotas?)"),
+            BackendKind::Btrfs => error.to_string(),
+        });
+        if let Err(reason) = &verdict {
+            tracing::info!(backend = %backend.kind(), reason, "backend can't serve on this machine");
         }
-        _ => error.to_string(),
+        verdicts.insert(backend.kind(), verdict.clone());
+        verdict
     });
     clean_up(host, &image, &mount);
-    verdict
+    verdict?
 }
 
-fn attempt(
-    host: &dyn Host,
-    backend: &dyn Backend,
-    id: &DriveId,
-    image: &Path,
-    mount: &Path,
-) -> linux::Result<()> {
+/// A formatted file on a loop device.
+fn furnish(host: &dyn Host, backend: &dyn Backend, id: &DriveId, image: &Path) -> linux::Result<String> {
     host.make_image(image, IMAGE)?;
-    let device = host.attach_loop(image)?;
+    let device = host.attach_loop(image)?.to_string_lossy().into_owned();
     let (program, mut arguments) = backend.format(id, false);
-    let device = device.to_string_lossy().into_owned();
     arguments.push(device.clone());
     host.run(program, &arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>(), DEADLINE)?;
+    Ok(device)
+}
+
+fn attempt(host: &dyn Host, backend: &dyn Backend, device: &str, mount: &Path) -> linux::Result<()> {
     host.make_directory(mount, 0o700)?;
-    host.mount(&backend.mounting(&device), mount)?;
+    host.mount(&backend.mounting(device), mount)?;
     backend.prepare(host, mount)?;
     let layout = Layout::new(mount.to_owned());
     host.make_directory(&layout.volumes(), 0o755)?;
     let volume = layout.volume("probe");
-    let quota = backend.choose_key(&[]);
-    backend.create(host, &volume, quota)?;
+    backend.create(host, &volume, backend.choose_key(&[]))?;
     let quota = backend.quota_key(host, &volume)?.ok_or_else(|| {
         linux::Error::because("enforce sizes with", backend.kind(), "a new volume is not counted")
     })?;
