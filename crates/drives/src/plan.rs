@@ -98,3 +98,53 @@ pub(crate) fn recover(record: &VolumeRecord, observed: Observed) -> Recovery {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::FORMAT;
+
+    #[test]
+    fn a_restart_keeps_what_was_announced_and_removes_what_was_not() {
+        let record = |phase| VolumeRecord {
+            format: FORMAT,
+            key: "pvc-1".to_owned(),
+            name: "pvc-1".to_owned(),
+            size: 4096,
+            phase,
+            created: jiff::Timestamp::UNIX_EPOCH,
+            quota: None,
+            parameters: Default::default(),
+        };
+        let found = |limit| Observed { quota: Some(QuotaKey::Subvolume(256)), limit };
+        let ready = record(Phase::Ready);
+        assert_eq!(recover(&ready, found(Some(4096))), Recovery::Sound);
+        assert_eq!(recover(&ready, Observed::default()), Recovery::Lost);
+        let limit = vec![Step::Limit { key: "pvc-1".to_owned(), bytes: 4096 }, Step::Sync];
+        for lost in [None, Some(2048), Some(8192)] {
+            assert_eq!(recover(&ready, found(lost)), Recovery::Repair(limit.clone()));
+        }
+        for phase in [Phase::Creating, Phase::Deleting] {
+            for seen in [Observed::default(), found(None), found(Some(4096))] {
+                assert_eq!(recover(&record(phase), seen), Recovery::Remove(delete(&record(phase), seen)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_counted_by_outlives_the_directory_in_the_record() {
+        let record = VolumeRecord {
+            format: FORMAT,
+            key: "pvc-1".to_owned(),
+            name: "pvc-1".to_owned(),
+            size: 4096,
+            phase: Phase::Deleting,
+            created: jiff::Timestamp::UNIX_EPOCH,
+            quota: Some(QuotaKey::Subvolume(256)),
+            parameters: Default::default(),
+        };
+        let steps = delete(&record, Observed::default());
+        assert!(steps.contains(&Step::Reclaim { quota: QuotaKey::Subvolume(256) }), "{steps:?}");
+        assert_eq!(steps.last(), Some(&Step::Forget { key: "pvc-1".to_owned() }));
+    }
+}

@@ -93,3 +93,31 @@ pub(crate) fn render(record: &impl Serialize) -> Vec<u8> {
     bytes.push(b'\n');
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOLUME: &str = r#"{"format":1,"key":"pvc-1","name":"pvc-1","size":4096,"phase":"ready",
+        "created":"2026-01-02T03:04:05Z","quota":{"subvolume":256},"parameters":{"a":"b"}}"#;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let record: VolumeRecord = parse(VOLUME.as_bytes()).expect("format 1");
+        assert_eq!(
+            (record.size, record.phase, record.quota),
+            (4096, Phase::Ready, Some(QuotaKey::Subvolume(256)))
+        );
+        assert_eq!(parse::<VolumeRecord>(&render(&record)).expect("its own"), record);
+    }
+
+    #[test]
+    fn a_newer_record_is_refused_before_the_rest_is_looked_at() {
+        let refused = parse::<VolumeRecord>(br#"{"format":7,"unheard":"of"}"#).expect_err("newer");
+        assert!(refused.to_string().contains("format 7"), "{refused}");
+        for damaged in ["", "{", "[]", r#"{"format":1}"#, r#"{"format":-1}"#] {
+            let refused = parse::<VolumeRecord>(damaged.as_bytes()).expect_err(damaged);
+            assert!(matches!(refused, RecordError::Damaged(_)), "{refused}");
+        }
+    }
+}
