@@ -3,7 +3,7 @@
 //! The cases are read from the file that `ORLOP_PV_CASES` names, or from `shared/cases/pv-binding.json` beside the
 //! checkout. Each is played against the pure steps, with an API server that is a map.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(clippy::unwrap_used, clippy::large_futures, reason = "a test may fail")]
 
 mod cases;
 

@@ -1,11 +1,10 @@
 //! Free storage by CSIStorageCapacity, less what was promised to pods in flight.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
-use resources::fit;
+use kube::core::{Selector, SelectorExt};
 use runtime::Key;
 use tokio::time::Instant;
 
@@ -19,35 +18,38 @@ const SETTLED: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Pool {
     /// The object that says so.
-    pub object: Arc<CSIStorageCapacity>,
+    pub name: Key,
     /// Bytes free.
     pub free: u64,
     /// Bytes of the largest volume that can be made.
     pub largest: u64,
+    /// The nodes from which it can be used.
+    topology: Selector,
+    /// One label that all of those nodes have, to find the pool by.
+    label: Option<(String, String)>,
 }
 
 impl Pool {
     /// What a capacity object says, if it says enough.
-    pub fn of(object: &Arc<CSIStorageCapacity>) -> Option<Self> {
+    pub fn of(object: &CSIStorageCapacity) -> Option<Self> {
         let bytes = |quantity: &Option<k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
             quantity.as_ref()?.0.parse::<values::Quantity>().ok()?.ceil_bytes()
         };
         let free = bytes(&object.capacity)?;
-        object.node_topology.as_ref()?;
+        let topology = object.node_topology.as_ref()?;
+        let label = topology.match_labels.as_ref().and_then(|labels| labels.first_key_value());
         Some(Self {
-            object: Arc::clone(object),
+            name: Key::of(object),
             free,
             largest: bytes(&object.maximum_volume_size).unwrap_or(free),
+            topology: Selector::try_from(topology.clone()).ok()?,
+            label: label.map(|(key, value)| (key.clone(), value.clone())),
         })
     }
 
     /// Whether the pool can be used from a node.
     pub fn reaches(&self, labels: &Labels) -> bool {
-        self.object.node_topology.as_ref().is_some_and(|selector| fit::selects(selector, Some(labels)))
-    }
-
-    fn name(&self) -> Key {
-        Key::of(&*self.object)
+        self.topology.matches(labels)
     }
 
     /// Whether volumes of these sizes fit beside what is promised already.
@@ -80,67 +82,110 @@ pub struct Promise {
     sequence: u64,
 }
 
+/// The pools of one class.
+#[derive(Default)]
+struct Pools {
+    all: BTreeMap<Key, Pool>,
+    /// Pools by a label that their nodes have.
+    by_label: HashMap<String, HashMap<String, BTreeSet<Key>>>,
+    /// Pools that no single label leads to.
+    others: BTreeSet<Key>,
+}
+
+impl Pools {
+    fn index(&mut self, pool: &Pool) -> &mut BTreeSet<Key> {
+        match &pool.label {
+            Some((key, value)) => {
+                self.by_label.entry(key.clone()).or_default().entry(value.clone()).or_default()
+            }
+            None => &mut self.others,
+        }
+    }
+
+    fn insert(&mut self, pool: Pool) {
+        self.index(&pool).insert(pool.name.clone());
+        self.all.insert(pool.name.clone(), pool);
+    }
+
+    fn remove(&mut self, name: &Key) -> Option<Pool> {
+        let pool = self.all.remove(name)?;
+        self.index(&pool).remove(name);
+        Some(pool)
+    }
+
+    fn reaching<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a Pool> {
+        let led = labels.iter().filter_map(|(key, value)| self.by_label.get(key)?.get(value)).flatten();
+        let pools = led.chain(&self.others).filter_map(|name| self.all.get(name));
+        pools.filter(|pool| pool.reaches(labels))
+    }
+}
+
 /// All pools and promises.
 #[derive(Default)]
 pub struct Ledger {
-    pools: HashMap<String, BTreeMap<Key, Pool>>,
+    pools: HashMap<String, Pools>,
     classes: HashMap<Key, String>,
     promises: HashMap<Key, Promise>,
     /// Claims in the order of their promises.
     order: BTreeMap<u64, Key>,
+    /// What each pool owes to all promises together.
+    owed: HashMap<Key, u64>,
     next: u64,
     swept: Option<Instant>,
 }
 
 impl Ledger {
     /// Files what a driver published. A drop of free bytes pays off promises, the oldest first.
-    pub fn publish(&mut self, object: &Arc<CSIStorageCapacity>) {
-        let name = Key::of(&**object);
+    pub fn publish(&mut self, object: &CSIStorageCapacity) {
+        let name = Key::of(object);
         let before = self.withdraw(object);
         let Some(pool) = Pool::of(object) else { return };
         let mut drop = before.map_or(0, |before| before.free.saturating_sub(pool.free));
-        for claim in self.order.values() {
-            let owed = self.promises.get_mut(claim).and_then(|promise| promise.owed.get_mut(&name));
-            if let Some(owed) = owed.filter(|_| drop > 0) {
-                let paid = drop.min(*owed);
-                *owed -= paid;
-                drop -= paid;
+        if let Some(total) = self.owed.get_mut(&name).filter(|_| drop > 0) {
+            for claim in self.order.values() {
+                let owed = self.promises.get_mut(claim).and_then(|promise| promise.owed.get_mut(&name));
+                if let Some(owed) = owed {
+                    let paid = drop.min(*owed);
+                    *owed -= paid;
+                    drop -= paid;
+                    *total = total.saturating_sub(paid);
+                }
+                if drop == 0 {
+                    break;
+                }
             }
         }
-        self.classes.insert(name.clone(), object.storage_class_name.clone());
-        self.pools.entry(object.storage_class_name.clone()).or_default().insert(name, pool);
+        self.classes.insert(name, object.storage_class_name.clone());
+        self.pools.entry(object.storage_class_name.clone()).or_default().insert(pool);
     }
 
     /// Forgets a capacity object.
     pub fn withdraw(&mut self, object: &CSIStorageCapacity) -> Option<Pool> {
         let name = Key::of(object);
         let class = self.classes.remove(&name)?;
-        let pools = self.pools.get_mut(&class)?;
-        let pool = pools.remove(&name);
-        if pools.is_empty() {
-            self.pools.remove(&class);
-        }
-        pool
+        self.pools.get_mut(&class)?.remove(&name)
     }
 
     /// A class's pools that a node reaches.
     pub fn pools<'a>(&'a self, class: &str, labels: &'a Labels) -> impl Iterator<Item = &'a Pool> {
-        self.pools.get(class).into_iter().flat_map(BTreeMap::values).filter(|pool| pool.reaches(labels))
+        self.pools.get(class).into_iter().flat_map(|pools| pools.reaching(labels))
     }
 
     /// Bytes promised out of a pool, to claims other than these.
     pub fn promised(&self, pool: &Pool, except: &[Key]) -> u64 {
-        let name = pool.name();
-        let open =
-            self.promises.iter().filter(|(claim, promise)| !except.contains(claim) && !promise.is_settled());
-        open.filter_map(|(_, promise)| promise.owed.get(&name)).sum()
+        let total = self.owed.get(&pool.name).copied().unwrap_or_default();
+        let own = except.iter().filter_map(|claim| self.promises.get(claim)?.owed.get(&pool.name));
+        total.saturating_sub(own.sum())
     }
 
     /// Holds space for a claim on a node, against every pool of the driver's classes that the node reaches.
     pub fn promise(&mut self, claim: Key, promise: Promise, size: u64, classes: &[String], labels: &Labels) {
         self.settle(&claim);
         let pools = classes.iter().flat_map(|class| self.pools(class, labels));
-        let owed = pools.map(|pool| (pool.name(), size)).collect();
+        let owed: HashMap<_, _> = pools.map(|pool| (pool.name.clone(), size)).collect();
+        for pool in owed.keys() {
+            *self.owed.entry(pool.clone()).or_default() += size;
+        }
         let sequence = self.next;
         self.next += 1;
         self.order.insert(sequence, claim.clone());
@@ -167,7 +212,11 @@ impl Ledger {
                 self.settle(claim);
             }
         }
-        if self.swept.is_none_or(|swept| swept.elapsed() > SETTLED) {
+    }
+
+    /// Drops promises whose volumes were made long enough ago.
+    pub fn sweep(&mut self) {
+        if self.swept.is_none_or(|swept| swept.elapsed() > SETTLED / 5) {
             self.swept = Some(Instant::now());
             let settled = self.promises.iter().filter(|(_, promise)| promise.is_settled());
             let settled: Vec<_> = settled.map(|(claim, _)| claim.clone()).collect();
@@ -181,6 +230,14 @@ impl Ledger {
     pub fn settle(&mut self, claim: &Key) -> Option<Promise> {
         let promise = self.promises.remove(claim)?;
         self.order.remove(&promise.sequence);
+        for (pool, owed) in &promise.owed {
+            if let Some(total) = self.owed.get_mut(pool) {
+                *total = total.saturating_sub(*owed);
+                if *total == 0 {
+                    self.owed.remove(pool);
+                }
+            }
+        }
         Some(promise)
     }
 

@@ -72,6 +72,11 @@ impl Refusal {
         self.reasons.contains_key(&Reason::Promised)
     }
 
+    /// Whether another refusal differs at most in its hint.
+    pub fn same_reasons(&self, other: &Self) -> bool {
+        (self.nodes, &self.reasons, &self.pod_reason) == (other.nodes, &other.reasons, &other.pod_reason)
+    }
+
     /// The message of the pod's event and condition.
     pub fn message(&self) -> String {
         let mut text = format!("0/{} nodes are available", self.nodes);

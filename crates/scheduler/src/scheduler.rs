@@ -31,6 +31,10 @@ const AVOID: Duration = Duration::from_secs(30);
 const AVOID_LONGEST: Duration = Duration::from_secs(300);
 /// When to look again at a pod that waits for space which others were promised, should nothing else wake it.
 const CONTENDED: Duration = Duration::from_secs(5);
+/// How long a pod waits so before it says why.
+const CONTENDED_QUIETLY: Duration = Duration::from_secs(30);
+/// How often a pod that stays refused for the same reasons says anew how much storage is free.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 /// When to look again after somebody else's write came first; its news usually arrive sooner.
 const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
@@ -48,8 +52,10 @@ struct State {
     world: World,
     /// Per pod: nodes to leave out until when, and for how long the last time.
     avoid: HashMap<Key, HashMap<String, (Instant, Duration)>>,
-    /// What was said last about a pod without a node.
-    told: HashMap<Key, String>,
+    /// What was said last about a pod without a node, and when.
+    told: HashMap<Key, (Refusal, Instant)>,
+    /// Since when pods wait for space that others were promised.
+    contended: HashMap<Key, Instant>,
     /// Since when pods wait for their claims to be bound.
     since: HashMap<Key, Instant>,
 }
@@ -277,6 +283,7 @@ impl Scheduler {
                 state.world.remove_pod(pod);
                 state.avoid.remove(&key);
                 state.told.remove(&key);
+                state.contended.remove(&key);
                 state.since.remove(&key);
                 self.wake(&mut state.world, &Cause::Pods);
             }
@@ -291,8 +298,8 @@ impl Scheduler {
         let plan = match plan {
             Ok(plan) => plan,
             Err((refusal, again)) => {
-                if node_of(&pod).is_none() && !refusal.is_contended() {
-                    self.tell(&pod, &key, &refusal).await?;
+                if node_of(&pod).is_none() && self.is_worth_telling(&key, &refusal) {
+                    self.tell(&pod, &refusal).await?;
                 }
                 return Ok(again.map_or(Next::Done, Next::After));
             }
@@ -322,6 +329,7 @@ impl Scheduler {
     fn decide(&self, key: &Key) -> Option<(Arc<Pod>, Result<Plan, (Refusal, Option<Duration>)>)> {
         let mut state = self.state.lock();
         let pod = Arc::clone(state.world.pod(key).filter(|pod| concerns(pod))?);
+        state.world.ledger.sweep();
         let (avoid, avoid_ends) = avoided(&mut state, key);
         let placed = match node_of(&pod) {
             Some(node) => place_on(&state.world, &pod, node),
@@ -436,6 +444,7 @@ impl Scheduler {
         match posted {
             Ok(_) => {
                 state.told.remove(key);
+                state.contended.remove(key);
                 state.avoid.remove(key);
                 state.since.remove(key);
                 let message = format!("Successfully assigned {key} to {node}");
@@ -449,14 +458,31 @@ impl Scheduler {
         }
     }
 
-    /// Says on the pod why it has no node, once per reason.
-    async fn tell(&self, pod: &Pod, key: &Key, refusal: &Refusal) -> Result<(), kube::Error> {
-        let message = refusal.message();
-        if self.state.lock().told.insert(key.clone(), message.clone()).as_ref() == Some(&message) {
-            return Ok(());
+    /// Whether a refusal is news, and more than a moment's shortage.
+    fn is_worth_telling(&self, key: &Key, refusal: &Refusal) -> bool {
+        let mut state = self.state.lock();
+        if refusal.is_contended() {
+            let since = *state.contended.entry(key.clone()).or_insert_with(Instant::now);
+            if since.elapsed() < CONTENDED_QUIETLY {
+                return false;
+            }
+        } else {
+            state.contended.remove(key);
         }
+        let known = state.told.get(key).is_some_and(|(before, when)| {
+            before == refusal || (before.same_reasons(refusal) && when.elapsed() < TELL_AGAIN)
+        });
+        if !known {
+            state.told.insert(key.clone(), (refusal.clone(), Instant::now()));
+        }
+        !known
+    }
+
+    /// Says on the pod why it has no node.
+    async fn tell(&self, pod: &Pod, refusal: &Refusal) -> Result<(), kube::Error> {
+        let message = refusal.message();
         self.recorder.warning(&reference(pod), "FailedScheduling", message.clone());
-        let api = Api::<Pod>::namespaced(self.context.client.clone(), &key.namespace);
+        let api = Api::<Pod>::namespaced(self.context.client.clone(), &pod.namespace().unwrap_or_default());
         let written = runtime::update_status_if_changed(&api, pod, |pod| {
             let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
             let before = conditions.iter().position(|condition| condition.type_ == "PodScheduled");

@@ -161,11 +161,10 @@ impl World {
     pub(crate) async fn event(&self, about: &str, reason: &str) -> Event {
         eventually(&format!("event {reason} on {about}"), || async {
             let events = self.list::<Event>().await;
-            let found = events.into_iter().find(|event| {
+            events.into_iter().find(|event| {
                 event.involved_object.name.as_deref() == Some(about)
                     && event.reason.as_deref() == Some(reason)
-            });
-            found
+            })
         })
         .await
     }
