@@ -269,3 +269,103 @@ impl Promise {
         self.made.is_some_and(|made| made.elapsed() > SETTLED || self.owed.values().all(|owed| *owed == 0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(node: &str) -> Labels {
+        [("host".to_owned(), node.to_owned())].into()
+    }
+
+    fn published(node: &str, free: u64, largest: u64) -> CSIStorageCapacity {
+        let object = serde_json::json!({
+            "metadata": {"namespace": "kube-system", "name": format!("free-{node}")}, "storageClassName": "local",
+            "nodeTopology": {"matchLabels": {"host": node}},
+            "capacity": free.to_string(), "maximumVolumeSize": largest.to_string(),
+        });
+        serde_json::from_value(object).expect("a capacity")
+    }
+
+    fn claim(name: &str) -> Key {
+        Key { namespace: "default".to_owned(), name: name.to_owned() }
+    }
+
+    fn promise(ledger: &mut Ledger, name: &str, node: &str, size: u64) {
+        ledger.promise(
+            claim(name),
+            Promise::new(node, "driver", None),
+            size,
+            &["local".to_owned()],
+            &labels(node),
+        );
+    }
+
+    fn promised(ledger: &Ledger, node: &str, except: &[Key]) -> Vec<u64> {
+        let labels = labels(node);
+        ledger.pools("local", &labels).map(|pool| ledger.promised(pool, except)).collect()
+    }
+
+    #[test]
+    fn what_is_promised_may_come_from_the_largest_drive() {
+        let pool = |free, largest| Pool::of(&published("a", free, largest)).expect("a pool");
+        let cases: &[(u64, u64, u64, &[u64], bool)] = &[
+            (10, 10, 0, &[10], true),
+            (10, 10, 0, &[11], false),
+            (30, 10, 0, &[11], false),
+            (30, 10, 0, &[10, 10, 10], true),
+            (30, 10, 0, &[10, 10, 10, 1], false),
+            (30, 10, 4, &[6], true),
+            (30, 10, 4, &[7], false),
+            (30, 10, 4, &[3, 3], true),
+            (30, 10, 4, &[4, 3], false),
+            (30, 10, u64::MAX, &[1], false),
+        ];
+        for (free, largest, in_flight, sizes, fits) in cases {
+            assert_eq!(
+                pool(*free, *largest).holds(*in_flight, sizes),
+                *fits,
+                "{free} {largest} {in_flight} {sizes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_promise_holds_until_the_published_capacity_shows_it() {
+        let mut ledger = Ledger::default();
+        ledger.publish(&published("a", 100, 100));
+        ledger.publish(&published("b", 100, 100));
+        promise(&mut ledger, "first", "a", 30);
+        promise(&mut ledger, "second", "a", 20);
+        assert_eq!(promised(&ledger, "a", &[]), [50]);
+        assert_eq!(promised(&ledger, "a", &[claim("second")]), [30]);
+        assert_eq!(promised(&ledger, "b", &[]), [0]);
+        // Asked for anew, it is not counted twice.
+        promise(&mut ledger, "second", "a", 20);
+        assert_eq!(promised(&ledger, "a", &[]), [50]);
+        // The driver made the first.
+        ledger.publish(&published("a", 70, 70));
+        assert_eq!(promised(&ledger, "a", &[]), [20]);
+        // Something was deleted: no promise is paid by that.
+        ledger.publish(&published("a", 90, 90));
+        assert_eq!(promised(&ledger, "a", &[]), [20]);
+        ledger.settle(&claim("second"));
+        assert_eq!(promised(&ledger, "a", &[]), [0]);
+        assert_eq!(ledger.claims_on("a"), [claim("first")]);
+        ledger.made(&claim("first"));
+        assert!(ledger.get(&claim("first")).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_volume_from_another_pool_is_not_owed_for_ever() {
+        let mut ledger = Ledger::default();
+        ledger.publish(&published("a", 100, 100));
+        promise(&mut ledger, "data", "a", 30);
+        ledger.made(&claim("data"));
+        ledger.sweep();
+        assert_eq!(promised(&ledger, "a", &[]), [30]);
+        tokio::time::advance(SETTLED * 2).await;
+        ledger.sweep();
+        assert_eq!(promised(&ledger, "a", &[]), [0]);
+    }
+}

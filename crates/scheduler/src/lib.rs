@@ -6,6 +6,7 @@
 //! looked at.
 
 mod capacity;
+mod changes;
 mod limits;
 mod matching;
 mod node;
@@ -13,6 +14,7 @@ mod place;
 mod reasons;
 mod scheduler;
 mod world;
+mod writes;
 
 pub use capacity::{Ledger, Pool, Promise};
 pub use matching::{MatchError, volume_on_node};

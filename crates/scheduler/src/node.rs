@@ -74,3 +74,61 @@ fn tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
         empty_or(&toleration.effect, &taint.effect) && key_fits && (exists || same_value)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn nodes_take_pods_by_cordon_taints_readiness_and_labels() {
+        let taint =
+            |effect: &str| json!({"spec": {"taints": [{"key": "disk", "value": "slow", "effect": effect}]}});
+        let tolerates = |toleration: Value| json!({"tolerations": [toleration]});
+        let requires = |operator: &str| {
+            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": operator, "values": ["a"]}]}]}}}})
+        };
+        let ready = |status: &str| json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+        let (any, no) = (|| json!({}), Err);
+        let cases = [
+            (any(), any(), Ok(())),
+            (json!({"spec": {"unschedulable": true}}), any(), no(Reason::Unschedulable)),
+            (
+                json!({"spec": {"unschedulable": true}}),
+                tolerates(json!({"key": "node.kubernetes.io/unschedulable", "operator": "Exists"})),
+                Ok(()),
+            ),
+            (taint("NoSchedule"), any(), no(Reason::Taint)),
+            (taint("NoExecute"), any(), no(Reason::Taint)),
+            (taint("PreferNoSchedule"), any(), Ok(())),
+            (taint("NoSchedule"), tolerates(json!({"operator": "Exists"})), Ok(())),
+            (taint("NoSchedule"), tolerates(json!({"key": "disk", "value": "slow"})), Ok(())),
+            (taint("NoSchedule"), tolerates(json!({"key": "disk", "value": "fast"})), no(Reason::Taint)),
+            (
+                taint("NoSchedule"),
+                tolerates(json!({"key": "disk", "operator": "Exists", "effect": "NoExecute"})),
+                no(Reason::Taint),
+            ),
+            (ready("True"), any(), Ok(())),
+            (ready("False"), any(), no(Reason::NotReady)),
+            (ready("Unknown"), any(), no(Reason::NotReady)),
+            (any(), json!({"nodeSelector": {"zone": "a"}}), Ok(())),
+            (any(), json!({"nodeSelector": {"zone": "b"}}), no(Reason::Affinity)),
+            (any(), requires("In"), Ok(())),
+            (any(), requires("NotIn"), no(Reason::Affinity)),
+        ];
+        for (node, spec, taken) in cases {
+            let mut node = node;
+            node["metadata"] = json!({"name": "n", "labels": {"zone": "a"}});
+            let mut pod = json!({"metadata": {"name": "p"}, "spec": spec});
+            pod["spec"]["containers"] = json!([]);
+            let what = format!("{node} {pod}");
+            let node: Node = serde_json::from_value(node).expect("a node");
+            let pod: Pod = serde_json::from_value(pod).expect("a pod");
+            let labels = node.metadata.labels.clone().unwrap_or_default();
+            assert_eq!(takes(&node, &labels, &pod), taken, "{what}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What follows from changes of the world.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
+use kube::ResourceExt;
+use resources::{claim, volume};
+use runtime::{Change, Key};
+use tokio::time::Instant;
+
+use crate::node::is_ready;
+use crate::place::concerns;
+use crate::scheduler::{AVOID, AVOID_LONGEST, Scheduler, State, Task, promise, version};
+use crate::world::{Cause, World};
+
+impl Scheduler {
+    pub(crate) fn wake(&self, world: &mut World, cause: &Cause) {
+        for pod in world.wake(cause) {
+            self.queue.add(Task::Pod(pod));
+        }
+    }
+
+    pub(crate) fn node_changed(&self, change: &Change<Node>) {
+        let facts = |node: &Node| {
+            let spec = node.spec.as_ref();
+            let taints = spec.and_then(|spec| spec.taints.clone());
+            (node.metadata.labels.clone(), taints, spec.and_then(|spec| spec.unschedulable), is_ready(node))
+        };
+        let mut state = self.state.lock();
+        let world = &mut state.world;
+        match change {
+            Change::Applied { old, new } => {
+                world.nodes.insert(new.name_any(), Arc::clone(new));
+                if old.as_ref().is_none_or(|old| facts(old) != facts(new)) {
+                    self.wake(world, &Cause::Nodes);
+                }
+            }
+            Change::Deleted(node) => {
+                world.nodes.remove(&node.name_any());
+                for claim in world.ledger.claims_on(&node.name_any()) {
+                    self.queue.add(Task::Claim(claim));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn csi_node_changed(&self, change: &Change<CSINode>) {
+        let world = &mut self.state.lock().world;
+        match change {
+            Change::Applied { new, .. } => _ = world.csi_nodes.insert(new.name_any(), Arc::clone(new)),
+            Change::Deleted(node) => _ = world.csi_nodes.remove(&node.name_any()),
+        }
+        self.wake(world, &Cause::Nodes);
+    }
+
+    pub(crate) fn driver_changed(&self, change: &Change<CSIDriver>) {
+        let world = &mut self.state.lock().world;
+        match change {
+            Change::Applied { new, .. } => _ = world.drivers.insert(new.name_any(), Arc::clone(new)),
+            Change::Deleted(driver) => _ = world.drivers.remove(&driver.name_any()),
+        }
+        self.wake(world, &Cause::Nodes);
+    }
+
+    pub(crate) fn class_changed(&self, change: &Change<StorageClass>) {
+        let world = &mut self.state.lock().world;
+        let name = change.object().name_any();
+        match change {
+            Change::Applied { new, .. } => _ = world.classes.insert(name.clone(), Arc::clone(new)),
+            Change::Deleted(_) => _ = world.classes.remove(&name),
+        }
+        self.wake(world, &Cause::Class(name));
+    }
+
+    pub(crate) fn capacity_changed(&self, change: &Change<CSIStorageCapacity>) {
+        let world = &mut self.state.lock().world;
+        match change {
+            Change::Applied { new, .. } => world.ledger.publish(new),
+            Change::Deleted(capacity) => _ = world.ledger.withdraw(capacity),
+        }
+        self.wake(world, &Cause::Storage(change.object().storage_class_name.clone()));
+    }
+
+    pub(crate) fn volume_changed(&self, change: &Change<PersistentVolume>) {
+        let world = &mut self.state.lock().world;
+        match change {
+            Change::Applied { new, .. } => {
+                world.put_volume(new);
+                if new.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_none()) {
+                    self.wake(world, &Cause::Storage(volume::class(new).to_owned()));
+                }
+            }
+            Change::Deleted(volume) => world.remove_volume(&volume.name_any()),
+        }
+    }
+
+    pub(crate) fn claim_changed(&self, change: &Change<PersistentVolumeClaim>) {
+        let mut state = self.state.lock();
+        let key = Key::of(&**change.object());
+        match change {
+            Change::Applied { new, .. } => {
+                if !state.world.put_claim(new) {
+                    return;
+                }
+                self.follow_promise(&mut state, &key, new);
+            }
+            Change::Deleted(_) => state.world.remove_claim(&key),
+        }
+        let users = state.world.users_of(&key);
+        for pod in users.filter(|pod| state.world.pod(pod).is_some_and(|pod| concerns(pod))) {
+            self.queue.add(Task::Pod(pod.clone()));
+        }
+    }
+
+    /// Keeps what a claim was promised in step with what the claim says.
+    pub(crate) fn follow_promise(&self, state: &mut State, key: &Key, claim: &PersistentVolumeClaim) {
+        if !claim::volume_name(claim).is_empty() {
+            state.world.ledger.made(key);
+            return;
+        }
+        let version = version(claim.metadata.resource_version.as_deref());
+        match claim::selected_node(claim) {
+            Some(node) => {
+                if state.world.ledger.get(key).is_none_or(|promise| promise.node != node) {
+                    promise(&mut state.world, key, claim, node, None);
+                    state.world.ledger.written(key, version);
+                }
+                if !state.world.nodes.contains_key(node) {
+                    self.queue.add(Task::Claim(key.clone()));
+                }
+            }
+            None => {
+                let written = state.world.ledger.get(key).and_then(|promise| promise.written);
+                if written.is_some_and(|written| version.is_some_and(|version| version > written)) {
+                    self.provisioning_failed(state, key);
+                }
+            }
+        }
+    }
+
+    /// The provisioner took the chosen node off the claim: another one, for a while.
+    pub(crate) fn provisioning_failed(&self, state: &mut State, claim: &Key) {
+        let Some(promise) = state.world.ledger.settle(claim) else { return };
+        let users = state.world.users_of(claim).cloned().collect::<Vec<_>>();
+        for pod in users {
+            let nodes = state.avoid.entry(pod.clone()).or_default();
+            let before = nodes.get(&promise.node).map(|(_, pause)| *pause);
+            let pause = before.map_or(AVOID, |pause| (pause * 2).min(AVOID_LONGEST));
+            nodes.insert(promise.node.clone(), (Instant::now() + pause, pause));
+            self.queue.add(Task::Pod(pod));
+        }
+    }
+
+    pub(crate) fn pod_changed(&self, change: &Change<Pod>) {
+        let mut state = self.state.lock();
+        let key = Key::of(&**change.object());
+        match change {
+            Change::Applied { old, new } => {
+                state.world.put_pod(new);
+                let same =
+                    old.as_ref().is_some_and(|old| old.spec == new.spec && concerns(old) == concerns(new));
+                if !same && concerns(new) {
+                    self.queue.add(Task::Pod(key));
+                }
+            }
+            Change::Deleted(pod) => {
+                state.world.remove_pod(pod);
+                state.avoid.remove(&key);
+                state.told.remove(&key);
+                state.contended.remove(&key);
+                state.since.remove(&key);
+                self.wake(&mut state.world, &Cause::Pods);
+            }
+        }
+    }
+}

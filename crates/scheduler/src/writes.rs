@@ -1,0 +1,168 @@
+//! What is written to the API server once a pod's placement is decided.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{
+    Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::PostParams;
+use kube::{Api, ResourceExt};
+use resources::{annotations, claim, reference};
+use runtime::{Key, Next, update_if_changed};
+
+use crate::place::deselect;
+use crate::reasons::Refusal;
+use crate::scheduler::{AFTER_CONFLICT, Scheduler, version};
+
+impl Scheduler {
+    /// Writes a claim into a free volume: the binder completes what follows.
+    pub(crate) async fn give(
+        &self,
+        volume: &Arc<PersistentVolume>,
+        claim: &PersistentVolumeClaim,
+    ) -> Result<Option<Next>, kube::Error> {
+        let api = Api::<PersistentVolume>::all(self.context.client.clone());
+        let written = update_if_changed(&api, &**volume, |volume| {
+            volume.annotations_mut().insert(annotations::BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
+            volume.spec.get_or_insert_default().claim_ref = Some(reference(claim));
+        });
+        let result = written.await;
+        let world = &mut self.state.lock().world;
+        match result {
+            Ok(written) => {
+                written.into_iter().for_each(|volume| world.put_volume(&Arc::new(volume)));
+                Ok(None)
+            }
+            Err(error) => {
+                world.take_back(&volume.name_any());
+                look_again(error)
+            }
+        }
+    }
+
+    /// Writes the chosen node on a claim: its provisioner takes it from there.
+    pub(crate) async fn select(
+        &self,
+        claim: &Arc<PersistentVolumeClaim>,
+        node: &str,
+    ) -> Result<Option<Next>, kube::Error> {
+        let key = Key::of(&**claim);
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.context.client.clone(), &key.namespace);
+        let written = update_if_changed(&api, &**claim, |claim| {
+            claim.annotations_mut().insert(annotations::SELECTED_NODE.to_owned(), node.to_owned());
+        });
+        let result = written.await;
+        let world = &mut self.state.lock().world;
+        match result {
+            Ok(written) => {
+                if let Some(claim) = written {
+                    world.ledger.written(&key, version(claim.metadata.resource_version.as_deref()));
+                    world.put_claim(&Arc::new(claim));
+                }
+                Ok(None)
+            }
+            Err(error) => {
+                world.ledger.settle(&key);
+                look_again(error)
+            }
+        }
+    }
+
+    pub(crate) async fn bind(&self, pod: &Pod, key: &Key, node: &str) -> Result<Next, kube::Error> {
+        let binding = Binding {
+            metadata: kube::core::ObjectMeta {
+                name: pod.metadata.name.clone(),
+                namespace: pod.metadata.namespace.clone(),
+                uid: pod.metadata.uid.clone(),
+                ..Default::default()
+            },
+            target: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(node.to_owned()),
+                ..ObjectReference::default()
+            },
+        };
+        let api = Api::<Pod>::namespaced(self.context.client.clone(), &key.namespace);
+        let posted: Result<serde_json::Value, _> =
+            api.create_subresource("binding", &key.name, &PostParams::default(), &binding).await;
+        let mut state = self.state.lock();
+        match posted {
+            Ok(_) => {
+                state.told.remove(key);
+                state.contended.remove(key);
+                state.avoid.remove(key);
+                state.since.remove(key);
+                let message = format!("Successfully assigned {key} to {node}");
+                self.recorder.normal(&reference(pod), "Scheduled", message);
+                Ok(Next::Done)
+            }
+            Err(error) => {
+                state.world.unassume(key);
+                look_again(error).map(|next| next.unwrap_or(Next::Done))
+            }
+        }
+    }
+
+    /// Says on the pod why it has no node.
+    pub(crate) async fn tell(&self, pod: &Pod, refusal: &Refusal) -> Result<(), kube::Error> {
+        let message = refusal.message();
+        self.recorder.warning(&reference(pod), "FailedScheduling", message.clone());
+        let api = Api::<Pod>::namespaced(self.context.client.clone(), &pod.namespace().unwrap_or_default());
+        let written = runtime::update_status_if_changed(&api, pod, |pod| {
+            let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+            let before = conditions.iter().position(|condition| condition.type_ == "PodScheduled");
+            let before = before.map(|at| conditions.remove(at));
+            let was_false = before.filter(|condition| condition.status == "False");
+            conditions.push(PodCondition {
+                type_: "PodScheduled".to_owned(),
+                status: "False".to_owned(),
+                reason: Some("Unschedulable".to_owned()),
+                message: Some(message),
+                last_transition_time: was_false
+                    .and_then(|condition| condition.last_transition_time)
+                    .or_else(|| Some(Time(k8s_openapi::jiff::Timestamp::now()))),
+                ..PodCondition::default()
+            });
+        });
+        match written.await {
+            Ok(_) => Ok(()),
+            // The event says it all the same.
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a vanished node off a claim, so that another one is chosen.
+    pub(crate) async fn free_from_lost_node(&self, key: Key) -> Result<Next, kube::Error> {
+        let claim = {
+            let state = self.state.lock();
+            let claim = state.world.claim(&key).filter(|claim| {
+                let lost =
+                    claim::selected_node(claim).is_some_and(|node| !state.world.nodes.contains_key(node));
+                lost && claim::volume_name(claim).is_empty()
+            });
+            claim.cloned()
+        };
+        let Some(claim) = claim else { return Ok(Next::Done) };
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.context.client.clone(), &key.namespace);
+        match update_if_changed(&api, &*claim, deselect).await {
+            Ok(_) => {
+                self.state.lock().world.ledger.settle(&key);
+                Ok(Next::Done)
+            }
+            Err(error) => look_again(error).map(|next| next.unwrap_or(Next::Done)),
+        }
+    }
+}
+
+/// Somebody else wrote first, or took the object away: decide again from the news.
+fn look_again(error: kube::Error) -> Result<Option<Next>, kube::Error> {
+    match error {
+        kube::Error::Api(status) if status.is_conflict() || status.is_not_found() => {
+            Ok(Some(Next::After(AFTER_CONFLICT)))
+        }
+        error => Err(error),
+    }
+}
