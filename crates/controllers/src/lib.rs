@@ -5,6 +5,7 @@
 
 pub mod bind;
 pub mod collect;
+pub mod ephemeral;
 pub mod protect;
 
 use futures::future::BoxFuture;
@@ -17,19 +18,22 @@ pub enum Controller {
     Bind,
     /// Keeps claims in use and bound volumes from being deleted.
     Protect,
+    /// Makes claims for pods' generic ephemeral volumes.
+    Ephemeral,
     /// Deletes what lost its owners, its namespace or its node.
     Collect,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Bind, Self::Protect, Self::Collect];
+    pub const ALL: [Self; 4] = [Self::Bind, Self::Protect, Self::Ephemeral, Self::Collect];
 
     /// The name by which it is chosen.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bind => "bind",
             Self::Protect => "protect",
+            Self::Ephemeral => "ephemeral",
             Self::Collect => "collect",
         }
     }
@@ -44,6 +48,7 @@ pub async fn run(context: Context, only: &[Controller]) {
             Controller::Protect => {
                 vec![Box::pin(protect::claims(context())), Box::pin(protect::volumes(context()))]
             }
+            Controller::Ephemeral => vec![Box::pin(ephemeral::run(context()))],
             Controller::Collect => vec![
                 Box::pin(collect::owners(context())),
                 Box::pin(collect::namespaces(context())),

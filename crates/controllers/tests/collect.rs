@@ -146,3 +146,27 @@ async fn a_namespace_goes_with_all_that_is_in_it() {
     world.gone::<Namespace>("shop").await;
     world.volume_phase("disk", "Released").await;
 }
+
+#[tokio::test]
+async fn a_claim_is_made_for_an_ephemeral_volume_and_goes_with_its_pod() {
+    let world = World::start().await;
+    tokio::spawn(run(world.context.clone(), &Controller::ALL));
+    let with_scratch = |name: &str| {
+        let mut pod = support::pod(name, &[]);
+        pod["spec"]["volumes"] = json!([{"name": "scratch", "ephemeral": {"volumeClaimTemplate": {
+            "metadata": {"labels": {"for": "scratch"}},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}}}]);
+        pod
+    };
+    world.create::<Pod>(with_scratch("job")).await;
+    let made = eventually("the claim is made", || world.get::<PersistentVolumeClaim>("job-scratch")).await;
+    assert_eq!(made.labels()["for"], "scratch");
+    world.delete::<Pod>("job").await;
+    world.gone::<PersistentVolumeClaim>("job-scratch").await;
+
+    // A claim of that name which somebody else made is not touched.
+    world.create::<PersistentVolumeClaim>(claim("other-scratch", "1Gi", Some(""))).await;
+    world.create::<Pod>(with_scratch("other")).await;
+    let event = world.event("other", "FailedBinding").await;
+    assert!(event.message.unwrap_or_default().contains("was not made for this pod"));
+}
