@@ -1,5 +1,7 @@
 //! Volumes made for claims, and deleted after them, against a real API server and a driver with faults.
 
+#![allow(clippy::unwrap_used, reason = "a test says by its panic what went wrong")]
+
 mod world;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -120,7 +122,7 @@ async fn life_with_a_crash(step: usize, when: When, deleted: bool) -> bool {
 
 #[tokio::test]
 async fn a_final_refusal_is_told_and_leaves_no_trace_and_is_tried_again() {
-    for code in [Code::InvalidArgument, Code::Internal, Code::OutOfRange, Code::Unknown] {
+    let refused = |code: Code| async move {
         let world = World::new(1).await;
         world.class("fast", |_| {}).await;
         // Two, so that the claim can be seen between them.
@@ -144,7 +146,9 @@ async fn a_final_refusal_is_told_and_leaves_no_trace_and_is_tried_again() {
         .await;
         world.bound("data").await;
         process.kill().await;
-    }
+    };
+    let codes = [Code::InvalidArgument, Code::Internal, Code::OutOfRange, Code::Unknown];
+    futures::future::join_all(codes.map(refused)).await;
 }
 
 #[tokio::test]
@@ -250,7 +254,7 @@ async fn retain_means_retain() {
     })
     .await;
     let name = world.volume_list().await[0].name_any();
-    assert_eq!(world.driver.volumes().into_keys().collect::<Vec<_>>(), [name.clone()]);
+    assert_eq!(world.driver.volumes().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&name));
     world.volumes().delete(&name, &DeleteParams::default()).await.unwrap();
     eventually("its object goes alone", async || {
         world.bind().await;

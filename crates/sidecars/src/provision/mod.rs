@@ -189,10 +189,15 @@ impl Provisioner {
                 of_class.for_each(|claim| queue.add(Key::of(claim.as_ref())));
             }
         });
-        let (this, queue) = (self.clone(), claims.clone());
-        context.informers.capacities().subscribe(move |_| {
-            this.lost.lock().drain().for_each(|key| queue.add(key));
+        let draw_again = {
+            let (this, queue) = (self.clone(), claims.clone());
+            move || this.lost.lock().drain().for_each(|key| queue.add(key))
+        };
+        context.informers.capacities().subscribe({
+            let draw_again = draw_again.clone();
+            move |_| draw_again()
         });
+        context.informers.csi_nodes().subscribe(move |_| draw_again());
         // A volume of an interrupted claim may be seen after the claim.
         let (this, claims, queue) = (self.clone(), claims.clone(), volumes.clone());
         self.volumes.subscribe(move |change| {

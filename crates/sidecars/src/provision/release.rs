@@ -66,7 +66,7 @@ mod tests {
                 metadata: ObjectMeta {
                     annotations: Some([(annotations::PROVISIONED_BY.to_owned(), driver.to_owned())].into()),
                     finalizers: kept.then(|| vec![finalizers::PROVISIONER.to_owned()]),
-                    deletion_timestamp: deleting.then(|| Time(Timestamp::UNIX_EPOCH)),
+                    deletion_timestamp: deleting.then_some(Time(Timestamp::UNIX_EPOCH)),
                     ..ObjectMeta::default()
                 },
                 spec: Some(PersistentVolumeSpec {

@@ -134,7 +134,7 @@ fn affinity(topologies: &[Topology]) -> Option<VolumeNodeAffinity> {
     let terms: Vec<_> =
         topologies.iter().filter(|topology| !topology.segments.is_empty()).map(term).collect();
     (!terms.is_empty())
-        .then(|| VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: terms }) })
+        .then_some(VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: terms }) })
 }
 
 #[cfg(test)]
