@@ -236,6 +236,15 @@ fn set_field(object: &mut Value, field: &str, value: Option<Value>) {
 fn check_identity(served: &Served, old: &Value, new: &Value) -> Result<(), ApiError> {
     let name = object::name(old);
     let given = object::meta_str(new, "resourceVersion");
+    if given.is_empty() && served.custom.is_some() {
+        // Built-in kinds may be overwritten whatever they are now; custom ones may not.
+        let error = FieldError {
+            field: "metadata.resourceVersion".into(),
+            reason: CauseType::FieldValueInvalid,
+            message: "Invalid value: 0: must be specified for an update".into(),
+        };
+        return Err(ApiError::invalid(&served.kind, name, vec![error]));
+    }
     if !given.is_empty() && given != object::meta_str(old, "resourceVersion") {
         return Err(ApiError::modified(&served.kind, name));
     }

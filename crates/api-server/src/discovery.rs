@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::answer::{self, Answer, AnswerBody};
@@ -31,7 +31,7 @@ pub(crate) fn answer(
         return Ok(answer::with_type(StatusCode::OK, "text/plain", AnswerBody::whole("ok")));
     }
     if let Document::OpenApiV2 | Document::OpenApiV3Index | Document::OpenApiV3 { .. } = document {
-        return openapi_document(&served, document, &request.headers);
+        return openapi_document(&served, document, request);
     }
     let shape = negotiate::shape(&request.headers)?;
     let body = match (document, shape) {
@@ -203,17 +203,23 @@ fn aggregated_answer(body: &Value, version: &'static str) -> Answer {
         _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
     };
     let mut answer = answer::with_type(StatusCode::OK, media_type, AnswerBody::whole(body.to_string()));
-    answer.headers_mut().insert(header::VARY, http::HeaderValue::from_static("Accept"));
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     answer
 }
 
-fn openapi_document(served: &Snapshot, document: &Document, headers: &HeaderMap) -> Result<Answer, ApiError> {
+fn openapi_document(
+    served: &Snapshot,
+    document: &Document,
+    request: &http::request::Parts,
+) -> Result<Answer, ApiError> {
     // OpenAPI has media types of its own; all but JSON are protobuf.
     let accepts_json =
-        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).all(|accept| {
-            ["json", "*/*", "application/*"].iter().any(|known| accept.contains(known))
-                || accept.trim().is_empty()
-        });
+        request.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).all(
+            |accept| {
+                ["json", "*/*", "application/*"].iter().any(|known| accept.contains(known))
+                    || accept.trim().is_empty()
+            },
+        );
     if !accepts_json {
         return Err(ApiError::NotAcceptable(
             "only the following media types are accepted: application/json".into(),
@@ -243,5 +249,12 @@ fn openapi_document(served: &Snapshot, document: &Document, headers: &HeaderMap)
         }
         _ => described(&served.all),
     };
-    Ok(answer::json(StatusCode::OK, &body))
+    let mut answer = answer::json(StatusCode::OK, &body);
+    // The index names each document with a hash of what it says: a document asked for by hash never changes.
+    if request.uri.query().is_some_and(|query| query.contains("hash=")) {
+        let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
+        answer.headers_mut().insert(header::CACHE_CONTROL, forever);
+        answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    }
+    Ok(answer)
 }

@@ -141,10 +141,7 @@ impl ApiError {
             WriteError::Exists { .. } => Self::already_exists(kind, name),
             WriteError::Missing => Self::not_found(kind, name),
             WriteError::Conflict { .. } => Self::modified(kind, name),
-            WriteError::TooLarge { .. } => Self::BadRequest(format!(
-                "{} \"{name}\" is too large to be stored: {error}",
-                ResourceName::of(kind)
-            )),
+            WriteError::TooLarge { limit, .. } => Self::RequestTooLarge(limit),
             other => Self::Unavailable(format!("the object store can't take writes: {other}")),
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api_server::{ApiServer, Credentials, Options};
+use futures::StreamExt;
 use object_store::Store;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
@@ -177,6 +178,13 @@ async fn kubectl_works() {
     cluster.kubectl(&["delete", "cm,sc", "--all"]).await;
     assert!(cluster.kubectl(&["auth", "can-i", "create", "pods"]).await.contains("yes"));
     assert!(cluster.kubectl(&["api-resources"]).await.contains("persistentvolumeclaims"));
+    for create in [
+        ["create", "namespace", "other", "-o=name"],
+        ["create", "configmap", "made", "--from-literal=a=b"],
+        ["create", "serviceaccount", "robot", "-o=name"],
+    ] {
+        cluster.kubectl(&create).await;
+    }
     cluster.kubectl(&["version"]).await;
     cluster.kubectl(&["explain", "pvc.spec"]).await;
     cluster.stop().await;
@@ -209,5 +217,35 @@ async fn nothing_is_answered_without_a_credential() {
         friend.apiserver_version().await.unwrap();
     }
     assert!(cluster.url.starts_with("https://127.0.0.1:"));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn watches_end_when_the_server_stops() {
+    let cluster = Cluster::start().await;
+    let kubeconfig = kube::config::Kubeconfig::read_from(cluster.path("kubeconfig")).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let client = kube::Client::try_from(config).unwrap();
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::all(client);
+    let mut events = Box::pin(pods.watch(&kube::api::WatchParams::default(), "0").await.unwrap());
+    let ended = tokio::spawn(async move { while let Some(Ok(_)) = events.next().await {} });
+    let stopped = async {
+        cluster.stop().await;
+        ended.await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(4), stopped).await.expect("the server stops without waiting");
+}
+
+#[tokio::test]
+async fn plain_http_and_silence_do_not_hold_up_others() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let cluster = Cluster::start().await;
+    let address = cluster.url.trim_start_matches("https://").to_owned();
+    let _silent = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let mut plain = tokio::net::TcpStream::connect(&address).await.unwrap();
+    plain.write_all(b"GET /version HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), plain.read_to_end(&mut answer)).await;
+    assert!(read.is_ok() && !answer.starts_with(b"HTTP"), "nothing is said without TLS");
     cluster.stop().await;
 }

@@ -375,3 +375,52 @@ async fn a_namespace_terminates_takes_nothing_new_and_goes_when_finalized() {
     assert_eq!(refused(namespaces.get("a").await).0, 404);
     assert_eq!(refused(namespaces.delete("default", &DeleteParams::default()).await).0, 403);
 }
+
+#[tokio::test]
+async fn watches_are_bounded_and_large_objects_refused() {
+    let options = Options { max_watches: 1, ..Default::default() };
+    let api = ApiServer::start(Store::in_memory(), options).await.unwrap();
+    let client = Client::new(api.in_process("test"), "default");
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    let first = maps.watch(&WatchParams::default(), "0").await.unwrap();
+    let second = maps.watch(&WatchParams::default(), "0").await.map(|_| ());
+    assert_eq!(refused(second).0, 429);
+    drop(first);
+    drop(maps.watch(&WatchParams::default(), "0").await.unwrap());
+    let pods: Api<Pod> = Api::default_namespaced(client);
+    let mut large = pod("large");
+    large.spec.as_mut().unwrap().containers[0].args = Some(vec!["x".repeat(2 << 20)]);
+    assert_eq!(refused(pods.create(&PostParams::default(), &large).await).0, 413);
+}
+
+#[tokio::test]
+async fn kubes_watcher_keeps_up_with_lists_and_with_streamed_lists() {
+    use kube::runtime::watcher::{self, Event};
+    for config in [watcher::Config::default().page_size(2), watcher::Config::default().streaming_lists()] {
+        let maps: Api<ConfigMap> = Api::default_namespaced(client().await);
+        for at in 0..5 {
+            maps.create(&PostParams::default(), &map(&format!("m{at}"), "1")).await.unwrap();
+        }
+        let mut events = kube::runtime::watcher(maps.clone(), config).boxed();
+        let (mut initial, mut done) = (0, false);
+        while !done {
+            match tokio::time::timeout(Duration::from_secs(5), events.try_next())
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap()
+            {
+                Event::InitApply(_) => initial += 1,
+                Event::InitDone => done = true,
+                Event::Init => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(initial, 5);
+        maps.delete("m3", &DeleteParams::default()).await.unwrap();
+        match events.try_next().await.unwrap().unwrap() {
+            Event::Delete(map) => assert_eq!(map.name_any(), "m3"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
