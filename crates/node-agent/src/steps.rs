@@ -455,3 +455,6 @@ fn pod_info(pod: &Pod) -> BTreeMap<String, String> {
     .map(|(key, value)| (key.to_owned(), value))
     .into()
 }
+
+#[cfg(test)]
+mod tests;
