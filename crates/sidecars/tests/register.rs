@@ -185,6 +185,27 @@ async fn an_older_socket_serves_again_when_the_newer_one_goes() {
 }
 
 #[tokio::test]
+async fn a_socket_that_comes_back_with_another_driver_forgets_the_first() {
+    let world = World::new(1).await;
+    let socket = world.socket("csi.sock");
+    let _serving = world.driver.serve(&socket, &Steps::new());
+    let drivers = Drivers::new();
+    let process = registrar(&world, &drivers);
+    let first = Plugin::new("CSIPlugin", socket.to_str().unwrap(), "1.0.0");
+    let _first = first.serve(&world, "any-reg.sock");
+    eventually("the first is registered", async || drivers.get(DRIVER).is_some()).await;
+    let mut second = first.clone();
+    second.info.name = "other.example.com".to_owned();
+    let aside = second.serve(&world, ".aside.sock");
+    let registry = world.directory.path().join(REGISTRY);
+    std::fs::rename(registry.join(".aside.sock"), registry.join("any-reg.sock")).unwrap();
+    eventually("the second is registered", async || drivers.names() == ["other.example.com"]).await;
+    eventually("the first is forgotten", async || entry(&world).await.is_none()).await;
+    drop(aside);
+    process.kill().await;
+}
+
+#[tokio::test]
 async fn what_does_not_fit_is_refused_and_told() {
     let world = World::new(1).await;
     let socket = world.socket("csi.sock");

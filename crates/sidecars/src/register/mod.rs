@@ -148,28 +148,38 @@ impl Registrar {
         match (wanted, actual) {
             (Some(wanted), Some(actual)) if wanted == actual.identity => {}
             // A socket that was made anew is registered over the old registration: the driver never goes missing.
-            (Some(wanted), _) => Box::pin(self.register(path, wanted)).await?,
-            (None, Some(actual)) => self.unregister(&path, &actual.driver).await?,
+            (Some(wanted), actual) => {
+                let driver = Box::pin(self.register(&path, wanted)).await?;
+                if let Some(actual) = actual.filter(|actual| actual.driver != driver) {
+                    self.unregister(&path, &actual.driver).await?;
+                }
+            }
+            (None, Some(actual)) => {
+                self.unregister(&path, &actual.driver).await?;
+                self.registered.lock().remove(&path);
+            }
             (None, None) => {}
         }
         Ok(Next::Done)
     }
 
-    async fn register(&self, socket: PathBuf, identity: Identity) -> Result<(), RegisterError> {
-        let channel = csi::connect_within(&socket, DIAL).await?;
+    /// Registers what announces itself on a socket, and returns the driver's name.
+    async fn register(&self, socket: &Path, identity: Identity) -> Result<String, RegisterError> {
+        let channel = csi::connect_within(socket, DIAL).await?;
         let mut plugin = RegistrationClient::new(channel);
         let info = within(GET_INFO, plugin.get_info(InfoRequest {})).await;
-        let info = info.map_err(|status| failed("GetInfo", &socket, status))?;
-        let registered = self.admit(&socket, identity, &info).await;
+        let info = info.map_err(|status| failed("GetInfo", socket, status))?;
+        let registered = self.admit(socket, identity, &info).await;
         let status = RegistrationStatus {
             plugin_registered: registered.is_ok(),
             error: registered.as_ref().err().map(ToString::to_string).unwrap_or_default(),
         };
         let told = within(NOTIFY, plugin.notify_registration_status(status)).await;
         registered?;
-        told.map_err(|status| failed("NotifyRegistrationStatus", &socket, status))?;
-        self.registered.lock().insert(socket, Registration { identity, driver: info.name });
-        Ok(())
+        told.map_err(|status| failed("NotifyRegistrationStatus", socket, status))?;
+        let registration = Registration { identity, driver: info.name.clone() };
+        self.registered.lock().insert(socket.to_owned(), registration);
+        Ok(info.name)
     }
 
     async fn admit(&self, socket: &Path, identity: Identity, info: &PluginInfo) -> Result<(), RegisterError> {
@@ -229,7 +239,6 @@ impl Registrar {
             others.into_iter().for_each(|path| self.queue.add(path));
             tracing::info!(driver, socket = %socket.display(), "driver unregistered");
         }
-        self.registered.lock().remove(socket);
         Ok(())
     }
 }
