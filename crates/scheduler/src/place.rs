@@ -82,21 +82,22 @@ pub fn place(world: &World, pod: &Pod, avoid: &HashSet<String>) -> Result<Placem
     })
 }
 
-/// How a pod that somebody else put on a node gets its volumes there.
+/// How a pod that somebody else put on a node gets its volumes there, unless they could not be made there a short while
+/// ago.
 ///
 /// # Errors
 /// Why it doesn't.
-pub fn place_on(world: &World, pod: &Pod, name: &str) -> Result<Placement, Refusal> {
+pub fn place_on(world: &World, pod: &Pod, name: &str, avoid: &HashSet<String>) -> Result<Placement, Refusal> {
     let claims = Claims::of(world, pod).map_err(|why| Refusal::everywhere(1, why))?;
     let Some(node) = world.nodes.get(name) else {
         return Err(Refusal::everywhere(0, format!("node {name:?} not found")));
     };
     let none = Labels::new();
-    claims.on(world, node, node.metadata.labels.as_ref().unwrap_or(&none), pod).map_err(|reason| Refusal {
-        nodes: 1,
-        reasons: [(reason, 1)].into(),
-        ..Refusal::default()
-    })
+    let found = match avoid.contains(name) {
+        true => Err(Reason::Avoided),
+        false => claims.on(world, node, node.metadata.labels.as_ref().unwrap_or(&none), pod),
+    };
+    found.map_err(|reason| Refusal { nodes: 1, reasons: [(reason, 1)].into(), ..Refusal::default() })
 }
 
 /// Better is greater: where claims were promised their volumes, most free storage, fewest pods, first name.

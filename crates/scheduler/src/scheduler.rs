@@ -127,7 +127,9 @@ impl Scheduler {
         let plan = match plan {
             Ok(plan) => plan,
             Err((refusal, again)) => {
-                if node_of(&pod).is_none() && self.is_worth_telling(&key, &refusal) {
+                // A pod that somebody else placed may well wait for the binder.
+                let ours = node_of(&pod).is_none() || refusal.pod_reason.is_none();
+                if ours && self.is_worth_telling(&key, &refusal) {
                     self.tell(&pod, &refusal).await?;
                 }
                 return Ok(again.map_or(Next::Done, Next::After));
@@ -161,7 +163,7 @@ impl Scheduler {
         state.world.ledger.sweep();
         let (avoid, avoid_ends) = avoided(&mut state, key);
         let placed = match node_of(&pod) {
-            Some(node) => place_on(&state.world, &pod, node),
+            Some(node) => place_on(&state.world, &pod, node, &avoid),
             None if state.world.is_placed(key) => return None,
             None => place(&state.world, &pod, &avoid),
         };

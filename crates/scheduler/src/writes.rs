@@ -14,6 +14,7 @@ use runtime::{Key, Next, update_if_changed};
 use crate::place::deselect;
 use crate::reasons::Refusal;
 use crate::scheduler::{AFTER_CONFLICT, Scheduler, version};
+use crate::world::node_of;
 
 impl Scheduler {
     /// Writes a claim into a free volume: the binder completes what follows.
@@ -109,6 +110,9 @@ impl Scheduler {
     pub(crate) async fn tell(&self, pod: &Pod, refusal: &Refusal) -> Result<(), kube::Error> {
         let message = refusal.message();
         self.recorder.warning(&reference(pod), "FailedScheduling", message.clone());
+        if node_of(pod).is_some() {
+            return Ok(());
+        }
         let api = Api::<Pod>::namespaced(self.context.client.clone(), &pod.namespace().unwrap_or_default());
         let written = runtime::update_status_if_changed(&api, pod, |pod| {
             let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();

@@ -164,6 +164,23 @@ async fn a_node_that_fails_to_provision_is_avoided() {
     world.create::<Pod>(pod("user", &["data"])).await;
     assert_eq!(world.pod_on("user").await, "b");
     assert!(driver.refused() <= 2, "the broken node was tried {} times", driver.refused());
+
+    // No node left: neither a pod to place nor one that was put on a node goes round in circles.
+    driver.break_node("b");
+    let before = driver.refused();
+    world.create::<PersistentVolumeClaim>(claim("more", "100Mi", Some(CLASS))).await;
+    world.create::<Pod>(pod("unlucky", &["more"])).await;
+    world.create::<PersistentVolumeClaim>(claim("own", "100Mi", Some(CLASS))).await;
+    let mut preset = pod("preset", &["own"]);
+    preset["spec"]["nodeName"] = "a".into();
+    world.create::<Pod>(preset).await;
+    let message = refusal(&world, "unlucky").await;
+    assert!(
+        message.contains("2 node(s) failed to provision a volume for the pod a short while ago"),
+        "{message}"
+    );
+    world.event("preset", "FailedScheduling").await;
+    assert!(driver.refused() <= before + 6, "broken nodes were tried {} times", driver.refused() - before);
 }
 
 #[tokio::test]
