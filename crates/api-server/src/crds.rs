@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use object_store::Object;
+use object_store::{EventKind, Object};
 use serde_json::{Value, json};
 
 use crate::admission::DEFINITION_CLEANUP;
@@ -170,21 +170,27 @@ pub(crate) fn after_write(shared: &Arc<Shared>, target: &Target, stored: &Object
         return;
     }
     let Ok(crd) = object::decode(&stored.value) else { return };
-    let gone = shared.store.get(&stored.key).is_none();
-    let now_served = if gone {
-        Ok(Definition { revision: stored.revision, versions: Vec::new() })
-    } else {
-        definition(&crd, stored.revision)
+    let current = current(shared, &stored.key.name);
+    let gone =
+        current.is_none_or(|current| object::meta_str(&current, "uid") != object::meta_str(&crd, "uid"));
+    let now_served = match gone {
+        true => Ok(Definition { revision: stored.revision, versions: Vec::new() }),
+        false => definition(&crd, stored.revision),
     };
     match now_served {
         Ok(now_served) => shared.catalog.define(&stored.key.name, now_served),
         Err(errors) => {
-            tracing::error!(definition = %stored.key.name, ?errors, "a stored definition can't be served")
+            tracing::error!(definition = %stored.key.name, ?errors, "a stored definition can't be served");
         }
     }
     if !gone && object::is_deleting(&crd) {
         spawn_cleanup(shared, target.clone());
     }
+}
+
+fn current(shared: &Shared, name: &str) -> Option<Value> {
+    let stored = shared.store.get(&object_store::Key::new(RESOURCE, "", name))?;
+    object::decode(&stored.value).ok()
 }
 
 /// Goes on with clean-ups that a stop interrupted.
@@ -199,20 +205,27 @@ pub(crate) fn resume_cleanups(shared: &Arc<Shared>) {
     }
 }
 
+/// Starts the clean-up after a deleted definition, unless one runs.
 fn spawn_cleanup(shared: &Arc<Shared>, target: Target) {
     let shared = shared.clone();
+    if !shared.cleanups.lock().insert(target.name.clone()) {
+        return;
+    }
     tokio::spawn(async move {
         let shutdown = shared.shutdown.clone();
-        let name = target.name.clone();
         let cleanup = Box::pin(clean_up(&shared, &target));
         if let Some(Err(error)) = shutdown.run_until_cancelled(cleanup).await {
-            tracing::warn!(definition = name, %error, "clean-up of a definition failed")
+            tracing::warn!(definition = target.name, %error, "clean-up of a definition failed; it is tried again at the next start");
         }
+        shared.cleanups.lock().remove(&target.name);
     });
 }
 
 /// Deletes the objects of a deleted definition, waits for their finalizers, then lets the definition go.
 async fn clean_up(shared: &Arc<Shared>, target: &Target) -> Result<(), ApiError> {
+    if !current(shared, &target.name).is_some_and(|crd| object::is_deleting(&crd)) {
+        return Ok(());
+    }
     // The store keeps a definition's objects under the definition's own name, PLURAL.GROUP.
     let resource = target.name.as_str();
     let (page, mut changes) = shared
@@ -220,27 +233,19 @@ async fn clean_up(shared: &Arc<Shared>, target: &Target) -> Result<(), ApiError>
         .list_and_watch(resource, None, |_| true)
         .map_err(|error| ApiError::from_list(error, 0))?;
     let mut left = page.objects.len();
-    let served = shared.catalog.now().all.iter().find(|served| &*served.resource == resource).cloned();
-    if let Some(served) = served {
-        for found in page.objects {
-            let one = Target {
-                served: served.clone(),
-                namespace: found.key.namespace.to_string(),
-                name: found.key.name.to_string(),
-                subresource: None,
-            };
-            match delete::delete_one(shared, &one, &DeleteOptions::default()).await {
-                Ok(_) | Err(ApiError::NotFound { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
+    for found in page.objects {
+        delete_object(shared, found).await?;
     }
     while left > 0 {
-        match changes.next().await {
-            Ok(event) if event.kind == object_store::EventKind::Deleted => left -= 1,
-            Ok(event) if event.kind == object_store::EventKind::Created => left += 1,
-            Ok(_) => {}
-            Err(end) => return Err(ApiError::Unavailable(end.to_string())),
+        let event = changes.next().await.map_err(|end| ApiError::Unavailable(end.to_string()))?;
+        match event.kind {
+            EventKind::Deleted => left -= 1,
+            // Made while the definition was still served.
+            EventKind::Created => {
+                left += 1;
+                delete_object(shared, event.object.clone()).await?;
+            }
+            EventKind::Updated => {}
         }
     }
     let without = |crd: &Value| {
@@ -249,6 +254,19 @@ async fn clean_up(shared: &Arc<Shared>, target: &Target) -> Result<(), ApiError>
         Ok(crd)
     };
     match Box::pin(write::modify(shared, target, &Query::default(), Part::Main, without)).await {
+        Ok(_) | Err(ApiError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes one object of a definition that is being deleted.
+async fn delete_object(shared: &Arc<Shared>, found: Object) -> Result<(), ApiError> {
+    let served =
+        shared.catalog.now().all.iter().find(|served| served.resource == found.key.resource).cloned();
+    let Some(served) = served else { return Ok(()) };
+    let namespace = found.key.namespace.to_string();
+    let one = Target { served, namespace, name: found.key.name.to_string(), subresource: None };
+    match delete::delete_one(shared, &one, &DeleteOptions::default()).await {
         Ok(_) | Err(ApiError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error),
     }

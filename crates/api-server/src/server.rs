@@ -1,5 +1,6 @@
 //! The server: from an HTTP request to its answer.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use futures::future::BoxFuture;
 use http::{Request, StatusCode};
 use http_body::Body;
 use object_store::Store;
+use parking_lot::Mutex;
 use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -98,6 +100,8 @@ pub(crate) struct Shared {
     /// Held for reading while something is created in a namespace, for writing while one begins to terminate: nothing
     /// is created in a namespace behind the back of its emptying.
     pub(crate) namespaces: RwLock<()>,
+    /// Definitions whose objects are being deleted.
+    pub(crate) cleanups: Mutex<HashSet<String>>,
     pub(crate) logs: OnceLock<Arc<dyn log::Logs>>,
     pub(crate) shutdown: CancellationToken,
 }
@@ -163,6 +167,7 @@ impl ApiServer {
             catalog: Catalog::new(),
             watches: Arc::new(Semaphore::new(options.max_watches)),
             namespaces: RwLock::new(()),
+            cleanups: Mutex::default(),
             logs: OnceLock::new(),
             shutdown: shutdown.clone(),
             options,

@@ -110,7 +110,15 @@ async fn a_definition_is_served_at_once_and_takes_its_objects_along() {
     assert_eq!(old.types.unwrap().api_version, "example.com/v1beta1");
     assert_eq!(v1.list(&ListParams::default().fields("spec.node=b")).await.unwrap().items.len(), 1);
 
+    let hold = json!({"metadata": {"finalizers": ["example.com/hold"]}});
+    v1.patch("d1", &PatchParams::default(), &Patch::Merge(&hold)).await.unwrap();
     definitions.delete("drives.example.com", &DeleteParams::default()).await.unwrap();
+    v1.create(&PostParams::default(), &drive("late", json!({"node": "a"}))).await.unwrap();
+    until_gone(&v1, "late").await;
+    assert!(v1.get("d1").await.unwrap().metadata.deletion_timestamp.is_some());
+    assert!(definitions.get("drives.example.com").await.is_ok(), "it waits for its objects");
+    let release = json!({"metadata": {"finalizers": null}});
+    v1.patch("d1", &PatchParams::default(), &Patch::Merge(&release)).await.unwrap();
     until_gone(&definitions, "drives.example.com").await;
     assert_eq!(code(v1.get("d1").await), (404, "the server could not find the requested resource".into()));
     definitions.create(&PostParams::default(), &of(drives())).await.unwrap();
