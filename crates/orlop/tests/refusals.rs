@@ -46,6 +46,11 @@ fn devices_that_are_not_free_are_refused_and_left_alone() {
     says(&place.refused(&["--overwrite-drive", &formatted.0]), &[&formatted.0, "mounted", &mount]);
     run("umount", &[&mount]);
     assert_eq!(uuid(), before, "the device was written to");
+    assert_eq!(
+        common::world::volume_mounts(&place.data()),
+        Vec::<String>::new(),
+        "a refused start left mounts"
+    );
 
     says(&place.refused(&["--drive", "/dev/no-such-device"]), &["/dev/no-such-device"]);
     let orlop = place.up(&["--overwrite-drive", &formatted.0]);
@@ -78,7 +83,7 @@ fn arguments_that_make_no_sense_are_refused() {
         (&["--loop-drive", "many"][..], &["--loop-drive", "many"][..]),
         (&["--loop-drive", "0"], &["more than 0"]),
         (&["--nodes", "0"], &["--nodes"]),
-        (&["--listen", "0.0.0.0:0"], &["loopback"]),
+        (&["--health", "0.0.0.0:0"], &["loopback"]),
     ] {
         says(&place.refused(arguments), words);
     }

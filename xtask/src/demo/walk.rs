@@ -15,6 +15,17 @@ use super::orlop::Orlop;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// All steps, in the order in which they usually happen.
+pub(super) const STEPS: [&str; 7] = [
+    "claim created",
+    "node chosen",
+    "volume created",
+    "claim bound",
+    "staged",
+    "published",
+    "container running",
+];
+
 /// What a source tells: one step's name, and more about it.
 struct Step {
     name: &'static str,
@@ -84,12 +95,12 @@ impl Walk {
         Ok(Walk { began: Instant::now(), steps, watches })
     }
 
-    /// Prints each step once, until all of `last` have happened.
-    pub(super) fn follow(mut self, last: &[&str]) -> anyhow::Result<Mounted> {
+    /// Prints each of `expected` as it happens, once, until all have happened.
+    pub(super) fn follow(mut self, expected: &[&'static str]) -> anyhow::Result<Mounted> {
         let mut seen = BTreeSet::new();
         let mut mounted = None;
         let deadline = Instant::now() + PATIENCE;
-        while !last.iter().all(|name| seen.contains(name)) || mounted.is_none() {
+        while seen.len() < expected.len() {
             let step = match self.steps.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(step) => step,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
@@ -100,7 +111,7 @@ impl Walk {
             if step.name == "published" {
                 mounted = Some(PathBuf::from(&step.detail));
             }
-            if seen.insert(step.name) {
+            if expected.contains(&step.name) && seen.insert(step.name) {
                 let millis = step.at.saturating_duration_since(self.began).as_secs_f64() * 1e3;
                 println!("{millis:>8.0} ms  {:<18} {}", step.name, step.detail);
             }

@@ -116,7 +116,7 @@ impl DataDir {
         Ok(layout)
     }
 
-    /// Makes a layout durable, before any of its new drives is touched.
+    /// Makes a layout durable, once all its drives are open: a device that was refused is not remembered.
     pub(crate) fn remember(&self, layout: &Layout) -> Result<(), DataError> {
         let path = self.path.join("layout.json");
         let write = || -> std::io::Result<()> {

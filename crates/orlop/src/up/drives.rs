@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use drives::{Drives, Force, Source};
+use drives::{Drives, Force, InitialiseError, Source};
 
 /// Opens what the node has. A source that is no drive yet is formatted if it carries nothing, or if it is one of
 /// `overwrite`; a refusal ends the start, because the user named the device and should know.
@@ -22,8 +22,23 @@ pub(super) async fn open(
             true => Force::OverwriteFileSystem,
             false => Force::No,
         };
-        let id = drives.initialise(source.clone(), None, force).await?;
-        tracing::info!(node, drive = %id, source = %source, "made a new drive");
+        match drives.initialise(source.clone(), None, force).await {
+            Ok(id) => tracing::info!(node, drive = %id, source = %source, "made a new drive"),
+            Err(refusal) => {
+                let flag = format!("; if its content may go, name it with --overwrite-drive {source}");
+                let hint =
+                    if matches!(refusal, InitialiseError::Carries { .. }) { flag.as_str() } else { "" };
+                give_back(&drives).await;
+                anyhow::bail!("{refusal}{hint}");
+            }
+        }
     }
     Ok(drives)
+}
+
+/// Unmounts the drives after a start was refused. Those whose volumes are in use stay mounted, as after any stop.
+pub(super) async fn give_back(drives: &Drives) {
+    if let Err(error) = drives.close().await {
+        tracing::info!(%error, "a drive stays mounted");
+    }
 }

@@ -206,17 +206,21 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
 
 /// The nodes of a layout with their drives open.
 async fn nodes(data: &DataDir, layout: &Layout, overwrite: &[PathBuf]) -> anyhow::Result<Vec<Node>> {
-    let mut nodes = Vec::new();
+    let mut nodes: Vec<Node> = Vec::new();
     for (at, sources) in layout.nodes.iter().enumerate() {
         let name = format!("orlop-{at}");
-        let drives = drives::open(&name, data.node(&name).join("drives"), sources, overwrite).await?;
-        nodes.push(Node {
-            root: data.node(&name),
-            name,
-            drives,
-            hidden: data.private(),
-            registered: Drivers::new(),
-        });
+        let root = data.node(&name);
+        match drives::open(&name, root.join("drives"), sources, overwrite).await {
+            Ok(drives) => {
+                nodes.push(Node { name, root, drives, hidden: data.private(), registered: Drivers::new() });
+            }
+            Err(refusal) => {
+                for node in &nodes {
+                    drives::give_back(&node.drives).await;
+                }
+                return Err(refusal);
+            }
+        }
     }
     Ok(nodes)
 }

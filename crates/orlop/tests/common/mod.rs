@@ -101,7 +101,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.data().exists() {
+        if self.data().join("layout.json").exists() {
             let down = Command::new(BINARY).args(["down", "--data-dir"]).arg(self.data()).output();
             if !down.as_ref().is_ok_and(|output| output.status.success()) {
                 eprintln!("tearing down {} failed: {down:?}", self.path().display());
