@@ -56,11 +56,14 @@ async fn a_hundred_claims_and_pods_at_once() {
     wait_until("no volume is left on a drive", || world::volumes_on_drives(&data).is_empty());
     wait_until("no mount is left", || world::volume_mounts(&data).is_empty());
     wait_until("no pod or stage directory is left", || world::pod_leftovers(&data).is_empty());
-    for drive in world::nodes(&data).iter().flat_map(|node| world::children(&node.join("drives"))) {
-        let drive = drive.display().to_string();
-        wait_until("no subvolume is left", || {
-            run("btrfs", &["subvolume", "list", "-d", &drive]).is_empty()
-                && run("btrfs", &["subvolume", "list", &drive]).lines().count() == 0
+    let drives = world::drives(&data);
+    assert_eq!(drives.len(), 3);
+    for drive in drives {
+        let list = |deleted: &[&str]| {
+            run("btrfs", &[&["subvolume", "list"], deleted, &[&drive.display().to_string()]].concat())
+        };
+        wait_until("no subvolume is left, not even a deleted one", || {
+            list(&[]).is_empty() && list(&["-d"]).is_empty()
         });
     }
     assert_eq!(run("losetup", &["-l", "-n"]).lines().count(), loops, "a loop device was left");

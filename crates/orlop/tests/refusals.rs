@@ -144,8 +144,8 @@ fn a_claim_that_fits_nowhere_stays_pending_and_says_why() {
     std::fs::write(&file, manifest.replace("storage: 64Mi", "storage: 1Ti")).unwrap();
     orlop.run(BINARY, &["apply", "-f", &file]);
     let events = || orlop.run(BINARY, &["get", "events", "-o", "yaml"]);
-    wait_until("an event says why", || events().contains("1Ti"));
-    says(&events(), &["FailedScheduling", "1Ti", "largest"]);
+    wait_until("an event says why", || events().contains("FailedScheduling") && events().contains("largest"));
+    says(&events(), &["1Ti", "Ask for less"]);
     assert!(orlop.run(BINARY, &["get", "pvc", "journal"]).contains("Pending"));
     orlop.run(BINARY, &["delete", "-f", &file]);
 

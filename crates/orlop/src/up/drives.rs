@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use drives::{Drives, Force, InitialiseError, Source};
+use drives::{DriveState, Drives, Force, InitialiseError, Source};
 
 /// Opens what the node has. A source that is no drive yet is formatted if it carries nothing, or if it is one of
 /// `overwrite`; a refusal ends the start, because the user named the device and should know.
@@ -17,6 +17,13 @@ pub(super) async fn open(
     let drives = Drives::open(Arc::new(linux::Kernel), root, sources.to_vec())
         .await
         .with_context(|| format!("opening the drives of node {node}"))?;
+    // A drive that was here before and is gone fails alone; a source that never was a drive is a mistake.
+    for drive in drives.drives() {
+        if let (None, DriveState::Failed { reason }) = (&drive.id, &drive.state) {
+            give_back(&drives).await;
+            anyhow::bail!("{} can't be a drive: {reason}", drive.source);
+        }
+    }
     for source in drives.uninitialised() {
         let force = match overwrite.iter().any(|path| path == source.path()) {
             true => Force::OverwriteFileSystem,

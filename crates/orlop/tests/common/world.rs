@@ -117,10 +117,15 @@ pub fn nodes(data: &Path) -> Vec<PathBuf> {
     children(&data.join("nodes"))
 }
 
+/// Where the drives are mounted.
+pub fn drives(data: &Path) -> Vec<PathBuf> {
+    let entries = nodes(data).into_iter().flat_map(|node| children(&node.join("drives")));
+    entries.filter(|entry| entry.join(".orlop").exists()).collect()
+}
+
 /// Names of the volumes that lie on the drives, by their records.
 pub fn volumes_on_drives(data: &Path) -> BTreeSet<String> {
-    let drives = nodes(data).into_iter().flat_map(|node| children(&node.join("drives")));
-    let records = drives.flat_map(|drive| children(&drive.join(".orlop/volumes")));
+    let records = drives(data).into_iter().flat_map(|drive| children(&drive.join(".orlop/volumes")));
     records.map(|record| record.file_stem().expect("a name").to_string_lossy().into_owned()).collect()
 }
 
