@@ -296,3 +296,84 @@ fn counted(served: &Served, object: &Value) -> Value {
     }
     counted
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served(kind: &str) -> Served {
+        Served::new(kinds::BUILTIN.iter().find(|row| row.kind == kind).unwrap().clone(), None)
+    }
+
+    /// A stored pod, complete, so that a replacement by itself is none.
+    fn pod() -> Value {
+        let served = served("Pod");
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c", "image": "host"}]}});
+        begin(&served, &mut pod, "default", Timestamp::UNIX_EPOCH).unwrap();
+        object::metadata_mut(&mut pod).insert("resourceVersion".into(), "5".into());
+        pod
+    }
+
+    fn with(mut object: Value, pointer: &str, value: Value) -> Value {
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        object.pointer_mut(parent).unwrap()[field] = value;
+        object
+    }
+
+    #[test]
+    fn only_the_part_that_was_written_to_changes() {
+        let (served, old) = (served("Pod"), pod());
+        let same = |part, new| assert_eq!(replace(&served, part, &old, new).unwrap(), Outcome::Same);
+        same(Part::Main, old.clone());
+        same(Part::Main, with(old.clone(), "/status/message", json!("x")));
+        same(Part::Main, with(old.clone(), "/metadata/creationTimestamp", json!("2000-01-01T00:00:00Z")));
+        same(Part::Main, with(old.clone(), "/metadata/deletionTimestamp", json!("2000-01-01T00:00:00Z")));
+        same(Part::Status, with(old.clone(), "/spec/hostname", json!("x")));
+        let status = with(old.clone(), "/status/message", json!("x"));
+        let Outcome::Put(new) = replace(&served, Part::Status, &old, status).unwrap() else { panic!() };
+        assert_eq!((&new["status"]["message"], &new["metadata"]["generation"]), (&json!("x"), &json!(1)));
+        let main = with(old.clone(), "/spec/activeDeadlineSeconds", json!(9));
+        let Outcome::Put(new) = replace(&served, Part::Main, &old, main).unwrap() else { panic!() };
+        assert_eq!(new["metadata"]["generation"], 2, "a change of the spec is counted");
+    }
+
+    #[test]
+    fn another_revision_or_object_is_a_conflict() {
+        let (served, old) = (served("Pod"), pod());
+        for (field, value) in [("resourceVersion", "4"), ("uid", "another")] {
+            let new = with(old.clone(), &format!("/metadata/{field}"), json!(value));
+            assert!(
+                matches!(replace(&served, Part::Main, &old, new), Err(ApiError::Conflict { .. })),
+                "{field}"
+            );
+        }
+        let unconditional = with(old.clone(), "/metadata/resourceVersion", json!(""));
+        assert_eq!(replace(&served, Part::Main, &old, unconditional).unwrap(), Outcome::Same);
+    }
+
+    #[test]
+    fn the_last_finalizer_of_a_deleted_object_removes_it_unless_grace_is_left() {
+        let served = served("Pod");
+        let mut old = pod();
+        object::add_finalizer(&mut old, "example.com/hold");
+        old["metadata"]["deletionTimestamp"] = "1970-01-01T00:00:00Z".into();
+        let mut released = old.clone();
+        object::remove_finalizer(&mut released, "example.com/hold");
+        for (grace, removed) in [(0, true), (30, false)] {
+            old["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+            let outcome = replace(&served, Part::Main, &old, released.clone()).unwrap();
+            assert_eq!(matches!(outcome, Outcome::Remove(_)), removed, "grace {grace}");
+        }
+    }
+
+    #[test]
+    fn a_body_of_another_kind_is_refused() {
+        let served = served("Pod");
+        for body in [json!([]), json!({"kind": "Node"}), json!({"apiVersion": "v2"}), json!({"metadata": 1})]
+        {
+            let refused = admit_fields(&served, &mut body.clone(), Vec::new(), FieldValidation::Warn);
+            assert!(matches!(refused, Err(ApiError::BadRequest(_))), "{body}");
+        }
+    }
+}

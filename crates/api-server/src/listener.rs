@@ -48,7 +48,9 @@ impl ApiServer {
         let connections = TaskTracker::new();
         let front = Arc::new(Front { api: self.clone(), credentials, ends: shutdown.clone() });
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { break };
+            let Some(Ok(place)) = shutdown.run_until_cancelled(places.clone().acquire_owned()).await else {
+                break;
+            };
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
                 accepted = listener.accept() => accepted,
