@@ -6,6 +6,9 @@
 mod paths;
 mod types;
 
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -82,17 +85,31 @@ fn of_version<'a>(
     kinds.iter().filter(move |described| described.kind.group == group && described.kind.version == version)
 }
 
-/// What a document follows from, without rendering it: this program, and the custom schemas.
+/// A hash that changes with the document.
 fn version_hash(group: &str, version: &str, kinds: &[Described<'_>]) -> String {
     let mut hash = Sha256::new();
-    hash.update(env!("CARGO_PKG_VERSION"));
+    hash.update(builtin_hash(group, version, kinds));
     for described in of_version(group, version, kinds) {
-        hash.update(format!("{:?}", described.kind));
         if let Some(schema) = described.schema.and_then(Schema::custom) {
-            hash.update(schema.to_string());
+            hash.update(format!("{:?}{schema}", described.kind));
         }
     }
     hash.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+/// The hash of what is built in, rendered for it once.
+fn builtin_hash(group: &str, version: &str, kinds: &[Described<'_>]) -> [u8; 32] {
+    static HASHES: Mutex<BTreeMap<(String, String), [u8; 32]>> = Mutex::new(BTreeMap::new());
+    let builtin: Vec<Described<'_>> =
+        of_version(group, version, kinds).filter(|described| described.schema.is_none()).copied().collect();
+    if builtin.is_empty() {
+        // Custom types are rendered by the same code, which the version stands for.
+        return Sha256::digest(env!("CARGO_PKG_VERSION")).into();
+    }
+    *HASHES
+        .lock()
+        .entry((group.to_owned(), version.to_owned()))
+        .or_insert_with(|| Sha256::digest(v3_document(group, version, &builtin).to_string()).into())
 }
 
 #[cfg(test)]
