@@ -151,7 +151,6 @@ impl Registration {
                 renew_time: Some(MicroTime(now)),
                 ..LeaseSpec::default()
             }),
-            ..Lease::default()
         };
         leases.create(&PostParams::default(), &lease).await.map(drop)
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::{
-    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume},
+    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, PodSecurityContext, Secret, Volume},
     storage::v1::{CSIDriver, VolumeAttachment},
 };
 use kube::{
@@ -118,19 +118,13 @@ impl Agent {
                 .await;
             }
             Source::Claim { name, read_only } => {
-                let policy = match security.fs_group_change_policy.as_deref() {
-                    Some("OnRootMismatch") => ChangePolicy::OnRootMismatch,
-                    _ => ChangePolicy::Always,
-                };
-                let publication = Publication {
-                    uid: uid.to_owned(),
-                    volume: volume.name.clone(),
-                    read_only,
-                    group,
-                    policy: Some(policy),
-                    ..Publication::default()
-                };
-                return Box::pin(self.set_up_claim(pod, &namespace, &name, publication)).await;
+                let publication = publication(uid, volume, read_only, &security);
+                return Box::pin(self.set_up_claim(pod, &namespace, &name, false, publication)).await;
+            }
+            Source::Ephemeral => {
+                let name = format!("{}-{}", pod.name_any(), volume.name);
+                let publication = publication(uid, volume, false, &security);
+                return Box::pin(self.set_up_claim(pod, &namespace, &name, true, publication)).await;
             }
             Source::EmptyDir { memory, size } => (crate::layout::EMPTY_DIR, memory, size, None),
             Source::Content { plugin, memory } => {
@@ -156,10 +150,16 @@ impl Agent {
         pod: &Pod,
         namespace: &str,
         name: &str,
+        owned: bool,
         mut publication: Publication,
     ) -> Result<(), VolumeError> {
         let claim =
             Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
+        let owners = claim.as_ref().and_then(|claim| claim.metadata.owner_references.as_ref());
+        let ours = owners.into_iter().flatten().any(|owner| owner.uid == publication.uid);
+        if owned && claim.is_some() && !ours {
+            return Err(claim::ClaimError::Foreign(name.into()).into());
+        }
         let bound = claim::volume_name(name, claim.as_ref());
         if bound.is_err() {
             let seen = claim.as_ref().and_then(|claim| claim.resource_version());
@@ -306,7 +306,9 @@ impl Agent {
             let source = Source::of(volume);
             let path = match (&source, actual.ready.get(&mount.name)) {
                 (Source::HostPath { path, .. }, _) => path.clone(),
-                (Source::Claim { .. }, Some(Some(directory))) => self.layout.csi_target(uid, &directory.name),
+                (Source::Claim { .. } | Source::Ephemeral, Some(Some(directory))) => {
+                    self.layout.csi_target(uid, &directory.name)
+                }
                 (_, Some(Some(directory))) => self.layout.volume(uid, &directory.plugin, &directory.name),
                 _ => return Err(unknown()),
             };
@@ -441,6 +443,21 @@ impl Agent {
 
 fn find<'a>(actual: &'a Actual, container: &str, number: u32) -> Option<&'a attempt::Attempt> {
     actual.attempts.get(container)?.iter().find(|attempt| attempt.record.number == number)
+}
+
+fn publication(uid: &str, volume: &Volume, read_only: bool, security: &PodSecurityContext) -> Publication {
+    let policy = match security.fs_group_change_policy.as_deref() {
+        Some("OnRootMismatch") => ChangePolicy::OnRootMismatch,
+        _ => ChangePolicy::Always,
+    };
+    Publication {
+        uid: uid.to_owned(),
+        volume: volume.name.clone(),
+        read_only,
+        group: security.fs_group.and_then(|group| u32::try_from(group).ok()),
+        policy: Some(policy),
+        ..Publication::default()
+    }
 }
 
 fn pod_info(pod: &Pod) -> BTreeMap<String, String> {

@@ -1,5 +1,7 @@
 //! Real containers on this machine, through a real OCI runtime.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::time::{Duration, Instant};
@@ -191,5 +193,25 @@ async fn stubborn_containers_are_killed_after_their_grace_period() {
     assert!(before.elapsed() >= Duration::from_millis(900), "{:?}", before.elapsed());
     assert!(before.elapsed() < Duration::from_secs(8), "{:?}", before.elapsed());
     assert_eq!(world.processes(), Vec::<i32>::new());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_runs_soon_after_it_was_assigned() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new("soon").await;
+    let mut times = Vec::new();
+    for number in 0..10 {
+        let name = format!("pod-{number}");
+        let before = Instant::now();
+        world.pod(&name, "exec sleep 1000", json!({})).await;
+        world.phase(&name, "Running").await;
+        times.push(before.elapsed());
+    }
+    times.sort();
+    eprintln!("from assigned to Running: p50 {:?}, longest {:?}", times[5], times[9]);
+    assert!(times[5] < Duration::from_secs(2), "{times:?}");
     world.end().await;
 }

@@ -1,5 +1,7 @@
 //! Volumes of pods with real mounts: a CSI driver that fails at every call in turn, and what local volumes do.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::{path::PathBuf, time::Duration};

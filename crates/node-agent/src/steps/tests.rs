@@ -191,7 +191,7 @@ impl World {
         let actual = agent.observe(&pod.uid().unwrap(), &memory).await.unwrap();
         assert!(actual.attempts["app"].iter().all(|attempt| attempt.live() && attempt.record.number == 0));
         let starts = self.host_path.join("starts");
-        while !starts.exists() {
+        while !std::fs::read_to_string(&starts).is_ok_and(|text| text.ends_with('\n')) {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
         assert_eq!(std::fs::read_to_string(&starts).unwrap(), "start\n", "{fault:?} at {at}");
@@ -218,6 +218,19 @@ impl World {
     }
 }
 
+impl Drop for World {
+    /// A failed test cleans up as well.
+    fn drop(&mut self) {
+        let (node, root) = (self.node.clone(), self.directory.path().join("node"));
+        let clean = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let drivers = Arc::new(NoDrivers(watch::Sender::new(0)));
+            runtime.block_on(crate::teardown(&node, &root, drivers)).unwrap();
+        });
+        clean.join().unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_step_may_be_repeated_or_the_last() {
     if !rustix::process::geteuid().is_root() {
@@ -233,7 +246,4 @@ async fn every_step_may_be_repeated_or_the_last() {
             world.life(at, fault).await;
         }
     }
-    let agent = world.agent();
-    let drivers = agent.csi.drivers.clone();
-    crate::teardown(&world.node, &agent.options.root, drivers).await.unwrap();
 }

@@ -58,7 +58,7 @@ pub(crate) fn write(directory: &Path, files: &Payload, group: Option<u32>) -> io
 
 /// Where a path of such a volume really lies, for a bind mount of one file: a later update is not seen through it.
 pub(crate) fn resolve(directory: &Path, path: &Path) -> io::Result<PathBuf> {
-    Ok(PathBuf::from(fs::read_link(directory.join(DATA))?).join(path))
+    Ok(fs::read_link(directory.join(DATA))?.join(path))
 }
 
 fn same(directory: &Path, files: &Payload) -> bool {

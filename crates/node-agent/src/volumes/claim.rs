@@ -9,6 +9,8 @@ use resources::{affinity, annotations, finalizers};
 pub(crate) enum ClaimError {
     #[error("error getting PVC {0}: not found")]
     Missing(String),
+    #[error("PVC {0} was not created for this pod: delete it, or rename the pod")]
+    Foreign(String),
     #[error("PVC {0} is being deleted")]
     Deleting(String),
     #[error("PVC {0} is not bound")]

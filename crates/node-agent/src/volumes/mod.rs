@@ -37,6 +37,8 @@ pub(crate) enum Source {
         name: String,
         read_only: bool,
     },
+    /// A claim that belongs to the pod and is named after it.
+    Ephemeral,
     /// A kind that this node agent does not serve, by its name in the API.
     Unserved(String),
 }
@@ -66,6 +68,9 @@ impl Source {
                 name: source.claim_name.clone(),
                 read_only: source.read_only.unwrap_or(false),
             };
+        }
+        if volume.ephemeral.is_some() {
+            return Source::Ephemeral;
         }
         if volume.config_map.is_some() {
             return Source::Content { plugin: layout::CONFIG_MAP, memory: false };
@@ -102,7 +107,7 @@ pub(crate) fn used(pod: &Pod) -> Vec<&Volume> {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error(
-        "volumes of kind {0} are not served by this node agent yet; it serves emptyDir, hostPath, configMap, secret, downwardAPI, projected and persistentVolumeClaim (CSI)"
+        "volumes of kind {0} are not served by this node agent yet; it serves emptyDir, hostPath, configMap, secret, downwardAPI, projected, persistentVolumeClaim and ephemeral (CSI)"
     )]
     Unserved(String),
     #[error("{0}")]

@@ -70,16 +70,19 @@ pub(crate) struct Stage {
     pub(crate) staged: bool,
 }
 
+/// Driver and handle.
+type Volume = (String, String);
+
 /// All volumes of this node.
 #[derive(Debug, Default)]
 pub(crate) struct Stages {
-    volumes: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<Stage>>>>,
+    volumes: Mutex<HashMap<Volume, Arc<tokio::sync::Mutex<Stage>>>>,
 }
 
 impl Stages {
     /// Reads the records of all pods. Blocks.
     pub(crate) fn load(layout: &Layout) -> io::Result<Stages> {
-        let mut volumes: HashMap<(String, String), Stage> = HashMap::new();
+        let mut volumes: HashMap<Volume, Stage> = HashMap::new();
         for uid in names(&layout.pods())? {
             for name in names(&layout.volumes(&uid).join(crate::layout::CSI))? {
                 match publish_record(layout, &uid, &name) {

@@ -1,5 +1,6 @@
 //! An API server, one node agent, and a way to wait for what should become true.
-#![allow(dead_code)]
+// Not every test uses all of it, and a helper of tests may fail loudly.
+#![allow(dead_code, clippy::unwrap_used)]
 
 pub(crate) mod driver;
 
