@@ -149,9 +149,11 @@ async fn a_thousand_claims_are_bound_in_four_writes_each() {
     }
     let start = Instant::now();
     tokio::spawn(run(world.context.clone(), &[Controller::Bind]));
+    let informer = world.context.informers.claims();
     let claims = eventually("all claims bound", || async {
-        let claims = world.list::<PersistentVolumeClaim>().await;
-        claims.iter().all(|claim| resources::claim::phase(claim) == "Bound").then_some(claims)
+        let claims = informer.all();
+        let bound = claims.iter().filter(|claim| resources::claim::phase(claim) == "Bound").count();
+        (bound == COUNT).then_some(claims)
     })
     .await;
     let took = start.elapsed();

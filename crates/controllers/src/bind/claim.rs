@@ -8,7 +8,7 @@ use resources::{claim, class, fit, volume};
 
 use super::matching::volume_for;
 use super::step::{Step, Write, claim_reference};
-use super::world::{ClaimKey, World};
+use super::world::{ClaimKey, Key, World};
 use super::{provision, upkeep};
 
 /// One look at a claim: the writes that bring it nearer to its volume.
@@ -52,6 +52,7 @@ fn search(step: &mut Step, world: &World, mut claim: PersistentVolumeClaim) {
         && let Some(default) = world.default_class()
     {
         claim.spec.get_or_insert_default().storage_class_name = Some(default);
+        step.next.push(Key::Claim(ClaimKey::of(&claim)));
         step.writes.push(Write::Claim(Box::new(claim)));
     } else if delayed && claim::selected_node(&claim).is_none() {
         let waiting = unscheduled_pods(world, &ClaimKey::of(&claim));

@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long anything may take to become true.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Which write of the controllers fails, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
