@@ -39,8 +39,6 @@ enum Failure {
 #[derive(Default)]
 struct State {
     world: World,
-    /// Claims that were told of a free volume and have not looked yet.
-    told: HashMap<ClaimKey, String>,
     /// Operations that failed: how often, and until when they pause.
     pauses: HashMap<Key, (u32, Instant)>,
 }
@@ -104,7 +102,9 @@ impl Binder {
             }
             Change::Deleted(_) => {
                 state.world.remove_claim(&key);
-                state.told.remove(&key);
+                if let Some(volume) = state.world.heard(&key) {
+                    self.offer(&mut state, &volume);
+                }
             }
         }
         for volume in state.world.volumes.referring_to(&key) {
@@ -163,10 +163,7 @@ impl Binder {
 
     /// Tells one waiting claim of a free volume: only one can have it.
     fn offer(&self, state: &mut State, volume: &str) {
-        let State { world, told, .. } = state;
-        let Some(free) = world.volumes.get(volume) else { return };
-        if let Some(claim) = world.taker(free, |claim| told.contains_key(claim)) {
-            told.insert(claim.clone(), volume.to_owned());
+        if let Some(claim) = state.world.offer(volume) {
             self.queue.add(Key::Claim(claim));
         }
     }
@@ -253,7 +250,7 @@ impl Binder {
             self.offer(&mut state, volume);
         }
         if let Key::Claim(claim) = key
-            && let Some(told) = state.told.remove(claim)
+            && let Some(told) = state.world.heard(claim)
             && bound
             && !volumes.contains(&told)
         {

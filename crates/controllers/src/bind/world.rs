@@ -196,6 +196,10 @@ pub struct World {
     pods: HashMap<ClaimKey, BTreeMap<String, Arc<Pod>>>,
     /// Claims that name no volume: class and volume mode, then size.
     waiting: HashMap<(String, String), ClaimsBySize>,
+    /// Those of them that were not told of a free volume.
+    untold: HashMap<(String, String), ClaimsBySize>,
+    /// Claims that were told of a free volume and have not looked yet.
+    told: HashMap<ClaimKey, String>,
     /// Claims by the volume that they name.
     by_volume: HashMap<String, BTreeSet<ClaimKey>>,
     /// In-tree plugins: those compiled in, and those whose volumes a CSI driver serves.
@@ -228,6 +232,9 @@ impl World {
             self.by_volume.entry(name.to_owned()).or_default().insert(key.clone());
         } else {
             let entry = (fit::requested(&claim), key.clone());
+            if !self.told.contains_key(&key) {
+                self.untold.entry(waiting_key(&claim)).or_default().insert(entry.clone());
+            }
             self.waiting.entry(waiting_key(&claim)).or_default().insert(entry);
         }
         self.claims.insert(key, claim);
@@ -245,11 +252,9 @@ impl World {
                     self.by_volume.remove(name);
                 }
             }
-        } else if let Some(claims) = self.waiting.get_mut(&waiting_key(&claim)) {
-            claims.remove(&(fit::requested(&claim), key.clone()));
-            if claims.is_empty() {
-                self.waiting.remove(&waiting_key(&claim));
-            }
+        } else {
+            drop_claim(&mut self.waiting, &claim);
+            drop_claim(&mut self.untold, &claim);
         }
         Some(claim)
     }
@@ -259,8 +264,25 @@ impl World {
         self.by_volume.get(volume).into_iter().flatten()
     }
 
-    /// The largest waiting claim which a free volume fits, of those that `skip` doesn't name.
-    pub fn taker(&self, volume: &PersistentVolume, skip: impl Fn(&ClaimKey) -> bool) -> Option<ClaimKey> {
+    /// Tells the largest waiting claim that a free volume fits of it: only one can have it. None is told of two.
+    pub fn offer(&mut self, volume: &str) -> Option<ClaimKey> {
+        let claim = self.volumes.get(volume).and_then(|volume| self.taker(volume))?;
+        self.told.insert(claim.clone(), volume.to_owned());
+        let waiting = self.claims.get(&claim).cloned();
+        waiting.iter().for_each(|claim| drop_claim(&mut self.untold, claim));
+        Some(claim)
+    }
+
+    /// The claim has looked; the volume that it was told of, if it was.
+    pub fn heard(&mut self, key: &ClaimKey) -> Option<String> {
+        let volume = self.told.remove(key)?;
+        if let Some(claim) = self.claims.get(key).filter(|claim| claim::volume_name(claim).is_empty()) {
+            self.untold.entry(waiting_key(claim)).or_default().insert((fit::requested(claim), key.clone()));
+        }
+        Some(volume)
+    }
+
+    fn taker(&self, volume: &PersistentVolume) -> Option<ClaimKey> {
         if !is_free(volume) || self.volumes.taken.contains_key(&volume.name_any()) {
             return None;
         }
@@ -268,11 +290,11 @@ impl World {
         if self.classes.get(&class.0).is_some_and(|class| class::waits_for_consumer(class)) {
             return None;
         }
-        let capacity = fit::capacity(volume);
-        let claims = self.waiting.get(&class)?.iter().rev().skip_while(|(size, _)| *size > capacity);
+        // No name sorts behind this.
+        let last = (fit::capacity(volume), ClaimKey::new("\u{10ffff}", ""));
+        let claims = self.untold.get(&class)?.range(..last).rev();
         claims
-            .filter(|(_, key)| !skip(key))
-            .find(|(_, key)| {
+            .filter(|(_, key)| {
                 self.claims.get(key).is_some_and(|claim| {
                     volume::satisfies_access_modes(volume, claim)
                         && fit::same_attributes_class(claim, volume)
@@ -280,6 +302,7 @@ impl World {
                 })
             })
             .map(|(_, key)| key.clone())
+            .next()
     }
 
     /// The class of that name.
@@ -368,6 +391,16 @@ pub fn claims_of_pod(pod: &Pod) -> Vec<ClaimKey> {
     names.sort();
     names.dedup();
     names
+}
+
+fn drop_claim(groups: &mut HashMap<(String, String), ClaimsBySize>, claim: &PersistentVolumeClaim) {
+    let group = waiting_key(claim);
+    if let Some(claims) = groups.get_mut(&group) {
+        claims.remove(&(fit::requested(claim), ClaimKey::of(claim)));
+        if claims.is_empty() {
+            groups.remove(&group);
+        }
+    }
 }
 
 fn waiting_key(claim: &PersistentVolumeClaim) -> (String, String) {
