@@ -83,7 +83,7 @@ fn builtin_types_are_checked() {
         (
             "Secret",
             json!({"data": {"a": "%%"}}),
-            r#"data.a: Invalid value: "%%": data.a in body must be of type byte: "%%""#,
+            r#"data.a: Invalid value: "<redacted>": illegal base64 data"#,
         ),
     ];
     for (kind, object, expected) in cases {
