@@ -24,7 +24,7 @@ use crate::{
     objects::Objects,
     observe::observe,
     plan::{Actual, Step, plan},
-    status::Problem,
+    status::{self, Problem},
     steps::StepError,
     volumes::{self, Source, VolumeError, csi::Csi},
     wanted,
@@ -66,7 +66,7 @@ pub(crate) struct Memory {
     pub(crate) stale: BTreeSet<String>,
     /// The objects behind its volumes are watched.
     pub(crate) followed: bool,
-    /// Last failure per container or volume.
+    /// Last failure per container, and per volume (see [`status::volume_problem`]).
     pub(crate) problems: BTreeMap<String, Problem>,
     /// The status that was written last.
     pub(crate) status: Option<PodStatus>,
@@ -158,7 +158,7 @@ impl Agent {
         let mut memory = memory.lock().await;
         for _ in 0..ROUNDS {
             let pod = self.pods.lock().get(&uid).cloned();
-            let name = pod.as_ref().map_or_else(|| uid.clone(), |pod| crate::status::pod_id(pod));
+            let name = pod.as_ref().map_or_else(|| uid.clone(), |pod| status::pod_id(pod));
             let mut actual = self
                 .observe(&uid, &memory)
                 .await
@@ -266,7 +266,7 @@ impl Agent {
         outcome: Result<(), StepError>,
     ) -> Option<StepError> {
         let subject = match step {
-            Step::SetUp(volume) => Some(volume.clone()),
+            Step::SetUp(volume) => Some(status::volume_problem(volume)),
             Step::Start { container, .. } => Some(container.clone()),
             _ => None,
         };

@@ -27,7 +27,7 @@ impl Agent {
         if !actual.directory && !matches!(wanted.lifecycle, Lifecycle::Run) {
             return Ok(());
         }
-        let last = memory.status.clone().or_else(|| pod.status.clone()).unwrap_or_default();
+        let last = last_known(memory.status.as_ref(), pod.status.as_ref());
         let facts = Facts {
             pod,
             wanted,
@@ -67,8 +67,9 @@ impl Agent {
                 self.recorder.warning(&reference, RUNTIME_MISSING, message);
             }
             let probes = [&container.readiness_probe, &container.liveness_probe, &container.startup_probe];
-            if probes.iter().any(|probe| probe.is_some()) && memory.told.insert("probes".into()) {
-                let message = "probes are not served yet: a container counts as ready while it runs";
+            let unserved = container.lifecycle.is_some() || probes.iter().any(|probe| probe.is_some());
+            if unserved && memory.told.insert("probes".into()) {
+                let message = "probes and lifecycle hooks are not served yet: a container counts as ready while it runs";
                 self.recorder.warning(&reference, "ProbesIgnored", message);
             }
         }
@@ -85,4 +86,17 @@ impl Agent {
             }
         }
     }
+}
+
+/// What was written last, which the watch may not have shown yet, with the conditions that others have added since.
+fn last_known(written: Option<&PodStatus>, seen: Option<&PodStatus>) -> PodStatus {
+    let Some(written) = written else { return seen.cloned().unwrap_or_default() };
+    let mut last = written.clone();
+    let conditions = last.conditions.get_or_insert_default();
+    for condition in seen.and_then(|seen| seen.conditions.as_ref()).into_iter().flatten() {
+        if !conditions.iter().any(|known| known.type_ == condition.type_) {
+            conditions.push(condition.clone());
+        }
+    }
+    last
 }

@@ -26,13 +26,18 @@ pub(crate) struct Problem {
 /// Reason of a container that this node has no runtime for.
 pub(crate) const RUNTIME_MISSING: &str = "ContainerRuntimeMissing";
 
+/// The name under which a volume's problem is kept: no container has it.
+pub(crate) fn volume_problem(volume: &str) -> String {
+    format!("volume {volume}")
+}
+
 /// All that a status is made from.
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) wanted: &'a Wanted,
     pub(crate) actual: &'a Actual,
-    /// Problems by container name.
+    /// Problems by container name, or by [`volume_problem`].
     pub(crate) problems: &'a BTreeMap<String, Problem>,
     pub(crate) address: &'a str,
     pub(crate) has_runtime: bool,
@@ -49,7 +54,9 @@ pub(crate) fn derive(facts: &Facts<'_>, last: &PodStatus) -> PodStatus {
     let started = facts.actual.attempts.values().next().is_some();
     let volumes = facts.wanted.volumes.iter().all(|name| facts.actual.ready.contains_key(name));
     let phase = match &facts.wanted.lifecycle {
-        Lifecycle::Finished => last.phase.clone().unwrap_or_default(),
+        Lifecycle::Finished => {
+            facts.pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default()
+        }
         _ => phase(facts, &containers, init_done).to_owned(),
     };
     let over = matches!(phase.as_str(), "Succeeded" | "Failed");
@@ -200,6 +207,11 @@ fn not_started(
     }
     if let Some(problem) = facts.problems.get(&container.name) {
         return waiting(problem.reason, Some(problem.message.clone()));
+    }
+    let volumes = facts.wanted.volumes.iter();
+    if let Some(problem) = volumes.filter_map(|name| facts.problems.get(&volume_problem(name))).next() {
+        // kubelet says only that the container is being created; the cause helps more.
+        return waiting("ContainerCreating", Some(problem.message.clone()));
     }
     waiting(if init_done { "ContainerCreating" } else { "PodInitializing" }, None)
 }

@@ -192,6 +192,10 @@ async fn what_is_missing_is_told_and_waited_for() {
         volume("path", json!({"hostPath": {"path": "/no/such/directory", "type": "Directory"}})),
         volume("nfs", json!({"nfs": {"server": "s", "path": "/"}})),
     ] {
+        let mut spec = spec;
+        if name == "path" {
+            spec["containers"][0]["image"] = json!("host");
+        }
         world.pod(&name, "", spec).await;
     }
     for (reason, message) in [
@@ -202,6 +206,13 @@ async fn what_is_missing_is_told_and_waited_for() {
     ] {
         event(&world, reason, message).await;
     }
+    let waiting = |pod: Pod| pod.status?.container_statuses?.remove(0).state?.waiting?.message;
+    world
+        .until("the status names the cause", async || {
+            let message = waiting(world.pods().get("path").await.unwrap());
+            message.is_some_and(|message| message.contains("hostPath type check failed")).then_some(())
+        })
+        .await;
     world.create::<ConfigMap>(json!({"metadata": {"name": "late"}, "data": {"a": "1"}})).await;
     claim(&world, "late", "ReadWriteOnce").await;
     let pod = world.pods().get("claim").await.unwrap();

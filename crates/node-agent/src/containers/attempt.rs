@@ -237,3 +237,58 @@ pub(crate) fn write_volatile<T: Serialize>(path: &Path, value: &T) -> io::Result
         .write_all(&serde_json::to_vec(value)?)?;
     fs::rename(&new, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_tells_the_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let state = |boot: &str| {
+            Attempt::read(dir.path(), false, boot)
+                .unwrap()
+                .map(|attempt| (attempt.state, attempt.monitor.is_some()))
+        };
+        assert_eq!(state("now"), None, "a record that is not there yet");
+        let record = AttemptRecord {
+            format: FORMAT,
+            namespace: "ns".into(),
+            pod: "pod".into(),
+            uid: "uid".into(),
+            container: "app".into(),
+            number: 0,
+            crashes: 0,
+            grace: 30,
+            boot_id: "now".into(),
+            runtime: "/usr/sbin/runc".into(),
+            state: at("state"),
+            cgroup: "/orlop/n/uid/app-0".into(),
+            log: at("0.log"),
+            log_size: 1,
+            log_files: 1,
+        };
+        write_durably(&at("attempt.json"), &record).unwrap();
+        assert_eq!(state("now"), Some((AttemptState::Prepared, false)));
+        assert_eq!(state("later"), Some((AttemptState::Lost, false)), "whatever ran does not run any more");
+        let monitor = lock(dir.path()).unwrap().unwrap();
+        assert!(lock(dir.path()).unwrap().is_none(), "one monitor only");
+        let running = |started| AttemptState::Running { started, stopping: None };
+        assert_eq!(state("now"), Some((running(None), true)));
+        let started = Started { pid: 2, at: Timestamp::UNIX_EPOCH };
+        write_volatile(&at("started.json"), &started).unwrap();
+        assert_eq!(state("now"), Some((running(Some(started)), true)));
+        let exit = Exit { code: 3, ..Exit::unknown(Timestamp::UNIX_EPOCH) };
+        write_durably(&at("exit.json"), &exit).unwrap();
+        assert_eq!(state("now"), Some((AttemptState::Exited(exit.clone()), true)), "it still cleans up");
+        drop(monitor);
+        assert_eq!(state("now"), Some((AttemptState::Exited(exit), false)));
+        fs::remove_file(at("exit.json")).unwrap();
+        fs::create_dir_all(at("state/uid_app_0")).unwrap();
+        assert_eq!(state("now"), Some((AttemptState::Lost, false)), "its monitor was killed");
+
+        write_durably(&at("attempt.json"), &AttemptRecord { format: FORMAT + 1, ..record }).unwrap();
+        assert!(Attempt::read(dir.path(), false, "now").unwrap_err().to_string().contains("newer"));
+    }
+}

@@ -72,7 +72,6 @@ pub(crate) async fn launch(monitor: &[OsString], directory: &Path) -> io::Result
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(errors)
-        .process_group(0)
         .spawn()?;
     let Some(out) = child.stdout.take() else { return Ok(()) };
     let mut line = String::new();

@@ -54,7 +54,7 @@ struct World {
 }
 
 impl World {
-    async fn new() -> World {
+    async fn new(name: &str) -> World {
         let api = ApiServer::start(Store::in_memory(), api_server::Options::default()).await.unwrap();
         let client = Client::new(api.in_process("system:orlop"), "default");
         let directory = tempfile::Builder::new().prefix("orlop-steps-").tempdir().unwrap();
@@ -67,7 +67,7 @@ impl World {
         Api::default_namespaced(client.clone()).create(&PostParams::default(), &door).await.unwrap();
         let host_path = directory.path().join("host");
         std::fs::create_dir(&host_path).unwrap();
-        World { client, directory, host_path, node: format!("steps-{}", std::process::id()) }
+        World { client, directory, host_path, node: format!("steps-{name}-{}", std::process::id()) }
     }
 
     fn agent(&self) -> Agent {
@@ -238,12 +238,14 @@ async fn every_step_may_be_repeated_or_the_last() {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "tests must run as root in CI");
         return;
     }
-    let world = World::new().await;
-    let steps = world.life(usize::MAX, Fault::Repeat).await;
+    let steps = World::new("plain").await.life(usize::MAX, Fault::Repeat).await;
     assert!(steps >= 12, "{steps} steps");
-    for at in 0..steps {
-        for fault in [Fault::Repeat, Fault::Forget, Fault::Drop(2)] {
+    let lives = [("repeat", Fault::Repeat), ("forget", Fault::Forget), ("drop", Fault::Drop(2))];
+    futures::future::join_all(lives.map(async |(name, fault)| {
+        let world = World::new(name).await;
+        for at in 0..steps {
             world.life(at, fault).await;
         }
-    }
+    }))
+    .await;
 }

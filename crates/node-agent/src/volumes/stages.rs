@@ -140,3 +140,57 @@ fn names(directory: &std::path::Path) -> io::Result<Vec<String>> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publication_is_void_after_a_boot_and_without_its_mount() {
+        let record = |ready, mounted| PublishRecord {
+            spec_volume: "pv".into(),
+            handle: "h".into(),
+            driver: "d".into(),
+            node: "n".into(),
+            attachment: "a".into(),
+            mode: "Persistent".into(),
+            own: PublishState {
+                format: FORMAT,
+                boot_id: "now".into(),
+                ready,
+                mounted,
+                ..PublishState::default()
+            },
+        };
+        for (ready, was_mounted, boot, is_mounted, expected) in [
+            (true, true, "now", true, true),
+            (true, true, "now", false, false),
+            (true, false, "now", false, true),
+            (true, true, "later", true, false),
+            (false, true, "now", true, false),
+        ] {
+            let ready = is_ready(&record(ready, was_mounted), boot, is_mounted);
+            assert_eq!(ready, expected, "{was_mounted} {boot} {is_mounted}");
+        }
+    }
+
+    #[test]
+    fn records_of_kubelet_are_read_and_newer_ones_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let file = layout.volume("u", crate::layout::CSI, "pv").join("vol_data.json");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let kubelet = r#"{"specVolID":"pv","volumeHandle":"h","driverName":"d","nodeName":"n",
+            "attachmentID":"csi-1","volumeLifecycleMode":"Persistent"}"#;
+        std::fs::write(&file, kubelet).unwrap();
+        let record = publish_record(&layout, "u", "pv").unwrap().unwrap();
+        assert!(!is_ready(&record, "now", true), "it is published anew");
+        let users = Stages::load(&layout).unwrap().of("d", "h");
+        assert_eq!(users.try_lock().unwrap().users, BTreeSet::from(["u".to_owned()]));
+
+        let newer =
+            PublishRecord { own: PublishState { format: FORMAT + 1, ..PublishState::default() }, ..record };
+        std::fs::write(&file, serde_json::to_vec(&newer).unwrap()).unwrap();
+        assert!(publish_record(&layout, "u", "pv").unwrap_err().to_string().contains("newer"));
+    }
+}
