@@ -31,6 +31,8 @@ fn kubectl_does_its_everyday_work() {
             "{}",
             ctl("describe pvc journal")
         );
+        let events = ctl("get events");
+        assert!(!events.contains("Warning"), "a healthy walk warns of nothing:\n{events}");
         assert!(ctl("describe node orlop-0").contains("orlop-0"));
         wait_until("the log arrives", || ctl("logs writer").contains("started in"));
 

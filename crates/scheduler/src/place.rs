@@ -219,14 +219,19 @@ impl<'a> Claims<'a> {
     }
 
     fn fits(&self, world: &World, class: &str, labels: &Labels, sizes: &[u64]) -> Result<(), Reason> {
-        let mut contended = false;
+        let (mut published, mut contended) = (false, false);
         for pool in world.ledger.pools(class, labels) {
+            published = true;
             if pool.holds(world.ledger.promised(pool, &self.keys), sizes) {
                 return Ok(());
             }
             contended |= pool.holds(0, sizes);
         }
-        Err(if contended { Reason::Promised } else { Reason::NoCapacity })
+        Err(match (published, contended) {
+            (false, _) => Reason::Unpublished,
+            (true, true) => Reason::Promised,
+            (true, false) => Reason::NoCapacity,
+        })
     }
 
     /// The largest volume that can be made for one of the claims on a node, promises aside.
@@ -250,7 +255,8 @@ impl<'a> Claims<'a> {
 
     /// For want of storage: what was asked, what there is, and what to do.
     fn hint(&self, refusal: &Refusal, largest: Option<(u64, &str)>) -> Option<String> {
-        if !refusal.reasons.contains_key(&Reason::NoCapacity) {
+        let is_short = |reason: &Reason| matches!(reason, Reason::NoCapacity | Reason::Unpublished);
+        if !refusal.reasons.keys().any(is_short) {
             return None;
         }
         let (key, claim, _) = self.delayed.last()?;

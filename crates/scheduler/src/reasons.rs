@@ -1,6 +1,12 @@
 //! Why nodes were refused, in the words that Kubernetes' scheduler uses.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Promised storage is used or given back by then.
+const PROMISES_SETTLE: Duration = Duration::from_secs(30);
+/// A driver has published its capacity for a new class by then.
+const CAPACITY_APPEARS: Duration = Duration::from_secs(3);
 
 /// Why a node does not take a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +29,8 @@ pub enum Reason {
     NoVolume,
     /// The driver has too little free storage there.
     NoCapacity,
+    /// Nothing is known yet about the free storage of the class there: the class, or the node, is new.
+    Unpublished,
     /// There would be room but for what other pods in flight were promised.
     Promised,
     /// Its driver takes no more volumes.
@@ -42,6 +50,7 @@ impl Reason {
             Self::VolumeAffinity => "node(s) didn't match PersistentVolume's node affinity",
             Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
             Self::NoCapacity => "node(s) did not have enough free storage",
+            Self::Unpublished => "node(s) published no free storage for the claim's class",
             Self::Promised => "node(s) have promised their free storage to other pods",
             Self::VolumeLimit => "node(s) exceed max volume count",
         }
@@ -67,9 +76,16 @@ impl Refusal {
         Self { nodes, pod_reason: Some(reason.into()), ..Self::default() }
     }
 
-    /// Whether waiting is enough: some node has room but for promises that others will have used up or given back soon.
-    pub fn is_contended(&self) -> bool {
-        self.reasons.contains_key(&Reason::Promised)
+    /// How long to wait for the refusal to pass by itself before it is told, if it may: some node has room but for
+    /// promises that others will have used up or given back soon, or its capacity is about to be published.
+    pub fn passes_within(&self) -> Option<Duration> {
+        if self.reasons.contains_key(&Reason::Promised) {
+            Some(PROMISES_SETTLE)
+        } else if self.reasons.contains_key(&Reason::Unpublished) {
+            Some(CAPACITY_APPEARS)
+        } else {
+            None
+        }
     }
 
     /// Whether another refusal differs at most in its hint.

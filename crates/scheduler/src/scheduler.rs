@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::capacity::Promise;
 use crate::place::{Placement, Provision, concerns, place, place_on};
-use crate::reasons::Refusal;
+use crate::reasons::{Reason, Refusal};
 use crate::world::{Cause, World, claims_of, node_of};
 
 /// Pods whose writes may be under way at a time.
@@ -24,8 +24,6 @@ pub(crate) const AVOID: Duration = Duration::from_secs(30);
 pub(crate) const AVOID_LONGEST: Duration = Duration::from_secs(300);
 /// When to look again at a pod that waits for space which others were promised, should nothing else wake it.
 const CONTENDED: Duration = Duration::from_secs(5);
-/// How long a pod waits so before it says why.
-const CONTENDED_QUIETLY: Duration = Duration::from_secs(30);
 /// How often a pod that stays refused for the same reasons says anew how much storage is free.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 /// When to look again after somebody else's write came first; its news usually arrive sooner.
@@ -167,13 +165,16 @@ impl Scheduler {
             None if state.world.is_placed(key) => return None,
             None => place(&state.world, &pod, &avoid),
         };
+        let waited = state.contended.get(key).map(Instant::elapsed).unwrap_or_default();
         let world = &mut state.world;
         let plan = match placed {
             Ok(placement) => Ok(reserve(world, key, placement)),
             Err(refusal) => {
                 world.park(key, causes(world, &pod));
-                let contended = refusal.is_contended().then_some(CONTENDED);
-                Err((refusal, contended.into_iter().chain(avoid_ends).min()))
+                let promised = refusal.reasons.contains_key(&Reason::Promised);
+                let passing = refusal.passes_within().filter(|within| promised || waited < *within);
+                let passing = passing.map(|within| within.min(CONTENDED));
+                Err((refusal, passing.into_iter().chain(avoid_ends).min()))
             }
         };
         if let Ok(Plan { placement: Some(placement), .. }) = &plan
@@ -203,9 +204,9 @@ impl Scheduler {
     /// Whether a refusal is news, and more than a moment's shortage.
     fn is_worth_telling(&self, key: &Key, refusal: &Refusal) -> bool {
         let mut state = self.state.lock();
-        if refusal.is_contended() {
+        if let Some(within) = refusal.passes_within() {
             let since = *state.contended.entry(key.clone()).or_insert_with(Instant::now);
-            if since.elapsed() < CONTENDED_QUIETLY {
+            if since.elapsed() < within {
                 return false;
             }
         } else {
