@@ -10,8 +10,9 @@ mod ready;
 mod tasks;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -20,12 +21,13 @@ use clap::Args;
 use runtime::health::Checks;
 use runtime::{Context, Metrics};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use data::{Asked, DataDir, Layout};
 use logs::Logs;
 use node::Node;
+use object_store::Store;
 use sidecars::register::Drivers;
 use tasks::Tasks;
 
@@ -107,94 +109,20 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
         loop_drives: arguments.loop_drives.clone(),
     };
     let layout = data.layout()?.with(&asked, data.path())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let signals = Signals::listen()?;
 
-    // Three lives, each within the one before: the drivers (tearing down calls them), everything else.
-    let (drivers, shutdown) = (CancellationToken::new(), CancellationToken::new());
-    let mut driving = Tasks::new(drivers.clone());
-    let mut tasks = Tasks::new(shutdown.clone());
-    let store = object_store::Store::open(&data.store(), object_store::Options::default())?;
-    let api = ApiServer::start(store.clone(), api_server::Options::default()).await?;
-    let address = listener.local_addr()?;
-    let credentials =
-        Credentials::open(&data.credentials(), &[address.ip().to_string(), "localhost".to_owned()])?;
-    let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
-
-    let client = kube::Client::new(api.in_process("system:orlop"), "default");
-    let context = Context::new(client, Metrics::new(), shutdown.clone());
-    objects::ensure(&context.client).await?;
+    let store = Store::open(&data.store(), object_store::Options::default())?;
     let nodes = nodes(&data, &layout, &arguments.overwrite).await?;
     data.remember(&layout)?;
-
-    api.serve_logs(Arc::new(Logs::of(&nodes)));
-    {
-        let (api, credentials, shutdown) = (api.clone(), credentials.clone(), shutdown.clone());
-        tasks.spawn("API listener", async move { api.serve(listener, credentials, shutdown).await });
-    }
-    {
-        let context = context.clone();
-        tasks.spawn("controllers", async move {
-            anyhow::Ok(controllers::run(context, &controllers::Controller::ALL).await)
-        });
-    }
-    {
-        let context = context.clone();
-        tasks.spawn("scheduler", async move { anyhow::Ok(scheduler::run(context).await) });
-    }
-    for node in &nodes {
-        node.start_driver(&drivers, &mut driving)?;
-        node.start(&context, &mut tasks);
-    }
-    let checks = Checks::default();
-    if let Some(listener) = health {
-        tasks.spawn(
-            "health endpoints",
-            runtime::health::serve(listener, context.metrics.clone(), checks.clone(), shutdown.clone()),
-        );
-    }
-
-    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
-    let started = tokio::select! {
-        ready = ready::wait(&context, &names) => ready,
-        failure = tasks.failure() => Err(failure),
-        failure = driving.failure() => Err(failure),
-        _ = interrupt.recv() => Ok(false),
-        _ = terminate.recv() => Ok(false),
-    };
-    let outcome = match started {
-        Ok(true) => {
-            credentials.write_kubeconfig(&kubeconfig, &format!("https://{address}"))?;
-            checks.add("started", || Ok(()));
-            println!("orlop is ready: kubeconfig={} api=https://{address}", kubeconfig.display());
-            tokio::select! {
-                failure = tasks.failure() => Err(failure),
-                failure = driving.failure() => Err(failure),
-                _ = interrupt.recv() => Ok(()),
-                _ = terminate.recv() => Ok(()),
-            }
-        }
-        Ok(false) => Ok(()),
-        Err(error) => Err(error),
-    };
+    let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
+    let mut process = Process::start(&data, store, nodes, listener, health).await?;
+    let outcome = process.serve(signals, &kubeconfig).await;
     match &outcome {
         Ok(()) => tracing::info!("stopping"),
         Err(error) => tracing::error!("stopping, because {error:#}"),
     }
-    shutdown.cancel();
-    tasks.finish(STOPPING).await;
-    store.close().await;
+    process.stop(arguments.ephemeral).await?;
     if arguments.ephemeral {
-        for node in &nodes {
-            node.empty().await?;
-        }
-    }
-    drivers.cancel();
-    driving.finish(STOPPING).await;
-    if arguments.ephemeral {
-        for node in &nodes {
-            node.give_back_drives().await?;
-        }
         data.remove()?;
         match std::fs::remove_file(&kubeconfig) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
@@ -202,6 +130,130 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
         }
     }
     outcome
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// All that runs. The drivers outlive the rest, because tearing down calls them.
+struct Process {
+    context: Context,
+    store: Store,
+    nodes: Vec<Node>,
+    credentials: Credentials,
+    address: SocketAddr,
+    ready: Arc<AtomicBool>,
+    tasks: Tasks,
+    drivers: Tasks,
+}
+
+impl Process {
+    async fn start(
+        data: &DataDir,
+        store: Store,
+        nodes: Vec<Node>,
+        listener: TcpListener,
+        health: Option<TcpListener>,
+    ) -> anyhow::Result<Process> {
+        let address = listener.local_addr()?;
+        let api = ApiServer::start(store.clone(), api_server::Options::default()).await?;
+        let hosts = [address.ip().to_string(), "localhost".to_owned()];
+        let credentials = Credentials::open(&data.credentials(), &hosts)?;
+        let shutdown = CancellationToken::new();
+        let client = kube::Client::new(api.in_process("system:orlop"), "default");
+        let context = Context::new(client, Metrics::new(), shutdown.clone());
+        objects::ensure(&context.client).await?;
+
+        let mut tasks = Tasks::new(shutdown.clone());
+        let mut drivers = Tasks::new(CancellationToken::new());
+        api.serve_logs(Arc::new(Logs::of(&nodes)));
+        tasks.spawn("API listener", {
+            let (credentials, shutdown) = (credentials.clone(), shutdown.clone());
+            async move { api.serve(listener, credentials, shutdown).await }
+        });
+        tasks.spawn_infallible("controllers", {
+            let context = context.clone();
+            async move { controllers::run(context, &controllers::Controller::ALL).await }
+        });
+        tasks.spawn_infallible("scheduler", scheduler::run(context.clone()));
+        for node in &nodes {
+            node.start_driver(&mut drivers)?;
+            node.start(&context, &mut tasks);
+        }
+        let ready = Arc::new(AtomicBool::new(false));
+        if let Some(listener) = health {
+            let (checks, ready) = (Checks::default(), ready.clone());
+            checks.add("start", move || match ready.load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => Err("not everything answers yet".to_owned()),
+            });
+            let metrics = context.metrics.clone();
+            tasks.spawn("health endpoints", runtime::health::serve(listener, metrics, checks, shutdown));
+        }
+        Ok(Process { context, store, nodes, credentials, address, ready, tasks, drivers })
+    }
+
+    /// Says when everything answers, and returns at a signal, or with the first part that fails.
+    async fn serve(&mut self, mut signals: Signals, kubeconfig: &Path) -> anyhow::Result<()> {
+        let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        tokio::select! {
+            ready = ready::wait(&self.context, &names) => ready?,
+            failure = self.tasks.failure() => return Err(failure),
+            failure = self.drivers.failure() => return Err(failure),
+            () = signals.recv() => return Ok(()),
+        }
+        let address = self.address;
+        self.credentials.write_kubeconfig(kubeconfig, &format!("https://{address}"))?;
+        self.ready.store(true, Ordering::Relaxed);
+        println!("orlop is ready: kubeconfig={} api=https://{address}", kubeconfig.display());
+        tokio::select! {
+            failure = self.tasks.failure() => Err(failure),
+            failure = self.drivers.failure() => Err(failure),
+            () = signals.recv() => Ok(()),
+        }
+    }
+
+    /// Ends everything; with `empty` also containers, mounts and drives.
+    async fn stop(self, empty: bool) -> anyhow::Result<()> {
+        self.tasks.finish(STOPPING).await;
+        self.store.close().await;
+        if empty {
+            return give_up(&self.nodes, self.drivers).await;
+        }
+        self.drivers.finish(STOPPING).await;
+        Ok(())
+    }
+}
+
+/// Ends the containers of nodes, unmounts their volumes through their running drivers, and gives the drives back.
+async fn give_up(nodes: &[Node], drivers: Tasks) -> anyhow::Result<()> {
+    for node in nodes {
+        node.empty().await?;
+    }
+    drivers.finish(STOPPING).await;
+    for node in nodes {
+        node.give_back_drives().await?;
+    }
+    Ok(())
 }
 
 /// The nodes of a layout with their drives open.
@@ -234,19 +286,11 @@ pub(crate) async fn down(arguments: Down) -> anyhow::Result<()> {
     );
     let data = DataDir::open(&arguments.data_dir)?;
     let nodes = nodes(&data, &data.layout()?, &[]).await?;
-    let drivers = CancellationToken::new();
-    let mut driving = Tasks::new(drivers.clone());
+    let mut drivers = Tasks::new(CancellationToken::new());
     for node in &nodes {
-        node.start_driver(&drivers, &mut driving)?;
+        node.start_driver(&mut drivers)?;
     }
-    for node in &nodes {
-        node.empty().await?;
-    }
-    driving.finish(STOPPING).await;
-    for node in &nodes {
-        node.give_back_drives().await?;
-    }
-    Ok(())
+    give_up(&nodes, drivers).await
 }
 
 async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {

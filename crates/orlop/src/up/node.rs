@@ -14,7 +14,6 @@ use sidecars::capacity::{self, Signal};
 use sidecars::register::{self, Drivers};
 use sidecars::{Driver, announce, provision};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::mirror;
 use super::tasks::Tasks;
@@ -45,16 +44,16 @@ impl Node {
         self.root.join(register::REGISTRY)
     }
 
-    /// Serves the node's driver until `shutdown`. It outlives the rest of the node, because tearing down calls it.
-    pub(super) fn start_driver(&self, shutdown: &CancellationToken, tasks: &mut Tasks) -> anyhow::Result<()> {
+    /// Serves the node's driver among `drivers`, which outlive the rest: tearing down calls them.
+    pub(super) fn start_driver(&self, drivers: &mut Tasks) -> anyhow::Result<()> {
         let socket = self.socket();
         for directory in socket.parent().into_iter().chain([self.registry().as_path()]) {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             made.with_context(|| format!("creating {}", directory.display()))?;
         }
         let node = self.clone();
-        let shutdown = shutdown.clone();
-        tasks.spawn("driver", async move {
+        let shutdown = drivers.shutdown();
+        drivers.spawn("driver", async move {
             let info = driver::NodeInfo {
                 node_id: node.name.clone(),
                 segments: BTreeMap::from([(TOPOLOGY.to_owned(), node.name.clone())]),

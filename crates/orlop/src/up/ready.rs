@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits for all of `nodes`; true when they are ready.
-pub(super) async fn wait(context: &Context, nodes: &[&str]) -> anyhow::Result<bool> {
+/// Waits for all of `nodes`.
+pub(super) async fn wait(context: &Context, nodes: &[&str]) -> anyhow::Result<()> {
     let changed = Arc::new(Notify::new());
     let informers = &context.informers;
     let (objects, csi_nodes, capacities) = (informers.nodes(), informers.csi_nodes(), informers.capacities());
@@ -42,7 +42,7 @@ pub(super) async fn wait(context: &Context, nodes: &[&str]) -> anyhow::Result<bo
     if timeout(PATIENCE, all).await.is_err() {
         bail!("after {} s {}; the log says more", PATIENCE.as_secs(), missing().join(", "));
     }
-    Ok(true)
+    Ok(())
 }
 
 fn wake<K>(changed: &Arc<Notify>) -> impl Fn(&runtime::Change<K>) + Send + Sync + 'static {

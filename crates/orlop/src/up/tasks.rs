@@ -1,5 +1,6 @@
 //! The long-running parts of the process: the first that ends before it is asked to stops them all.
 
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
@@ -19,6 +20,11 @@ impl Tasks {
         Tasks { running: JoinSet::new(), names: Vec::new(), shutdown }
     }
 
+    /// What tells the parts to end.
+    pub(super) fn shutdown(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
     /// Starts a part.
     pub(super) fn spawn<E: Display>(
         &mut self,
@@ -27,6 +33,18 @@ impl Tasks {
     ) {
         self.names.push(name);
         self.running.spawn(async move { (name, part.await.map_err(|error| error.to_string())) });
+    }
+
+    /// Starts a part that can't fail.
+    pub(super) fn spawn_infallible(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.spawn(name, async move {
+            part.await;
+            Ok::<(), Infallible>(())
+        });
     }
 
     /// Waits for a part that ends though nobody asked it to, and says why it did.
