@@ -11,17 +11,32 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::command::{cache, cargo, program};
 
 const SANITY: &str = "5.6.0";
-const DRIVE_BYTES: u64 = 4 << 30;
+const DRIVE: &str = "4Gi";
 const VOLUME_BYTES: u64 = 64 << 20;
 
 /// Runs every applicable case; an unmet one is an error.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let sanity = sanity()?;
-    cargo(&["build", "--quiet", "--package", "driver", "--example", "serve"]).run()?;
+    against(&sanity()?)
+}
+
+/// As [`run`], on a machine that may have no way to build the test program. In CI that is an error.
+pub(crate) fn run_where_possible() -> anyhow::Result<()> {
+    match sanity() {
+        Ok(sanity) => against(&sanity),
+        Err(error) if std::env::var_os("CI").is_some() => Err(error),
+        Err(error) => {
+            eprintln!("\nNOT RUN: the conformance tests of CSI: {error:#}");
+            Ok(())
+        }
+    }
+}
+
+fn against(sanity: &Path) -> anyhow::Result<()> {
+    cargo(&["build", "--quiet", "--package", "orlop"]).run()?;
     let directory = std::env::temp_dir().join(format!("orlop-conformance-{}", std::process::id()));
     std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     let outcome = Driver::start(&directory).and_then(|driver| {
-        let tested = test(&sanity, &directory);
+        let tested = test(sanity, &directory);
         driver.stop().and(tested)
     });
     outcome.and(clean(&directory))
@@ -44,6 +59,7 @@ fn test(sanity: &Path, directory: &Path) -> anyhow::Result<()> {
         format!("--csi.mountdir={}", at("target")),
         format!("--csi.testvolumesize={VOLUME_BYTES}"),
         format!("--csi.testvolumeexpandsize={}", 2 * VOLUME_BYTES),
+        "--ginkgo.no-color".to_owned(),
     ];
     program(sanity, &options).run()
 }
@@ -55,9 +71,12 @@ impl Driver {
     fn start(directory: &Path) -> anyhow::Result<Self> {
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-        let child = Command::new(target.join("debug/examples/serve"))
-            .arg(directory)
-            .arg(DRIVE_BYTES.to_string())
+        let child = Command::new(target.join("debug/orlop"))
+            .args(["driver", "--node-id", "conformance", "--loop-drive", DRIVE, "--endpoint"])
+            .arg(format!("unix://{}", directory.join("csi.sock").display()))
+            .arg("--data-dir")
+            .arg(directory.join("data"))
+            .env("RUST_LOG", "error")
             .spawn()
             .context("starting the driver")?;
         let mut driver = Self(child);
@@ -75,10 +94,10 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Ends it as Ctrl-C does, so that it gives its drive back.
+    /// Ends it in order, so that it gives its drive back.
     fn stop(mut self) -> anyhow::Result<()> {
         if let Some(pid) = Pid::from_raw(self.0.id().cast_signed()) {
-            kill_process(pid, Signal::INT)?;
+            kill_process(pid, Signal::TERM)?;
         }
         let status = self.0.wait()?;
         if !status.success() {

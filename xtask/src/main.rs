@@ -24,7 +24,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Every check: format, directions, licences, clippy, tests, and the demo.
+    /// Every check: format, directions, licences, clippy, tests, conformance, and the demo.
     Test,
     /// Only the checks that need no build: format, directions between crates, licences and bans.
     Check,
@@ -45,6 +45,7 @@ fn main() -> anyhow::Result<()> {
             packages::install()?;
             checks::without_build()?;
             checks::lints_and_tests()?;
+            conformance::run_where_possible()?;
             demo::run(true)
         }
         Task::Check => checks::without_build(),

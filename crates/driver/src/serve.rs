@@ -58,7 +58,11 @@ pub enum InvalidNode {
 }
 
 impl NodeInfo {
-    fn check(&self) -> Result<(), InvalidNode> {
+    /// Whether an orchestrator can be told these facts; [`serve`] checks it too.
+    ///
+    /// # Errors
+    /// The specification's limits.
+    pub fn check(&self) -> Result<(), InvalidNode> {
         if self.node_id.is_empty() || self.node_id.len() > LONGEST_NODE_ID {
             return Err(InvalidNode::Identity(self.node_id.len()));
         }

@@ -1,6 +1,9 @@
 //! The binary: one subcommand per role. Wiring only.
 
 mod client;
+mod driver;
+mod signals;
+mod storage;
 mod up;
 
 use std::io::IsTerminal;
@@ -42,6 +45,8 @@ enum Role {
     Up(up::Up),
     /// After `up` was stopped: end its containers and unmount its volumes and drives. Data stays.
     Down(up::Down),
+    /// Serve the CSI driver alone on a unix socket, with no Kubernetes anywhere.
+    Driver(driver::Driver),
     /// Create or change the objects of a manifest.
     Apply(client::Apply),
     /// Print objects as the server renders them.
@@ -73,6 +78,7 @@ async fn run(role: Role) -> anyhow::Result<()> {
     match role {
         Role::Up(arguments) => up::up(arguments).await,
         Role::Down(arguments) => up::down(arguments).await,
+        Role::Driver(arguments) => driver::driver(arguments).await,
         Role::Apply(arguments) => client::apply(arguments).await,
         Role::Get(arguments) => client::get(arguments).await,
         Role::Delete(arguments) => client::delete(arguments).await,

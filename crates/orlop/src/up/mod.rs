@@ -1,7 +1,5 @@
 //! `orlop up`: everything embedded, on one machine.
 
-mod data;
-mod drives;
 mod logs;
 mod mirror;
 mod node;
@@ -21,15 +19,16 @@ use clap::Args;
 use runtime::health::Checks;
 use runtime::{Context, Metrics};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use data::{Asked, DataDir, Layout};
 use logs::Logs;
 use node::Node;
 use object_store::Store;
 use sidecars::register::Drivers;
 use tasks::Tasks;
+
+use crate::signals::Signals;
+use crate::storage::{self, DataDir, Layout, Storage};
 
 /// How long the parts have to finish what they are doing after a signal.
 const STOPPING: Duration = Duration::from_secs(60);
@@ -37,22 +36,12 @@ const STOPPING: Duration = Duration::from_secs(60);
 /// Arguments of `orlop up`.
 #[derive(Args)]
 pub(crate) struct Up {
-    /// Everything that must survive a restart; created with access for root alone.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/orlop")]
-    data_dir: PathBuf,
-    /// How many nodes to run, each with its own drives and directories [default: as many as last time, or 1].
+    #[command(flatten)]
+    storage: Storage,
+    /// How many nodes to run, each with its own drives (a loop drive of 10Gi if none is named) and directories
+    /// [default: as many as last time, or 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
     nodes: Option<u8>,
-    /// A block device to use as a drive; formatted only if it carries nothing. Dealt to the nodes in turn.
-    #[arg(long = "drive", value_name = "DEVICE")]
-    drives: Vec<PathBuf>,
-    /// A block device to use as a drive even if it carries a file system, WHICH IS LOST. Never one in use.
-    #[arg(long = "overwrite-drive", value_name = "DEVICE")]
-    overwrite: Vec<PathBuf>,
-    /// A drive in a sparse file of this size below the data directory, for trials. Dealt to the nodes in turn;
-    /// a node without any drive gets one of 10Gi.
-    #[arg(long = "loop-drive", value_name = "SIZE", value_parser = size)]
-    loop_drives: Vec<u64>,
     /// Loopback address of the API; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
     listen: SocketAddr,
@@ -75,16 +64,6 @@ pub(crate) struct Down {
     data_dir: PathBuf,
 }
 
-/// Parses a size the way Kubernetes writes quantities.
-fn size(text: &str) -> Result<u64, String> {
-    let quantity: values::Quantity =
-        text.parse().map_err(|error| format!("{error}; write for example 10Gi"))?;
-    match quantity.ceil_bytes() {
-        Some(bytes) if bytes > 0 => Ok(bytes),
-        _ => Err("a size is more than 0 bytes, for example 10Gi".to_owned()),
-    }
-}
-
 /// Runs until SIGINT or SIGTERM. Volumes stay mounted and containers keep running, unless `--ephemeral`.
 pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     ensure!(
@@ -97,22 +76,18 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
             "{address} is not a loopback address; Orlop listens on loopback only"
         );
     }
-    let data = DataDir::open(&arguments.data_dir)?;
+    let data = DataDir::open(&arguments.storage.data_dir)?;
     let listener = listen(arguments.listen, "--listen").await?;
     let health = match arguments.health {
         Some(address) => Some(listen(address, "--health").await?),
         None => None,
     };
-    let asked = Asked {
-        nodes: arguments.nodes.map(usize::from),
-        devices: arguments.drives.iter().chain(&arguments.overwrite).cloned().collect(),
-        loop_drives: arguments.loop_drives.clone(),
-    };
+    let asked = arguments.storage.asked(arguments.nodes.map(usize::from));
     let layout = data.layout()?.with(&asked, data.path())?;
     let signals = Signals::listen()?;
 
     let store = Store::open(&data.store(), object_store::Options::default())?;
-    let nodes = nodes(&data, &layout, &arguments.overwrite).await?;
+    let nodes = nodes(&data, &layout, &arguments.storage.overwrite).await?;
     data.remember(&layout)?;
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
     let mut process = Process::start(&data, store, nodes, listener, health).await?;
@@ -130,28 +105,6 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
         }
     }
     outcome
-}
-
-/// SIGINT and SIGTERM.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Signals> {
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
 
 /// All that runs. The drivers outlive the rest, because tearing down calls them.
@@ -260,15 +213,15 @@ async fn give_up(nodes: &[Node], drivers: Tasks) -> anyhow::Result<()> {
 async fn nodes(data: &DataDir, layout: &Layout, overwrite: &[PathBuf]) -> anyhow::Result<Vec<Node>> {
     let mut nodes: Vec<Node> = Vec::new();
     for (at, sources) in layout.nodes.iter().enumerate() {
-        let name = format!("orlop-{at}");
+        let name = storage::node_name(at);
         let root = data.node(&name);
-        match drives::open(&name, root.join("drives"), sources, overwrite).await {
+        match storage::open(&name, root.join("drives"), sources, overwrite).await {
             Ok(drives) => {
                 nodes.push(Node { name, root, drives, hidden: data.private(), registered: Drivers::new() });
             }
             Err(refusal) => {
                 for node in &nodes {
-                    drives::give_back(&node.drives).await;
+                    storage::give_back(&node.drives).await;
                 }
                 return Err(refusal);
             }

@@ -17,9 +17,8 @@ use tokio::sync::watch;
 
 use super::mirror;
 use super::tasks::Tasks;
+use crate::storage::TOPOLOGY;
 
-/// The topology key whose value is the node: a volume on a drive of a node can be used on that node only.
-const TOPOLOGY: &str = "topology.orlop.dev/node";
 /// Where CSIStorageCapacity objects are kept.
 const CAPACITY_NAMESPACE: &str = "kube-system";
 

@@ -8,7 +8,7 @@ use drives::{DriveState, Drives, Force, InitialiseError, Source};
 
 /// Opens what the node has. A source that is no drive yet is formatted if it carries nothing, or if it is one of
 /// `overwrite`; a refusal ends the start, because the user named the device and should know.
-pub(super) async fn open(
+pub(crate) async fn open(
     node: &str,
     root: PathBuf,
     sources: &[Source],
@@ -44,7 +44,7 @@ pub(super) async fn open(
 }
 
 /// Unmounts the drives after a start was refused. Those whose volumes are in use stay mounted, as after any stop.
-pub(super) async fn give_back(drives: &Drives) {
+pub(crate) async fn give_back(drives: &Drives) {
     if let Err(error) = drives.close().await {
         tracing::info!(%error, "a drive stays mounted");
     }

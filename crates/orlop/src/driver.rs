@@ -1,0 +1,100 @@
+//! `orlop driver`: the CSI socket alone, with no Kubernetes anywhere.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::ensure;
+use clap::Args;
+use driver::NodeInfo;
+use tokio_util::sync::CancellationToken;
+
+use crate::signals::Signals;
+use crate::storage::{self, DataDir, Storage, TOPOLOGY};
+
+/// Arguments of `orlop driver`.
+#[derive(Args)]
+pub(crate) struct Driver {
+    /// Where to serve: a unix socket, as CSI writes it.
+    #[arg(long, value_name = "unix:///PATH", env = "CSI_ENDPOINT", value_parser = endpoint)]
+    endpoint: PathBuf,
+    /// The node's identity, as orchestrators are told it [default: the host's name].
+    #[arg(long, value_name = "ID")]
+    node_id: Option<String>,
+    #[command(flatten)]
+    storage: Storage,
+}
+
+/// The path of a unix endpoint.
+fn endpoint(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
+    match path.starts_with('/') {
+        true => Ok(path.into()),
+        false => Err("only unix sockets with an absolute path are served; write unix:///PATH".to_owned()),
+    }
+}
+
+/// Serves until SIGINT or SIGTERM. What is mounted stays mounted, and so does a drive that a volume is mounted from.
+pub(crate) async fn driver(arguments: Driver) -> anyhow::Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "orlop driver mounts drives and volumes, which needs root; run it with sudo"
+    );
+    let data = DataDir::open(&arguments.storage.data_dir)?;
+    let known = data.layout()?;
+    let asked = arguments.storage.asked(None);
+    ensure!(
+        known.nodes.len() <= 1,
+        "{} has the drives of {} nodes, and a driver serves one; name another directory with --data-dir, or run orlop up",
+        data.path().display(),
+        known.nodes.len()
+    );
+    ensure!(
+        !known.nodes.is_empty() || !asked.devices.is_empty() || !asked.loop_drives.is_empty(),
+        "there is no drive to serve; name one with --drive DEVICE, or with --loop-drive SIZE for a trial"
+    );
+    let layout = known.with(&asked, data.path())?;
+    let node_id = arguments
+        .node_id
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    let info = NodeInfo {
+        segments: BTreeMap::from([(TOPOLOGY.to_owned(), node_id.clone())]),
+        node_id,
+        max_volumes: None,
+    };
+    info.check()?;
+    let mut signals = Signals::listen()?;
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        signals.recv().await;
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+
+    let root = data.node(&storage::node_name(0)).join("drives");
+    let sources = &layout.nodes[0];
+    let drives = storage::open(&info.node_id, root, sources, &arguments.storage.overwrite).await?;
+    let served = match data.remember(&layout) {
+        Ok(()) => {
+            driver::serve(&arguments.endpoint, drives.clone(), info, shutdown).await.map_err(Into::into)
+        }
+        Err(error) => Err(error.into()),
+    };
+    storage::give_back(&drives).await;
+    served
+}
+
+#[cfg(test)]
+mod tests {
+    use super::endpoint;
+
+    #[test]
+    fn endpoints_are_unix_sockets() {
+        for text in ["unix:///run/csi.sock", "unix:/run/csi.sock", "/run/csi.sock"] {
+            assert_eq!(endpoint(text), Ok("/run/csi.sock".into()), "{text}");
+        }
+        for text in ["", "unix://csi.sock", "csi.sock", "tcp://127.0.0.1:1"] {
+            assert!(endpoint(text).is_err_and(|why| why.contains("unix:///PATH")), "{text}");
+        }
+    }
+}

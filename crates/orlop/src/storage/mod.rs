@@ -1,0 +1,57 @@
+//! What a command line says of storage, for every role that holds drives: where state is kept, and which drives.
+
+mod data;
+mod opening;
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+pub(crate) use data::{Asked, DataDir, Layout};
+pub(crate) use opening::{give_back, open};
+
+/// The topology key whose value is the node: a volume on a drive of a node can be used on that node only.
+pub(crate) const TOPOLOGY: &str = "topology.orlop.dev/node";
+
+/// The arguments.
+#[derive(Args)]
+pub(crate) struct Storage {
+    /// Everything that must survive a restart; created with access for root alone.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/orlop")]
+    pub(crate) data_dir: PathBuf,
+    /// A block device to use as a drive; formatted only if it carries nothing. Dealt to the nodes in turn.
+    #[arg(long = "drive", value_name = "DEVICE")]
+    drives: Vec<PathBuf>,
+    /// A block device to use as a drive even if it carries a file system, WHICH IS LOST. Never one in use.
+    #[arg(long = "overwrite-drive", value_name = "DEVICE")]
+    pub(crate) overwrite: Vec<PathBuf>,
+    /// A drive in a sparse file of this size below the data directory, for trials. Dealt to the nodes in turn.
+    #[arg(long = "loop-drive", value_name = "SIZE", value_parser = size)]
+    loop_drives: Vec<u64>,
+}
+
+impl Storage {
+    /// What is asked for, with so many nodes.
+    pub(crate) fn asked(&self, nodes: Option<usize>) -> Asked {
+        Asked {
+            nodes,
+            devices: self.drives.iter().chain(&self.overwrite).cloned().collect(),
+            loop_drives: self.loop_drives.clone(),
+        }
+    }
+}
+
+/// Parses a size the way Kubernetes writes quantities.
+fn size(text: &str) -> Result<u64, String> {
+    let quantity: values::Quantity =
+        text.parse().map_err(|error| format!("{error}; write for example 10Gi"))?;
+    match quantity.ceil_bytes() {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err("a size is more than 0 bytes, for example 10Gi".to_owned()),
+    }
+}
+
+/// The name of a node by its place in the layout.
+pub(crate) fn node_name(at: usize) -> String {
+    format!("orlop-{at}")
+}

@@ -1,0 +1,75 @@
+//! `orlop driver`: a start that is refused, a socket that answers, and an end that leaves the drive to a next start.
+
+mod common;
+
+use std::process::{Child, Command, Stdio};
+
+use common::{BINARY, Place, run, wait_until};
+use csi::v1::controller_client::ControllerClient;
+use csi::v1::node_client::NodeClient;
+use csi::v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
+use rustix::process::{Pid, Signal, kill_process};
+
+fn driver(place: &Place, arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["driver", "--node-id", "n1", "--data-dir"]).arg(place.data());
+    command.arg("--endpoint").arg(format!("unix://{}", place.path().join("csi.sock").display()));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn stop(mut child: Child) {
+    let pid = Pid::from_raw(child.id().cast_signed()).expect("a process");
+    kill_process(pid, Signal::TERM).expect("a signal");
+    assert!(child.wait().expect("waiting").success());
+}
+
+#[tokio::test]
+async fn the_socket_alone_serves_and_what_it_mounted_outlives_it() {
+    let place = Place::new();
+    let refused = driver(&place, &[]).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--loop-drive"), "{refused:?}");
+
+    let socket = place.path().join("csi.sock");
+    let child = driver(&place, &["--loop-drive", "512Mi"]).spawn().unwrap();
+    wait_until("the driver serves", || socket.exists());
+    let channel = csi::connect(&socket).await.unwrap();
+    let capability = csi::v1::VolumeCapability {
+        access_type: Some(AccessType::Mount(MountVolume::default())),
+        access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+    };
+    let request = csi::v1::CreateVolumeRequest {
+        name: "v1".into(),
+        volume_capabilities: vec![capability.clone()],
+        ..Default::default()
+    };
+    let made = ControllerClient::new(channel.clone()).create_volume(request).await.unwrap();
+    let volume = made.into_inner().volume.unwrap();
+    assert_eq!(volume.accessible_topology[0].segments["topology.orlop.dev/node"], "n1");
+    let staging = place.path().join("staging");
+    let request = csi::v1::NodeStageVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        staging_target_path: staging.display().to_string(),
+        volume_capability: Some(capability),
+        ..Default::default()
+    };
+    NodeClient::new(channel).node_stage_volume(request).await.unwrap();
+    std::fs::write(staging.join("kept"), "here").unwrap();
+
+    stop(child);
+    assert!(!socket.exists(), "the socket goes with the driver");
+    assert_eq!(std::fs::read_to_string(staging.join("kept")).unwrap(), "here", "the volume stays mounted");
+
+    // The next start needs no drive named; the volume is found, and can be taken away.
+    let child = driver(&place, &[]).spawn().unwrap();
+    wait_until("the driver serves again", || socket.exists());
+    let channel = csi::connect(&socket).await.unwrap();
+    let request = csi::v1::NodeUnstageVolumeRequest {
+        volume_id: volume.volume_id,
+        staging_target_path: staging.display().to_string(),
+    };
+    NodeClient::new(channel).node_unstage_volume(request).await.unwrap();
+    stop(child);
+    assert!(!run("losetup", &["-l", "-n", "-O", "BACK-FILE"]).contains(&place.path().display().to_string()));
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
