@@ -12,7 +12,7 @@ use orlop::Orlop;
 
 const MANIFEST: &str = "examples/quickstart.yaml";
 const CLAIM_BYTES: u64 = 64 << 20;
-/// What stays in the volume until its claim is deleted.
+/// What stays in the volume until its claim is deleted: 32 MiB.
 const KEPT: u64 = 32 << 20;
 
 /// Runs the demo; with `check` tears down at the end and proves that nothing is left.
@@ -71,16 +71,23 @@ fn show(orlop: &Orlop) -> anyhow::Result<()> {
     ensure!(!fits, "writing 200 MiB into a claim of 64 MiB succeeded");
     ensure!(written <= CLAIM_BYTES, "{written} bytes were written into a claim of {CLAIM_BYTES}");
     ensure!(written > CLAIM_BYTES / 2, "only {written} bytes of {CLAIM_BYTES} could be written");
-    program("truncate", &["--size", &KEPT.to_string(), &overflow.display().to_string()]).read()?;
+    std::fs::remove_file(&overflow).context("removing the overflowing file")?;
+    let kept = format!("of={}", mounted.target.join("kept").display());
+    let (fits, output) =
+        program("dd", &["if=/dev/zero", &kept, "bs=1M", "count=32", "conv=fsync", "status=none"])
+            .attempt()?;
+    ensure!(fits, "writing 32 MiB into the emptied volume failed: {output}");
 
     say("The data outlives the pod");
     println!("{}", orlop.client(&["delete", "pod", "writer"]).read()?.trim_end());
     let walk = walk::Walk::start(orlop)?;
     println!("{}", orlop.client(&["apply", "-f", MANIFEST]).read()?.trim_end());
     let again = walk.follow(&["staged", "published", "container running"])?;
-    let journal = program("cat", &[again.journal()?]).read()?;
-    println!("{}", journal.trim_end());
-    ensure!(journal.lines().count() >= 2, "the journal lost what the first pod wrote");
+    let journal = again.target.join("journal");
+    walk::wait_until("the journal has a line of each pod", || {
+        Ok(std::fs::read_to_string(&journal).is_ok_and(|text| text.lines().count() == 2))
+    })?;
+    println!("{}", program("cat", &[journal]).read()?.trim_end());
 
     say("Deleting the claim gives the space back");
     print!("{}", orlop.client(&["get", "drives"]).read()?);

@@ -61,13 +61,6 @@ impl Mounted {
             fields.iter().find(|f| f[2] == device && f[3] == "/" && Path::new(f[4]).starts_with(&self.data));
         Ok(whole.context("the drive of the volume is not mounted")?[4].into())
     }
-
-    /// The file that the quickstart's container writes.
-    pub(super) fn journal(&self) -> anyhow::Result<PathBuf> {
-        let journal = self.target.join("journal");
-        wait_until("the container wrote its journal", || Ok(journal.exists()))?;
-        Ok(journal)
-    }
 }
 
 impl Walk {
