@@ -10,6 +10,7 @@ mod server;
 
 pub use client::{CONNECT_DEADLINE, ConnectError, connect, connect_within};
 pub use code::final_error;
+pub use prost_types::Timestamp;
 pub use server::{ListenError, Listener, listen};
 
 /// The Container Storage Interface, package `csi.v1`.

@@ -4,18 +4,23 @@ use crate::call::{Answer, answer};
 use crate::flight::Key;
 use crate::request::{Capacity, Create, Delete, Expand, Get, List, Refusal, Validate, Verdict};
 use crate::serve::Driver;
+use crate::snapshots::content_source;
 use crate::status::refused;
 use csi::v1::controller_service_capability::{Rpc, Type, rpc};
 use csi::v1::{self, controller_server};
-use drives::Volume;
+use drives::{Volume, VolumeId};
 use tonic::{Request, Status};
 
-const ABILITIES: [rpc::Type; 6] = [
+const ABILITIES: [rpc::Type; 10] = [
     rpc::Type::CreateDeleteVolume,
     rpc::Type::ListVolumes,
     rpc::Type::GetCapacity,
     rpc::Type::ExpandVolume,
     rpc::Type::GetVolume,
+    rpc::Type::CreateDeleteSnapshot,
+    rpc::Type::ListSnapshots,
+    rpc::Type::GetSnapshot,
+    rpc::Type::CloneVolume,
     rpc::Type::SingleNodeMultiWriter,
 ];
 
@@ -90,7 +95,8 @@ impl controller_server::Controller for Driver {
     ) -> Answer<v1::ListVolumesResponse> {
         let request = request.into_inner();
         answer("ListVolumes", "", async {
-            let (volumes, next_token) = page(self.drives.volumes(), &List::check(&request)?);
+            let asked = List::check(&request)?;
+            let (volumes, next_token) = page(self.drives.volumes(), |volume| &volume.id, &asked);
             let entry = |volume: Volume| v1::list_volumes_response::Entry {
                 volume: Some(self.shown(&volume)),
                 status: None,
@@ -140,6 +146,49 @@ impl controller_server::Controller for Driver {
         .await
     }
 
+    async fn create_snapshot(
+        &self,
+        request: Request<v1::CreateSnapshotRequest>,
+    ) -> Answer<v1::CreateSnapshotResponse> {
+        let request = request.into_inner();
+        let source = request.source_volume_id.clone();
+        answer("CreateSnapshot", &source, async {
+            Ok(v1::CreateSnapshotResponse { snapshot: Some(self.snapshot(request).await?) })
+        })
+        .await
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<v1::DeleteSnapshotRequest>,
+    ) -> Answer<v1::DeleteSnapshotResponse> {
+        let request = request.into_inner();
+        answer("DeleteSnapshot", &request.snapshot_id, async {
+            self.forget_snapshot(&request).await?;
+            Ok(v1::DeleteSnapshotResponse {})
+        })
+        .await
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<v1::ListSnapshotsRequest>,
+    ) -> Answer<v1::ListSnapshotsResponse> {
+        let request = request.into_inner();
+        answer("ListSnapshots", "", async { self.all_snapshots(request) }).await
+    }
+
+    async fn get_snapshot(
+        &self,
+        request: Request<v1::GetSnapshotRequest>,
+    ) -> Answer<v1::GetSnapshotResponse> {
+        let request = request.into_inner();
+        answer("GetSnapshot", &request.snapshot_id, async {
+            Ok(v1::GetSnapshotResponse { snapshot: Some(self.one_snapshot(&request)?) })
+        })
+        .await
+    }
+
     async fn controller_expand_volume(
         &self,
         request: Request<v1::ControllerExpandVolumeRequest>,
@@ -176,17 +225,13 @@ impl controller_server::Controller for Driver {
 }
 
 impl Driver {
-    pub(crate) fn volume(&self, id: &drives::VolumeId) -> Result<Volume, Status> {
+    pub(crate) fn volume(&self, id: &VolumeId) -> Result<Volume, Status> {
         self.drives.volume(id).ok_or_else(|| {
             Status::not_found(format!("volume {id} does not exist on node {}", self.node.node_id))
         })
     }
 
-    pub(crate) async fn expand(
-        &self,
-        id: drives::VolumeId,
-        sizes: crate::request::Sizes,
-    ) -> Result<u64, Status> {
+    pub(crate) async fn expand(&self, id: VolumeId, sizes: crate::request::Sizes) -> Result<u64, Status> {
         let drives = self.drives.clone();
         let key = Key::Volume(id.clone());
         let work = async move { drives.expand(&id, sizes.required, sizes.limit).await.map_err(refused) };
@@ -199,6 +244,7 @@ impl Driver {
             capacity_bytes: signed(volume.size),
             volume_id: volume.id.to_string(),
             accessible_topology: vec![v1::Topology { segments: self.node.segments.clone() }],
+            content_source: volume.origin.as_ref().map(content_source),
             ..v1::Volume::default()
         }
     }
@@ -219,16 +265,16 @@ fn objection(verdict: &Verdict, volume: &Volume) -> Option<String> {
     }
 }
 
-/// One page of the volumes in order of identity, and the token of the next. The token is the last volume's identity, so
-/// volumes that come and go between pages neither repeat nor hide another.
-fn page(mut volumes: Vec<Volume>, asked: &List) -> (Vec<Volume>, String) {
-    volumes.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+/// One page of volumes or snapshots in order of identity, and the token of the next. The token is the last one's
+/// identity, so that those that come and go between pages neither repeat nor hide another.
+pub(crate) fn page<T>(mut all: Vec<T>, id: impl Fn(&T) -> &VolumeId, asked: &List) -> (Vec<T>, String) {
+    all.sort_unstable_by(|one, other| id(one).cmp(id(other)));
     if let Some(after) = &asked.after {
-        let start = volumes.partition_point(|volume| volume.id <= *after);
-        volumes.drain(..start);
+        let start = all.partition_point(|one| id(one) <= after);
+        all.drain(..start);
     }
-    let more = volumes.len() > asked.most;
-    volumes.truncate(asked.most);
-    let token = volumes.last().filter(|_| more).map(|volume| volume.id.to_string());
-    (volumes, token.unwrap_or_default())
+    let more = all.len() > asked.most;
+    all.truncate(asked.most);
+    let token = all.last().filter(|_| more).map(|one| id(one).to_string());
+    (all, token.unwrap_or_default())
 }

@@ -10,11 +10,12 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tracing::Instrument;
 
-/// What an operation has to itself: a volume, or the name of one that may not exist yet. (That a volume is deleted under
+/// What an operation has to itself: a volume or snapshot, or the name of one that may not exist yet. (That a volume is deleted under
 /// its name's repeated creation is refused by the drives.)
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
     Name(String),
+    SnapshotName(String),
     Volume(VolumeId),
 }
 
@@ -70,12 +71,11 @@ impl Flights {
             return Ok(Flight { under_way: self.under_way.clone(), key });
         }
         let what = match &key {
-            Key::Name(name) => format!("of the name {name}"),
+            Key::Name(name) => format!("volume of the name {name}"),
+            Key::SnapshotName(name) => format!("snapshot of the name {name}"),
             Key::Volume(id) => id.to_string(),
         };
-        Err(Status::aborted(format!(
-            "another operation on volume {what} is under way; try again when it is over"
-        )))
+        Err(Status::aborted(format!("another operation on {what} is under way; try again when it is over")))
     }
 }
 

@@ -80,6 +80,7 @@ mod tests {
             allocated: 0,
             free: 0,
             volumes: 0,
+            snapshots: 0,
         }
     }
 

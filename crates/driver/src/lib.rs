@@ -12,6 +12,7 @@ mod identity;
 mod node;
 mod request;
 mod serve;
+mod snapshots;
 mod status;
 
 pub use serve::{InvalidNode, NAME, NodeInfo, ServeError, serve};

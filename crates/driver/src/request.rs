@@ -5,12 +5,14 @@ mod access;
 mod controller;
 mod node;
 mod parameters;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use access::Access;
 pub(crate) use controller::{Capacity, Create, Delete, Expand, Get, List, Validate, Verdict};
 pub(crate) use node::{ExpandOnNode, Publish, Stage, Stats, Unpublish, Unstage};
+pub(crate) use snapshot::{CreateSnapshot, ListSnapshots, OneSnapshot};
 
 use csi::v1::CapacityRange;
 use drives::VolumeId;
@@ -45,7 +47,7 @@ pub(crate) enum Refusal {
     )]
     NoStagingPath,
     /// Text that no volume of ours ever had as its identity.
-    #[error("volume {0} does not exist: it is not an identity that this driver gives")]
+    #[error("{0} does not exist: it is not an identity that this driver gives")]
     ForeignVolume(String),
     /// Text that is no token of ours.
     #[error("starting_token {0:?} is not from this driver; list again from the start")]

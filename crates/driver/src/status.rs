@@ -2,7 +2,7 @@
 //! specification; which codes mean that nothing was done is [`csi::final_error`].
 
 use crate::request::Refusal;
-use drives::{CreateError, DeleteError, ExpandError, MountError, StatsError};
+use drives::{CreateError, DeleteError, ExpandError, MountError, SnapshotError, SourceError, StatsError};
 use tonic::{Code, Status};
 
 /// A refusal that has a code.
@@ -50,6 +50,32 @@ impl Coded for CreateError {
             Self::Incompatible { .. } => Code::AlreadyExists,
             Self::NoSpace { .. } => Code::ResourceExhausted,
             Self::OutOfRange(_) => Code::OutOfRange,
+            Self::Refused(_) => Code::InvalidArgument,
+            Self::Source(source) => source.code(),
+            Self::Busy(_) => Code::Aborted,
+            Self::Drive { .. } => Code::Internal,
+            Self::TimedOut => Code::DeadlineExceeded,
+        }
+    }
+}
+
+impl Coded for SourceError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotFound(_) => Code::NotFound,
+            Self::Busy(_) => Code::Aborted,
+            Self::NoDrive { .. } => Code::Unavailable,
+            Self::Unserved { .. } => Code::InvalidArgument,
+        }
+    }
+}
+
+impl Coded for SnapshotError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Incompatible { .. } => Code::AlreadyExists,
+            Self::Source(source) => source.code(),
+            Self::NoSpace { .. } | Self::Overflows { .. } => Code::ResourceExhausted,
             Self::Refused(_) => Code::InvalidArgument,
             Self::Busy(_) => Code::Aborted,
             Self::Drive { .. } => Code::Internal,
@@ -114,7 +140,7 @@ impl Coded for ExpandError {
 #[cfg(test)]
 mod tests {
     use super::{refused, refused_unmount};
-    use drives::{CreateError, DeleteError, ExpandError, MountError, StatsError};
+    use drives::{CreateError, DeleteError, ExpandError, MountError, SnapshotError, SourceError, StatsError};
     use std::path::PathBuf;
     use tonic::Code;
 
@@ -124,6 +150,9 @@ mod tests {
         let open = [
             refused(CreateError::TimedOut),
             refused(CreateError::Busy("pvc-1".into())),
+            refused(SnapshotError::TimedOut),
+            refused(SnapshotError::Busy("snapshot-1".into())),
+            refused(SnapshotError::Source(SourceError::Busy(id()))),
             refused(DeleteError::TimedOut),
             refused(DeleteError::Busy(id())),
             refused(MountError::TimedOut),

@@ -224,7 +224,12 @@ async fn refusals_change_nothing() {
 
     for snapshot in ["none", "0a1b/none"] {
         let request = v1::DeleteSnapshotRequest { snapshot_id: snapshot.into(), ..Default::default() };
-        assert_eq!(code(world.controller.delete_snapshot(request).await), Code::Unimplemented);
+        let answer = world.controller.delete_snapshot(request).await;
+        match snapshot {
+            "none" => drop(answer.expect("what never was is deleted")),
+            // Its drive may only be away, with the snapshot on it.
+            _ => assert_eq!(code(answer), Code::Unavailable),
+        }
     }
     world.delete("not ours").await.expect("what never was is deleted");
     // Its drive may only be away, with the volume on it.
@@ -325,6 +330,75 @@ async fn one_volume_by_many_calls_and_many_volumes_at_once() {
 
     let deletions = made.iter().map(|volume| world.deletion(&volume.volume_id));
     join_all(deletions).await.into_iter().collect::<Result<Vec<_>, _>>().expect("all deleted");
+    assert_eq!(world.capacity().await, before);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_s_life_and_what_is_made_from_it() {
+    let Some(mut world) = World::with_drive(GI).await else { return };
+    let before = world.capacity().await;
+    let id = world.create("pvc-1", 64 * MI).await.expect("created").volume_id;
+    let staging = world.path("staging");
+    world.stage(&id, &staging).await.expect("staged");
+    fs::write(staging.join("data"), "of then").expect("writable");
+
+    let request = |name: &str, source: &str| v1::CreateSnapshotRequest {
+        name: name.into(),
+        source_volume_id: source.into(),
+        ..Default::default()
+    };
+    let mut controller = world.controller.clone();
+    let missing = controller.create_snapshot(request("snap-1", &format!("{id}-no"))).await;
+    assert_eq!(code(missing), Code::NotFound);
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let answer = controller.create_snapshot(request("snap-1", &id)).await.expect("taken").into_inner();
+        taken.push(answer.snapshot.expect("a snapshot"));
+    }
+    assert_eq!(taken[0], taken[1]);
+    let snapshot = taken.remove(0);
+    assert!(snapshot.ready_to_use && snapshot.size_bytes == 64 * MI as i64, "{snapshot:?}");
+    fs::write(staging.join("data"), "of now").expect("writable");
+    world.unstage(&id, &staging).await.expect("unstaged");
+    // A snapshot is no volume.
+    assert_eq!(code(world.stage(&snapshot.snapshot_id, &staging).await), Code::NotFound);
+    world.delete(&snapshot.snapshot_id).await.expect("no such volume");
+
+    let kind = v1::volume_content_source::Type::Snapshot(v1::volume_content_source::SnapshotSource {
+        snapshot_id: snapshot.snapshot_id.clone(),
+    });
+    let source = Some(v1::VolumeContentSource { r#type: Some(kind) });
+    let mut small = world.request("small", 32 * MI);
+    small.volume_content_source = source.clone();
+    assert_eq!(code(controller.create_volume(small).await), Code::OutOfRange);
+    let mut larger = world.request("pvc-2", 96 * MI);
+    larger.volume_content_source = source.clone();
+    let restored = controller.create_volume(larger).await.expect("restored").into_inner();
+    let restored = restored.volume.expect("a volume");
+    assert_eq!((restored.content_source.clone(), restored.capacity_bytes), (source, 96 * MI as i64));
+    world.stage(&restored.volume_id, &staging).await.expect("staged");
+    assert_eq!(fs::read_to_string(staging.join("data")).expect("readable"), "of then");
+    world.unstage(&restored.volume_id, &staging).await.expect("unstaged");
+
+    let other = controller.create_snapshot(request("snap-1", &restored.volume_id)).await;
+    assert_eq!(code(other), Code::AlreadyExists);
+    for volume in [&id, &restored.volume_id] {
+        world.delete(volume).await.expect("deleted");
+    }
+    let mut world = world.restart().await;
+    let get = v1::GetSnapshotRequest { snapshot_id: snapshot.snapshot_id.clone(), ..Default::default() };
+    let found = world.controller.get_snapshot(get.clone()).await.expect("found").into_inner();
+    assert_eq!(found.snapshot.as_ref(), Some(&snapshot), "it outlives its volume and the driver");
+    let list = v1::ListSnapshotsRequest { source_volume_id: id, ..Default::default() };
+    let listed = world.controller.list_snapshots(list).await.expect("listed").into_inner();
+    assert_eq!(listed.entries.len(), 1);
+    let delete =
+        v1::DeleteSnapshotRequest { snapshot_id: snapshot.snapshot_id.clone(), ..Default::default() };
+    for _ in 0..2 {
+        world.controller.delete_snapshot(delete.clone()).await.expect("deleted");
+    }
+    assert_eq!(code(world.controller.get_snapshot(get).await), Code::NotFound);
     assert_eq!(world.capacity().await, before);
     world.end().await;
 }

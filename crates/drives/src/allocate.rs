@@ -31,8 +31,7 @@ pub(crate) fn size_of(required: u64, limit: Option<u64>) -> Result<u64, String> 
             "at least {required} bytes and at most {limit} bytes can't both be; raise the limit"
         ));
     }
-    let whole = required.checked_next_multiple_of(GRAIN).filter(|size| *size <= i64::MAX as u64);
-    let size = whole
+    let size = whole(required)
         .ok_or_else(|| format!("{required} bytes is more than any file system holds; ask for less"))?
         .max(SMALLEST);
     match limit {
@@ -42,6 +41,11 @@ pub(crate) fn size_of(required: u64, limit: Option<u64>) -> Result<u64, String> 
         )),
         _ => Ok(size),
     }
+}
+
+/// Rounded up to whole blocks; none if no file system could hold that much.
+pub(crate) fn whole(bytes: u64) -> Option<u64> {
+    bytes.checked_next_multiple_of(GRAIN).filter(|size| *size <= i64::MAX as u64)
 }
 
 /// The drive with the most free space that fits; among equals the first by identity, so that the choice can be

@@ -61,6 +61,21 @@ pub(crate) trait Backend: Send + Sync {
     /// What a volume uses and may use.
     fn usage(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<Usage>;
 
+    /// Whether a volume in use can be frozen, which snapshots and clones are made from.
+    fn freezes(&self) -> bool {
+        false
+    }
+
+    /// Makes the read-only directory `frozen` of what the volume holds at this moment.
+    fn freeze(&self, _: &dyn Host, volume: &Path, _frozen: &Path) -> Result<()> {
+        Err(linux::Error::because("freeze", volume.display(), "its backend can't"))
+    }
+
+    /// Removes what was frozen, and waits until it takes no space.
+    fn thaw(&self, _: &dyn Host, _mount: &Path, _frozen: &Path) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes a volume's directory with all in it.
     fn destroy(&self, host: &dyn Host, mount: &Path, volume: &Path) -> Result<()>;
 

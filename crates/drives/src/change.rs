@@ -5,54 +5,85 @@ use jiff::Timestamp;
 use crate::{
     CreateError, CreateVolume, DeleteError, ExpandError, Volume, VolumeId,
     allocate::{choose, size_of},
+    content::{self, Found},
     drives::Inner,
     execute::Site,
-    plan::{self, Step},
+    plan::{self, Content, Step},
     record::{FORMAT, Phase, VolumeRecord},
     staging::Shown,
-    state::{Entry, State},
+    state::{Entry, Serving, State},
 };
 
 /// Makes a volume, or finds the one of that name.
 pub(crate) fn create(inner: &Inner, request: &CreateVolume) -> Result<Volume, CreateError> {
     check_name(&request.name).map_err(CreateError::Refused)?;
-    let size = size_of(request.required, request.limit).map_err(CreateError::OutOfRange)?;
-    let (id, site, record) = {
+    size_of(request.required, request.limit).map_err(CreateError::OutOfRange)?;
+    let (id, site, record, content) = {
         let mut state = inner.state.lock();
         if let Some(existing) = existing(&state, request)? {
             return Ok(existing);
         }
-        reserve(&mut state, request, size)?
+        reserve(&mut state, request)?
     };
+    let made = make(inner, &id, &site, &record, content.as_ref());
+    let volume = inner.state.lock().entry(&id).map(|(serving, entry)| serving.volume(entry));
+    match (made, volume) {
+        (Ok(()), Some(volume)) => {
+            tracing::info!(volume = %id, name = request.name, size = volume.size, "volume created");
+            Ok(volume)
+        }
+        (Ok(()), None) => Err(CreateError::Busy(request.name.clone())),
+        (Err(error), _) if request.origin.is_some() && overflows(&error) => {
+            Err(CreateError::OutOfRange(format!(
+                "a copy of the source takes more than {} bytes, because its files share data among themselves \
+                 (reflinks), which a copy can't; ask for more",
+                record.size
+            )))
+        }
+        (Err(error), _) => Err(CreateError::Drive { drive: id.drive, name: request.name.clone(), error }),
+    }
+}
+
+/// Whether a copy did not fit its limit.
+pub(crate) fn overflows(error: &linux::Error) -> bool {
+    const EDQUOT: i32 = 122;
+    error.errno() == Some(EDQUOT)
+}
+
+/// Carries out a creation that was reserved, and settles in memory what became of it.
+pub(crate) fn make(
+    inner: &Inner,
+    id: &VolumeId,
+    site: &Site,
+    record: &VolumeRecord,
+    content: Option<&Content>,
+) -> linux::Result<()> {
     inner.notify();
-    let made = site.execute(&plan::create(&record));
+    let made = site.execute(&plan::create(record, content));
     let undone = match &made {
         Ok(()) => false,
         // Never announced, so it may go; what can't go now is done again by the next call or at the next start.
-        Err(_) => site.observe(&record).and_then(|found| site.execute(&plan::delete(&record, found))).is_ok(),
+        Err(_) => site.observe(record).and_then(|found| site.execute(&plan::delete(record, found))).is_ok(),
     };
     let mut state = inner.state.lock();
+    if let Some(origin) = &record.origin
+        && let Some(source) = state.entry_mut(origin.id())
+    {
+        source.readers -= 1;
+    }
     if undone {
         if let Some(drive) = state.drive_mut(&id.drive) {
             drive.volumes.remove(&id.key);
         }
-    } else if let Some(entry) = state.entry_mut(&id) {
+    } else if let Some(entry) = state.entry_mut(id) {
         entry.busy = false;
         if made.is_ok() {
             entry.record.phase = Phase::Ready;
         }
     }
-    let volume = state.entry(&id).map(|(serving, entry)| serving.volume(entry));
     drop(state);
     inner.notify();
-    match (made, volume) {
-        (Ok(()), Some(volume)) => {
-            tracing::info!(volume = %id, name = request.name, size, "volume created");
-            Ok(volume)
-        }
-        (Ok(()), None) => Err(CreateError::Busy(request.name.clone())),
-        (Err(error), _) => Err(CreateError::Drive { drive: id.drive, name: request.name.clone(), error }),
-    }
+    made
 }
 
 /// The volume of that name, if it is what is asked for.
@@ -74,37 +105,93 @@ fn existing(state: &State, request: &CreateVolume) -> Result<Option<Volume>, Cre
         format!("its backend is {}", volume.backend)
     } else if volume.parameters != request.parameters {
         "its parameters differ".to_owned()
+    } else if volume.origin != request.origin {
+        match &volume.origin {
+            Some(origin) => format!("it was made from {origin}"),
+            None => "it was made empty".to_owned(),
+        }
     } else {
         return Ok(Some(volume));
     };
     Err(CreateError::Incompatible { existing: Box::new(volume), why })
 }
 
+/// The size for what is asked, given what has to go in.
+fn fitting(request: &CreateVolume, source: Option<&Found>) -> Result<u64, CreateError> {
+    let least = source.map_or(0, |source| source.least);
+    if request.required != 0 && request.required < least {
+        return Err(CreateError::OutOfRange(format!(
+            "{} bytes are asked for, and what it is made from needs {least}; ask for at least that",
+            request.required
+        )));
+    }
+    size_of(request.required.max(least), request.limit).map_err(CreateError::OutOfRange)
+}
+
+type Reserved = (VolumeId, Site, VolumeRecord, Option<Content>);
+
 /// Puts the volume into memory, where its size counts from now on.
-fn reserve(
-    state: &mut State,
-    request: &CreateVolume,
-    size: u64,
-) -> Result<(VolumeId, Site, VolumeRecord), CreateError> {
+fn reserve(state: &mut State, request: &CreateVolume) -> Result<Reserved, CreateError> {
+    let source = request.origin.as_ref().map(|origin| content::find(state, origin)).transpose()?;
+    let size = fitting(request, source.as_ref())?;
     let half_made = state
         .by_name(&request.name)
         .map(|(serving, entry)| VolumeId { drive: serving.id.clone(), key: entry.record.key.clone() });
-    if let Some(id) = half_made
-        && let Some(drive) = state.drive_mut(&id.drive)
-        && let Some(entry) = drive.volumes.get_mut(&id.key)
-    {
-        if entry.record.size == size && entry.record.parameters == request.parameters {
-            entry.busy = true;
-            return Ok((id, drive.site.clone(), entry.record.clone()));
-        }
-        return Err(CreateError::Busy(request.name.clone()));
-    }
-    let id = choose(&state.candidates(), size, request.backend)?;
-    let Some(drive) = state.drive_mut(&id) else { return Err(CreateError::Busy(request.name.clone())) };
-    let key = match plain(&request.name) && !drive.volumes.contains_key(&request.name) {
-        true => request.name.clone(),
-        false => format!("volume-{}", uuid::Uuid::new_v4()),
+    let (id, site, record) = match half_made {
+        Some(id) => take_up(state, request, size, id)?,
+        None => place(state, request, size, source.as_ref())?,
     };
+    if let Some(origin) = &request.origin
+        && let Some(entry) = state.entry_mut(origin.id())
+    {
+        entry.readers += 1;
+    }
+    Ok((id, site, record, source.map(|source| source.content)))
+}
+
+/// Goes on where an earlier call stopped.
+fn take_up(
+    state: &mut State,
+    request: &CreateVolume,
+    size: u64,
+    id: VolumeId,
+) -> Result<(VolumeId, Site, VolumeRecord), CreateError> {
+    if let Some(drive) = state.drive_mut(&id.drive)
+        && let Some(entry) = drive.volumes.get_mut(&id.key)
+        && entry.record.size == size
+        && entry.record.parameters == request.parameters
+        && entry.record.origin == request.origin
+    {
+        entry.busy = true;
+        return Ok((id, drive.site.clone(), entry.record.clone()));
+    }
+    Err(CreateError::Busy(request.name.clone()))
+}
+
+/// Finds a drive for it.
+fn place(
+    state: &mut State,
+    request: &CreateVolume,
+    size: u64,
+    source: Option<&Found>,
+) -> Result<(VolumeId, Site, VolumeRecord), CreateError> {
+    let mut candidates = state.candidates();
+    if let Some(home) = source.and_then(|source| source.drive.as_ref()) {
+        for other in candidates.iter_mut().filter(|candidate| candidate.drive.as_ref() != Some(home)) {
+            other.failed.get_or_insert_with(|| "a clone lies on the drive of its source".to_owned());
+        }
+    }
+    let backend = match (request.backend, source.map(|source| source.backend)) {
+        (Some(asked), Some(source)) if asked != source => {
+            return Err(CreateError::Refused(format!(
+                "backend {asked} is asked for, and the source is on {source}; leave the backend out"
+            )));
+        }
+        (asked, source) => asked.or(source),
+    };
+    let id = choose(&candidates, size, backend)?;
+    let Some(drive) = state.drive_mut(&id) else { return Err(CreateError::Busy(request.name.clone())) };
+    let key = free_key(drive, &request.name);
     let record = VolumeRecord {
         format: FORMAT,
         key: key.clone(),
@@ -114,19 +201,27 @@ fn reserve(
         created: Timestamp::now(),
         quota: drive.site.backend.choose_key(&drive.quota_keys()),
         parameters: request.parameters.clone(),
+        origin: request.origin.clone(),
+        restore_size: None,
     };
-    drive
-        .volumes
-        .insert(key.clone(), Entry { record: record.clone(), busy: true, doubtful: false, lost: false });
+    drive.volumes.insert(key.clone(), Entry { busy: true, ..Entry::new(record.clone()) });
     Ok((VolumeId { drive: id, key }, drive.site.clone(), record))
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+/// The name of the directory: the volume's own name where that can be one.
+pub(crate) fn free_key(drive: &Serving, name: &str) -> String {
+    match plain(name) && !drive.volumes.contains_key(name) {
+        true => name.to_owned(),
+        false => format!("volume-{}", uuid::Uuid::new_v4()),
+    }
+}
+
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > 128 {
-        return Err(format!("a volume's name has 1 to 128 bytes, this one has {}", name.len()));
+        return Err(format!("a name has 1 to 128 bytes, this one has {}", name.len()));
     }
     match name.chars().any(char::is_control) {
-        true => Err("a volume's name has no control characters".to_owned()),
+        true => Err("a name has no control characters".to_owned()),
         false => Ok(()),
     }
 }
@@ -138,16 +233,20 @@ fn plain(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-/// Deletes a volume that is mounted nowhere.
-pub(crate) fn delete(inner: &Inner, id: &VolumeId) -> Result<(), DeleteError> {
+/// Deletes a volume that is mounted nowhere, or a snapshot.
+pub(crate) fn delete(inner: &Inner, id: &VolumeId, is_snapshot: bool) -> Result<(), DeleteError> {
     let failed = |error| DeleteError::Drive { id: id.clone(), error };
     let (site, record) = {
         let mut state = inner.state.lock();
         if state.drive(&id.drive).is_none() {
             return Err(DeleteError::NoDrive { id: id.clone(), drive: id.drive.clone() });
         }
-        let Some((serving, entry)) = state.entry(id) else { return Ok(()) };
-        if entry.busy {
+        let Some((serving, entry)) =
+            state.entry(id).filter(|(_, entry)| entry.record.is_snapshot() == is_snapshot)
+        else {
+            return Ok(());
+        };
+        if entry.busy || entry.readers > 0 {
             return Err(DeleteError::Busy(id.clone()));
         }
         let known = (serving.site.clone(), entry.record.clone());
@@ -222,7 +321,7 @@ pub(crate) fn expand(
                 false => Err(ExpandError::NotFound(id.clone())),
             };
         }
-        let Some((serving, entry)) = state.entry(id) else { return Err(ExpandError::NotFound(id.clone())) };
+        let Some((serving, entry)) = state.volume(id) else { return Err(ExpandError::NotFound(id.clone())) };
         if entry.busy || !entry.live() || entry.lost {
             return Err(ExpandError::Busy(id.clone()));
         }

@@ -135,12 +135,14 @@ pub struct Drive {
     pub size: u64,
     /// What volumes can have altogether: the size less what the file system needs for itself.
     pub capacity: u64,
-    /// Sum of the sizes of its volumes.
+    /// Sum of the sizes of its volumes and snapshots.
     pub allocated: u64,
     /// What a new volume could have; 0 for a failed drive.
     pub free: u64,
     /// Number of its volumes.
     pub volumes: usize,
+    /// Number of its snapshots.
+    pub snapshots: usize,
 }
 
 /// What can be had now, in bytes.

@@ -12,11 +12,11 @@ use tokio::sync::watch;
 
 use crate::{
     BackendKind, Capacity, CreateError, CreateVolume, DeleteError, Drive, DriveId, ExpandError, Force,
-    InitialiseError, MountError, MountFlags, OpenError, Source, Stats, StatsError, Volume, VolumeId, change,
-    expected, initialise,
+    InitialiseError, MountError, MountFlags, OpenError, Snapshot, SnapshotError, SnapshotId, Source, Stats,
+    StatsError, Volume, VolumeId, change, expected, initialise,
     inventory::{self, Removals},
-    show,
-    state::{Found, Slot, State},
+    show, snapshot,
+    state::{Found, Serving, Slot, State},
     work::{self, Workers},
 };
 
@@ -35,6 +35,8 @@ pub(crate) struct Inner {
     quick: Workers,
     /// Deleting waits for the kernel to clean up, and must not hold up the rest.
     slow: Workers,
+    /// Copying takes as long as there is data.
+    copying: Workers,
     /// One drive is made at a time.
     initialising: Mutex<()>,
 }
@@ -78,6 +80,7 @@ impl Drives {
                 changed: watch::Sender::new(0),
                 quick: Workers::new(16),
                 slow: Workers::new(16),
+                copying: Workers::new(4),
                 initialising: Mutex::new(()),
             }),
         };
@@ -151,11 +154,8 @@ impl Drives {
     /// See [`CreateError`].
     pub async fn create(&self, request: CreateVolume) -> Result<Volume, CreateError> {
         let inner = self.inner.clone();
-        self.inner
-            .quick
-            .run(move || change::create(&inner, &request))
-            .await
-            .map_err(|_| CreateError::TimedOut)?
+        let workers = if request.origin.is_some() { &self.inner.copying } else { &self.inner.quick };
+        workers.run(move || change::create(&inner, &request)).await.map_err(|_| CreateError::TimedOut)?
     }
 
     /// Deletes a volume; its space is free when this returns. One that is not there is deleted.
@@ -164,13 +164,60 @@ impl Drives {
     /// [`DeleteError::InUse`] while it is mounted anywhere outside its drive.
     pub async fn delete(&self, id: &VolumeId) -> Result<(), DeleteError> {
         let (inner, id) = (self.inner.clone(), id.clone());
-        self.inner.slow.run(move || change::delete(&inner, &id)).await.map_err(|_| DeleteError::TimedOut)?
+        self.inner
+            .slow
+            .run(move || change::delete(&inner, &id, false))
+            .await
+            .map_err(|_| DeleteError::TimedOut)?
+    }
+
+    /// Takes a snapshot of a volume, in use or not: what it holds at one moment, written or only cached, without the
+    /// subvolumes that were made inside it. It lies on the volume's drive. Idempotent by name.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn create_snapshot(&self, source: &VolumeId, name: &str) -> Result<Snapshot, SnapshotError> {
+        let (inner, source, name) = (self.inner.clone(), source.clone(), name.to_owned());
+        self.inner
+            .copying
+            .run(move || snapshot::create(&inner, &source, &name))
+            .await
+            .map_err(|_| SnapshotError::TimedOut)?
+    }
+
+    /// Deletes a snapshot; its space is free when this returns. One that is not there is deleted.
+    ///
+    /// # Errors
+    /// See [`DeleteError`].
+    pub async fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), DeleteError> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        let work = move || change::delete(&inner, &id, true);
+        self.inner.slow.run(work).await.map_err(|_| DeleteError::TimedOut)?
+    }
+
+    /// All finished snapshots, by identity.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        let state = self.inner.state.lock();
+        let of = |serving: &Serving| {
+            let live = serving.volumes.values().filter(|entry| entry.live());
+            live.filter_map(|entry| serving.snapshot(entry)).collect::<Vec<_>>()
+        };
+        let mut snapshots: Vec<Snapshot> = state.serving().flat_map(of).collect();
+        snapshots.sort_by(|one, other| one.id.cmp(&other.id));
+        snapshots
+    }
+
+    /// A finished snapshot.
+    pub fn snapshot(&self, id: &SnapshotId) -> Option<Snapshot> {
+        let state = self.inner.state.lock();
+        let (serving, entry) = state.entry(id)?;
+        serving.snapshot(entry).filter(|_| entry.live())
     }
 
     /// A live volume.
     pub fn volume(&self, id: &VolumeId) -> Option<Volume> {
         let state = self.inner.state.lock();
-        let (serving, entry) = state.entry(id)?;
+        let (serving, entry) = state.volume(id)?;
         entry.live().then(|| serving.volume(entry))
     }
 
@@ -180,7 +227,11 @@ impl Drives {
         let mut volumes: Vec<Volume> = state
             .serving()
             .flat_map(|serving| {
-                serving.volumes.values().filter(|entry| entry.live()).map(|entry| serving.volume(entry))
+                serving
+                    .volumes
+                    .values()
+                    .filter(|entry| entry.live() && !entry.record.is_snapshot())
+                    .map(|entry| serving.volume(entry))
             })
             .collect();
         volumes.sort_by(|one, other| one.name.cmp(&other.name));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{BackendKind, DriveId, Source, UnsupportedFlag, Volume, VolumeId};
+use crate::{BackendKind, DriveId, Snapshot, Source, UnsupportedFlag, Volume, VolumeId};
 
 /// Drives that could not be opened at all. (A single drive that can't serve is a failed drive, not an error.)
 #[derive(Debug, thiserror::Error)]
@@ -171,9 +171,12 @@ pub enum CreateError {
     /// The sizes make no sense.
     #[error("{0}")]
     OutOfRange(String),
-    /// The name makes no sense.
+    /// The name, or the source's backend, makes no sense.
     #[error("{0}")]
     Refused(String),
+    /// What it should be filled with can't be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// Another call for this volume is under way.
     #[error("volume {0} is being made or deleted; try again in a moment")]
     Busy(String),
@@ -201,11 +204,93 @@ fn list(drives: &[Excluded]) -> String {
     format!(" ({})", each.join("; "))
 }
 
-/// A volume that was not deleted.
+/// A volume or snapshot that nothing can be made from.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// There is none.
+    #[error("the source {0} does not exist on this machine")]
+    NotFound(VolumeId),
+    /// Being made, grown or deleted.
+    #[error("the source {0} is being changed; try again in a moment")]
+    Busy(VolumeId),
+    /// Its drive can't serve now.
+    #[error("the source {id} can't be read: {reason}")]
+    NoDrive {
+        /// The volume or snapshot.
+        id: VolumeId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Its backend can't.
+    #[error("nothing can be made from {id}: its backend {backend} has no snapshots and clones; use btrfs")]
+    Unserved {
+        /// The volume.
+        id: VolumeId,
+        /// Its backend.
+        backend: BackendKind,
+    },
+}
+
+/// A snapshot that was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The name is taken by a snapshot of another volume.
+    #[error("snapshot {} exists, and is of volume {}; choose another name", existing.name, existing.source)]
+    Incompatible {
+        /// The snapshot that has the name.
+        existing: Box<Snapshot>,
+    },
+    /// The volume can't be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A snapshot lies on its volume's drive, and takes as much as the volume holds.
+    #[error(
+        "a snapshot of volume {id} takes {needed} bytes, and its drive has {free} bytes left; delete volumes or snapshots on that drive"
+    )]
+    NoSpace {
+        /// The volume.
+        id: VolumeId,
+        /// Bytes that the snapshot takes.
+        needed: u64,
+        /// What the drive has left.
+        free: u64,
+    },
+    /// The copy came out larger than what the volume held.
+    #[error(
+        "a copy of volume {id} takes more than {size} bytes: it was written to just then (try again), or its files share data among themselves (reflinks), which a copy can't"
+    )]
+    Overflows {
+        /// The volume.
+        id: VolumeId,
+        /// Bytes that were set aside.
+        size: u64,
+    },
+    /// The name makes no sense.
+    #[error("{0}")]
+    Refused(String),
+    /// Another call for this snapshot is under way.
+    #[error("snapshot {0} is being taken or deleted; try again in a moment")]
+    Busy(String),
+    /// The drive refused.
+    #[error("snapshot {name} of volume {id} could not be taken: {error}; it is taken anew at the next try")]
+    Drive {
+        /// The volume.
+        id: VolumeId,
+        /// The snapshot.
+        name: String,
+        /// The cause.
+        error: linux::Error,
+    },
+    /// No answer in time; the work goes on and the same call finds its result.
+    #[error("no answer from the drive in time; the same call finds the result")]
+    TimedOut,
+}
+
+/// A volume or snapshot that was not deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum DeleteError {
     /// Staged or published.
-    #[error("volume {id} is mounted at {at}; unpublish and unstage it first")]
+    #[error("{id} is mounted at {at}; unpublish and unstage it first")]
     InUse {
         /// The volume.
         id: VolumeId,
@@ -213,18 +298,18 @@ pub enum DeleteError {
         at: PathBuf,
     },
     /// Its drive can't serve now.
-    #[error("volume {id} can't be deleted: drive {drive} is not there or failed; bring the drive back")]
+    #[error("{id} can't be deleted: drive {drive} is not there or failed; bring the drive back")]
     NoDrive {
         /// The volume.
         id: VolumeId,
         /// Its drive.
         drive: DriveId,
     },
-    /// Another call for this volume is under way.
-    #[error("volume {0} is being changed; try again in a moment")]
+    /// Another call for it is under way, or something is being made from it.
+    #[error("{0} is being changed or copied; try again in a moment")]
     Busy(VolumeId),
     /// The drive refused.
-    #[error("volume {id} could not be deleted: {error}; it is retried from where it stopped")]
+    #[error("{id} could not be deleted: {error}; it is retried from where it stopped")]
     Drive {
         /// The volume.
         id: VolumeId,

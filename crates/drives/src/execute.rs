@@ -7,7 +7,7 @@ use linux::{Host, Result};
 use crate::{
     backend::Backend,
     layout::Layout,
-    plan::{Observed, Step},
+    plan::{Content, Observed, Step},
     record::{Phase, VolumeRecord, render},
 };
 
@@ -40,6 +40,23 @@ impl Site {
                 })?;
                 self.backend.limit(host, mount, quota, *bytes)
             }
+            Step::Freeze { from, key } => {
+                // Of an earlier moment, if there is one: a copy that broke off is begun anew.
+                self.backend.thaw(host, mount, &self.layout.frozen(key))?;
+                host.make_directory(&self.layout.all_frozen(), 0o700)?;
+                self.backend.freeze(host, &self.layout.volume(from), &self.layout.frozen(key))
+            }
+            Step::Fill { key, from } => {
+                let volume = self.layout.volume(key);
+                for name in host.list(&volume)? {
+                    host.remove_tree(&volume.join(name))?;
+                }
+                match from {
+                    Content::Volume { .. } => host.copy_tree(&self.layout.frozen(key), &volume),
+                    Content::Snapshot { directory } => host.copy_tree(directory, &volume),
+                }
+            }
+            Step::Thaw { key } => self.backend.thaw(host, mount, &self.layout.frozen(key)),
             Step::Sync => host.sync_filesystem(mount),
             Step::SetAside { key } => {
                 match host.rename_durable(&self.layout.volume(key), &self.layout.discarded(key)) {
@@ -50,6 +67,15 @@ impl Site {
             Step::Destroy { key } => self.backend.destroy(host, mount, &self.layout.discarded(key)),
             Step::Reclaim { quota } => self.backend.reclaim(host, mount, *quota),
             Step::Forget { key } => host.remove_file(&self.layout.record(key)).map(drop),
+        }
+    }
+
+    /// Bytes that a volume holds.
+    pub(crate) fn used(&self, record: &VolumeRecord) -> Result<u64> {
+        let (host, volume) = (self.host.as_ref(), self.layout.volume(&record.key));
+        match self.backend.quota_key(host, &volume)? {
+            Some(quota) => Ok(self.backend.usage(host, self.layout.mount(), quota)?.used),
+            None => Ok(record.size),
         }
     }
 

@@ -225,6 +225,22 @@ impl View {
         self.nodes.retain(|path, _| !path.starts_with(directory));
     }
 
+    /// Copies what lies below a directory, without the directory itself.
+    fn copy_below(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        if !self.nodes.contains_key(from) {
+            return Err(no(io::ErrorKind::NotFound));
+        }
+        let copies: Vec<(PathBuf, Node)> = self
+            .nodes
+            .iter()
+            .filter_map(|(path, node)| Some((path.strip_prefix(from).ok()?, node)))
+            .filter(|(inside, _)| !inside.as_os_str().is_empty())
+            .map(|(inside, node)| (to.join(inside), node.clone()))
+            .collect();
+        self.nodes.extend(copies);
+        Ok(())
+    }
+
     /// The subvolume that holds a path, and what it holds altogether.
     fn held_by(&self, path: &Path) -> Option<(u64, u64)> {
         let (root, id) = path.ancestors().find_map(|path| match self.nodes.get(path) {
@@ -249,8 +265,14 @@ impl View {
         let files = self.nodes.iter().filter(|(_, node)| matches!(node, Node::File(_)));
         files.map(|(path, _)| path.as_path()).eq([Path::new(".orlop/drive.json")])
             && self.volumes() == (Vec::new(), Vec::new())
-            && self.children(Path::new(".orlop/trash")).is_empty()
+            && self.nothing_half_done()
             && self.cleaning.is_empty()
+    }
+
+    /// Nothing put aside or frozen. (What the kernel still cleans up it finishes by itself.)
+    pub(crate) fn nothing_half_done(&self) -> bool {
+        self.children(Path::new(".orlop/trash")).is_empty()
+            && self.children(Path::new(".orlop/frozen")).is_empty()
     }
 }
 
@@ -369,6 +391,14 @@ impl Files for FakeHost {
             let there = disk.now.nodes.contains_key(&inside);
             disk.now.remove_below(&inside);
             Ok(there)
+        })
+    }
+
+    fn copy_tree(&self, from: &Path, to: &Path) -> Result<()> {
+        self.change("copy", from, |machine| {
+            let target = machine.locate(to).1;
+            let (disk, source) = machine.on(from);
+            disk.now.copy_below(&source, &target)
         })
     }
 

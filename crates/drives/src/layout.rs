@@ -38,6 +38,15 @@ impl Layout {
         self.trash().join(key)
     }
 
+    /// What volumes held when copies of them were begun, until the copies are finished.
+    pub(crate) fn all_frozen(&self) -> PathBuf {
+        self.mount.join(".orlop/frozen")
+    }
+
+    pub(crate) fn frozen(&self, key: &str) -> PathBuf {
+        self.all_frozen().join(key)
+    }
+
     pub(crate) fn volumes(&self) -> PathBuf {
         self.mount.join("volumes")
     }

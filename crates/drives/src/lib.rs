@@ -7,6 +7,7 @@
 mod allocate;
 mod backend;
 mod change;
+mod content;
 mod drive;
 mod drives;
 mod error;
@@ -24,6 +25,7 @@ mod open;
 mod plan;
 mod record;
 mod show;
+mod snapshot;
 mod staging;
 mod state;
 mod volume;
@@ -32,7 +34,10 @@ mod work;
 pub use drive::{BackendKind, Capacity, Drive, DriveId, DriveState, Force, Source, UnknownBackend};
 pub use drives::Drives;
 pub use error::{
-    CreateError, DeleteError, Excluded, ExpandError, InitialiseError, MountError, OpenError, StatsError,
+    CreateError, DeleteError, Excluded, ExpandError, InitialiseError, MountError, OpenError, SnapshotError,
+    SourceError, StatsError,
 };
 pub use mount_flags::{MountFlags, UnsupportedFlag};
-pub use volume::{CreateVolume, Inodes, InvalidVolumeId, Stats, Volume, VolumeId};
+pub use volume::{
+    CreateVolume, Inodes, InvalidVolumeId, Origin, Snapshot, SnapshotId, Stats, Volume, VolumeId,
+};

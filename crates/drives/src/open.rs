@@ -203,7 +203,7 @@ fn take_stock(site: &Site) -> linux::Result<Stock> {
         if record.key != key {
             return Err(linux::Error::because("use record", file.display(), "it is about another volume"));
         }
-        let mut entry = Entry { record, busy: false, doubtful: false, lost: false };
+        let mut entry = Entry::new(record);
         match plan::recover(&entry.record, site.observe(&entry.record)?) {
             Recovery::Sound => {}
             Recovery::Repair(steps) => {

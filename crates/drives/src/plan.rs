@@ -1,6 +1,8 @@
 //! Changes of a volume as lists of steps: pure functions of what is known. Each step may be repeated, and after a crash
 //! between any two the records on the drive tell how to go on.
 
+use std::path::PathBuf;
+
 use crate::{
     backend::QuotaKey,
     record::{Phase, VolumeRecord},
@@ -15,6 +17,12 @@ pub(crate) enum Step {
     Create { key: String, quota: Option<QuotaKey> },
     /// Hold it to its size.
     Limit { key: String, bytes: u64 },
+    /// Freeze what another volume holds now, for this one to be filled with.
+    Freeze { from: String, key: String },
+    /// Fill it with a copy; what it held before goes.
+    Fill { key: String, from: Content },
+    /// Remove what was frozen for it.
+    Thaw { key: String },
     /// Make all so far survive power loss.
     Sync,
     /// Take its directory out of sight, durably.
@@ -27,6 +35,20 @@ pub(crate) enum Step {
     Forget { key: String },
 }
 
+/// What a new volume is filled with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// What the volume of this key, on the same drive, holds when it is frozen.
+    Volume { key: String },
+    /// A snapshot's directory, on any drive.
+    Snapshot { directory: PathBuf },
+}
+
+/// The limit under which so many bytes can be copied: a copy's own tree may be laid out larger than that of its source.
+pub(crate) fn with_headroom(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 64).saturating_add(4 << 20)
+}
+
 /// What is found on the drive under a volume's key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Observed {
@@ -37,15 +59,25 @@ pub(crate) struct Observed {
 }
 
 /// Intent first; the announcement last, when all is durable.
-pub(crate) fn create(record: &VolumeRecord) -> Vec<Step> {
+pub(crate) fn create(record: &VolumeRecord, content: Option<&Content>) -> Vec<Step> {
     let key = || record.key.clone();
-    vec![
-        Step::Record(VolumeRecord { phase: Phase::Creating, ..record.clone() }),
-        Step::Create { key: key(), quota: record.quota },
+    let mut steps = vec![Step::Record(VolumeRecord { phase: Phase::Creating, ..record.clone() })];
+    if let Some(Content::Volume { key: from }) = content {
+        steps.push(Step::Freeze { from: from.clone(), key: key() });
+    }
+    steps.push(Step::Create { key: key(), quota: record.quota });
+    if let Some(from) = content {
+        // Sharing inside the source is not kept by the copy: the limit bounds what that can cost.
+        steps.push(Step::Limit { key: key(), bytes: with_headroom(record.size) });
+        steps.push(Step::Fill { key: key(), from: from.clone() });
+        steps.push(Step::Thaw { key: key() });
+    }
+    steps.extend([
         Step::Limit { key: key(), bytes: record.size },
         Step::Sync,
         Step::Record(VolumeRecord { phase: Phase::Ready, ..record.clone() }),
-    ]
+    ]);
+    steps
 }
 
 /// The record goes last: until the space is free, the volume counts. What the kernel counts by is kept in the record,
@@ -59,6 +91,10 @@ pub(crate) fn delete(record: &VolumeRecord, observed: Observed) -> Vec<Step> {
         Step::Destroy { key: key() },
     ];
     steps.extend(quota.map(|quota| Step::Reclaim { quota }));
+    if record.origin.is_some() {
+        // One that was never finished.
+        steps.push(Step::Thaw { key: key() });
+    }
     // Without this, power loss could bring the directory or its limit back when nobody remembers them.
     steps.push(Step::Sync);
     steps.push(Step::Forget { key: key() });
@@ -115,6 +151,8 @@ mod tests {
             created: jiff::Timestamp::UNIX_EPOCH,
             quota: None,
             parameters: Default::default(),
+            origin: None,
+            restore_size: None,
         };
         let found = |limit| Observed { quota: Some(QuotaKey::Subvolume(256)), limit };
         let ready = record(Phase::Ready);
@@ -142,6 +180,8 @@ mod tests {
             created: jiff::Timestamp::UNIX_EPOCH,
             quota: Some(QuotaKey::Subvolume(256)),
             parameters: Default::default(),
+            origin: None,
+            restore_size: None,
         };
         let steps = delete(&record, Observed::default());
         assert!(steps.contains(&Step::Reclaim { quota: QuotaKey::Subvolume(256) }), "{steps:?}");

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{BackendKind, DriveId, backend::QuotaKey};
+use crate::{BackendKind, DriveId, Origin, backend::QuotaKey};
 
 /// The format that this version writes.
 pub(crate) const FORMAT: u32 = 1;
@@ -34,7 +34,7 @@ pub(crate) struct DeviceFacts {
     pub(crate) serial: Option<String>,
 }
 
-/// `.orlop/volumes/<key>.json`.
+/// `.orlop/volumes/<key>.json`, of a volume or of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct VolumeRecord {
@@ -50,6 +50,19 @@ pub(crate) struct VolumeRecord {
     pub(crate) quota: Option<QuotaKey>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) parameters: BTreeMap<String, String>,
+    /// What it was filled with when it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Origin>,
+    /// For a snapshot, the size that its volume had then; none for a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restore_size: Option<u64>,
+}
+
+impl VolumeRecord {
+    /// A snapshot is kept as a volume is, and never mounted.
+    pub(crate) fn is_snapshot(&self) -> bool {
+        self.restore_size.is_some()
+    }
 }
 
 /// How far a volume is.

@@ -27,7 +27,7 @@ fn live(inner: &Inner, id: &VolumeId) -> Result<(Site, VolumeRecord), Unavailabl
             false => Err(Unavailable::NoVolume),
         };
     }
-    match state.entry(id) {
+    match state.volume(id) {
         None => Err(Unavailable::NoVolume),
         Some((_, entry)) if !entry.live() || entry.busy => Err(Unavailable::Busy),
         Some((_, entry)) if entry.lost => Err(Unavailable::Lost),

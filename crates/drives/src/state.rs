@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
-    BackendKind, Capacity, Drive, DriveId, DriveState, Source, Volume, VolumeId,
+    BackendKind, Capacity, Drive, DriveId, DriveState, Origin, Snapshot, Source, Volume, VolumeId,
     allocate::{Candidate, SMALLEST},
     backend::QuotaKey,
     execute::Site,
@@ -38,7 +38,7 @@ pub(crate) struct Serving {
     pub(crate) volumes: BTreeMap<String, Entry>,
 }
 
-/// A volume in memory. Its size counts from the moment that it is intended until its space is free.
+/// A volume or snapshot in memory. Its size counts from the moment that it is intended until its space is free.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) record: VolumeRecord,
@@ -48,9 +48,16 @@ pub(crate) struct Entry {
     pub(crate) doubtful: bool,
     /// Announced, but its directory is gone.
     pub(crate) lost: bool,
+    /// How many volumes and snapshots are being made from it.
+    pub(crate) readers: usize,
 }
 
 impl Entry {
+    /// As it is when nothing is going on.
+    pub(crate) fn new(record: VolumeRecord) -> Self {
+        Self { record, busy: false, doubtful: false, lost: false, readers: 0 }
+    }
+
     /// Whether it may be used.
     pub(crate) fn live(&self) -> bool {
         self.record.phase == Phase::Ready
@@ -83,7 +90,21 @@ impl Serving {
             backend: self.site.backend.kind(),
             created: entry.record.created,
             parameters: entry.record.parameters.clone(),
+            origin: entry.record.origin.clone(),
         }
+    }
+
+    /// None for a volume.
+    pub(crate) fn snapshot(&self, entry: &Entry) -> Option<Snapshot> {
+        let Some(Origin::Volume(source)) = &entry.record.origin else { return None };
+        Some(Snapshot {
+            id: VolumeId { drive: self.id.clone(), key: entry.record.key.clone() },
+            name: entry.record.name.clone(),
+            source: source.clone(),
+            restore_size: entry.record.restore_size?,
+            size: entry.record.size,
+            created: entry.record.created,
+        })
     }
 }
 
@@ -134,11 +155,25 @@ impl State {
         self.drive_mut(&id.drive)?.volumes.get_mut(&id.key)
     }
 
+    /// A volume, live or not.
+    pub(crate) fn volume(&self, id: &VolumeId) -> Option<(&Serving, &Entry)> {
+        self.entry(id).filter(|(_, entry)| !entry.record.is_snapshot())
+    }
+
     pub(crate) fn by_name(&self, name: &str) -> Option<(&Serving, &Entry)> {
+        self.named(name, false)
+    }
+
+    pub(crate) fn snapshot_by_name(&self, name: &str) -> Option<(&Serving, &Entry)> {
+        self.named(name, true)
+    }
+
+    fn named(&self, name: &str, snapshot: bool) -> Option<(&Serving, &Entry)> {
+        let wanted = |entry: &&Entry| entry.record.name == name && entry.record.is_snapshot() == snapshot;
         self.serving().find_map(|serving| {
-            // A plain name is its own key.
-            let entry = serving.volumes.get(name).filter(|entry| entry.record.name == name);
-            let entry = entry.or_else(|| serving.volumes.values().find(|entry| entry.record.name == name));
+            // A plain name is its own key, mostly.
+            let entry = serving.volumes.get(name).filter(wanted);
+            let entry = entry.or_else(|| serving.volumes.values().find(wanted));
             Some((serving, entry?))
         })
     }
@@ -189,7 +224,8 @@ impl Slot {
                 capacity: serving.capacity(),
                 allocated: serving.allocated(),
                 free: serving.free(),
-                volumes: serving.volumes.len(),
+                volumes: serving.volumes.values().filter(|entry| !entry.record.is_snapshot()).count(),
+                snapshots: serving.volumes.values().filter(|entry| entry.record.is_snapshot()).count(),
             },
             Found::Failed { id, backend, reason } => Drive {
                 id: id.clone(),
@@ -203,6 +239,7 @@ impl Slot {
                 allocated: 0,
                 free: 0,
                 volumes: 0,
+                snapshots: 0,
             },
         }
     }

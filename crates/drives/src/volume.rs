@@ -3,12 +3,14 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::{BackendKind, DriveId};
 
 /// Names a volume for good: `<drive id>/<key>`, where the key is the volume's name if it is a plain one. At most
 /// 101 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct VolumeId {
     pub(crate) drive: DriveId,
     pub(crate) key: String,
@@ -50,6 +52,51 @@ impl FromStr for VolumeId {
     }
 }
 
+impl TryFrom<String> for VolumeId {
+    type Error = InvalidVolumeId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<VolumeId> for String {
+    fn from(id: VolumeId) -> Self {
+        id.to_string()
+    }
+}
+
+/// Names a snapshot for good. Volumes and snapshots share one space of identities.
+pub type SnapshotId = VolumeId;
+
+/// What a volume is filled with when it is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Origin {
+    /// What this volume holds at that moment.
+    Volume(VolumeId),
+    /// This snapshot.
+    Snapshot(SnapshotId),
+}
+
+impl Origin {
+    /// The volume or snapshot.
+    pub fn id(&self) -> &VolumeId {
+        match self {
+            Self::Volume(id) | Self::Snapshot(id) => id,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume(id) => write!(formatter, "volume {id}"),
+            Self::Snapshot(id) => write!(formatter, "snapshot {id}"),
+        }
+    }
+}
+
 /// What is asked for. The same name asked again gives the same volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreateVolume {
@@ -63,6 +110,8 @@ pub struct CreateVolume {
     pub backend: Option<BackendKind>,
     /// Kept with the volume; asked again with other parameters, the volume is not the same.
     pub parameters: BTreeMap<String, String>,
+    /// What it is filled with; without, it is empty.
+    pub origin: Option<Origin>,
 }
 
 /// A volume.
@@ -80,6 +129,25 @@ pub struct Volume {
     pub created: Timestamp,
     /// Parameters that it was made with.
     pub parameters: BTreeMap<String, String>,
+    /// What it was filled with, which may be gone since.
+    pub origin: Option<Origin>,
+}
+
+/// A snapshot: a full copy of what a volume held at one moment. It lives on when the volume is deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Identity.
+    pub id: SnapshotId,
+    /// The name that it was asked for by.
+    pub name: String,
+    /// The volume, which may be gone since.
+    pub source: VolumeId,
+    /// Bytes that a volume needs to be made from it: the size of its volume then.
+    pub restore_size: u64,
+    /// Bytes that it takes of its drive.
+    pub size: u64,
+    /// When it was taken.
+    pub created: Timestamp,
 }
 
 /// What a volume holds.

@@ -1,90 +1,14 @@
 //! Drives on real loop devices with btrfs: needs root.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod bench;
 
+use std::{fs, path::Path, time::Duration};
+
+use bench::{Bench, MIB, fill, request};
 use drives::{
-    BackendKind, CreateError, CreateVolume, DeleteError, DriveState, Drives, Force, InitialiseError,
-    MountError, MountFlags, Source,
+    BackendKind, CreateError, DeleteError, DriveState, Force, InitialiseError, MountError, MountFlags, Source,
 };
 use linux::{Btrfs, Files, Kernel, LoopDevices, Mounts, Programs, Unmount};
-
-const MIB: u64 = 1 << 20;
-
-/// A machine's directory with its drives; whatever a failed test left is taken down.
-struct Bench {
-    directory: tempfile::TempDir,
-}
-
-impl Bench {
-    fn new() -> Option<Self> {
-        if !rustix_is_root() {
-            eprintln!("SKIPPED: drives on loop devices need root");
-            assert!(std::env::var_os("CI").is_none(), "CI has to run this as root");
-            return None;
-        }
-        Some(Self { directory: tempfile::tempdir().expect("temporary directory") })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn source(&self, name: &str) -> Source {
-        Source::LoopFile { path: self.path(name), size: 512 * MIB }
-    }
-
-    async fn open(&self, names: &[&str]) -> Drives {
-        let sources = names.iter().map(|name| self.source(name)).collect();
-        Drives::open(Arc::new(Kernel), self.path("drives"), sources).await.expect("open")
-    }
-
-    /// Drives on fresh files.
-    async fn fresh(&self, names: &[&str]) -> Drives {
-        let drives = self.open(names).await;
-        for source in drives.uninitialised() {
-            drives.initialise(source, Some(BackendKind::Btrfs), Force::No).await.expect("initialise");
-        }
-        drives
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let table = Kernel.mount_table().expect("mount table");
-        for mount in table.below(self.directory.path()) {
-            let _ = Kernel.unmount(&mount.target, Unmount::Detach);
-        }
-        for entry in fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
-            if let Ok(Some(device)) = Kernel.loop_of(&entry.path()) {
-                let _ = Kernel.detach_loop(&device);
-            }
-        }
-    }
-}
-
-fn rustix_is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0)
-}
-
-fn request(name: &str, size: u64) -> CreateVolume {
-    CreateVolume { name: name.to_owned(), required: size, ..CreateVolume::default() }
-}
-
-fn fill(file: &Path, bytes: u64) -> std::io::Result<()> {
-    use std::io::Write;
-    let mut open = fs::File::create(file)?;
-    // Not compressible, in case somebody mounts with compression.
-    let block: Vec<u8> = (0..MIB).map(|at| ((at * 2_654_435_761) >> 7) as u8).collect();
-    for _ in 0..bytes / MIB {
-        open.write_all(&block)?;
-    }
-    open.sync_all()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_lives_from_creation_to_deletion() {
@@ -198,12 +122,7 @@ async fn nothing_a_container_does_gets_past_the_size_or_in_the_way_of_deletion()
     drives.unstage(&volume.id, &target).await.expect("unstage");
     drives.delete(&volume.id).await.expect("delete");
     assert_eq!(drives.capacity(None), empty);
-    let drive = drives.drives().remove(0);
-    let mount = drive.mount.expect("mounted");
-    let subvolumes = Kernel.run("btrfs", &["subvolume".as_ref(), "list".as_ref(), mount.as_os_str()], minute);
-    assert_eq!(subvolumes.expect("list").stdout, "");
-    let used = drive.size - Kernel.space(&mount).expect("space").available;
-    assert!(used < 200 * MIB, "the space is back: {used} bytes used");
+    bench.leaves_nothing(&drives);
     drives.close().await.expect("close");
 }
 

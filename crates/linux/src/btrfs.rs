@@ -20,8 +20,8 @@ use std::{
 
 use linux_raw_sys::ioctl::{
     BTRFS_IOC_FS_INFO, BTRFS_IOC_INO_LOOKUP, BTRFS_IOC_QGROUP_ASSIGN, BTRFS_IOC_QGROUP_CREATE,
-    BTRFS_IOC_QGROUP_LIMIT, BTRFS_IOC_QUOTA_CTL, BTRFS_IOC_RESIZE, BTRFS_IOC_SNAP_DESTROY,
-    BTRFS_IOC_SUBVOL_CREATE, BTRFS_IOC_SYNC,
+    BTRFS_IOC_QGROUP_LIMIT, BTRFS_IOC_QUOTA_CTL, BTRFS_IOC_RESIZE, BTRFS_IOC_SNAP_CREATE_V2,
+    BTRFS_IOC_SNAP_DESTROY, BTRFS_IOC_SUBVOL_CREATE, BTRFS_IOC_SYNC,
 };
 use rustix::{
     fs::{Mode, OFlags},
@@ -31,7 +31,8 @@ use rustix::{
 use trees::{members, subvolume_remains, subvolumes_inside};
 use wire::{
     ENABLE_SIMPLE_QUOTA, FIRST_INODE, FilesystemInfo, InodeLookup, LIMIT_REFERENCED, NESTING, NO_LIMIT,
-    QuotaControl, QuotaGroupAssign, QuotaGroupCreate, QuotaGroupLimit, VolumeArguments, volume_group,
+    QuotaControl, QuotaGroupAssign, QuotaGroupCreate, QuotaGroupLimit, SnapshotArguments, VolumeArguments,
+    volume_group,
 };
 
 use crate::{Error, Kernel, Result, error::Context, ioctl};
@@ -56,6 +57,13 @@ pub trait Btrfs {
     /// # Errors
     /// `AlreadyExists` among others.
     fn create_subvolume(&self, path: &Path, mode: u32) -> Result<SubvolumeId>;
+
+    /// Makes the read-only subvolume `to` of what the subvolume `source` holds at this moment, written or only cached.
+    /// Subvolumes inside it are left out. What the two share counts for `source`, even what it overwrites later.
+    ///
+    /// # Errors
+    /// `AlreadyExists` among others.
+    fn freeze_subvolume(&self, source: &Path, to: &Path) -> Result<SubvolumeId>;
 
     /// Deletes the subvolume `path` with all in it; the kernel gives its space back in the background (see
     /// [`wait_for_cleaning`](Self::wait_for_cleaning)). `None` when there was none.
@@ -123,6 +131,20 @@ impl Btrfs for Kernel {
         std::fs::set_permissions(path, Permissions::from_mode(mode))
             .context("set the mode of", path.display())?;
         self.subvolume_id(path)
+    }
+
+    fn freeze_subvolume(&self, source: &Path, to: &Path) -> Result<SubvolumeId> {
+        let frozen = open(source)?;
+        let (Some(parent), Some(name)) = (to.parent(), to.file_name()) else {
+            return Err(Error::new("use subvolume", to.display(), Errno::INVAL));
+        };
+        let parent = open(parent)?;
+        let mut arguments =
+            SnapshotArguments::read_only(frozen.as_fd(), name).context("use subvolume", to.display())?;
+        // SAFETY: BTRFS_IOC_SNAP_CREATE_V2 reads a btrfs_ioctl_vol_args_v2; the descriptor in it is open.
+        unsafe { ioctl::with::<BTRFS_IOC_SNAP_CREATE_V2, _>(parent.as_fd(), &mut arguments) }
+            .context("freeze subvolume", source.display())?;
+        self.subvolume_id(to)
     }
 
     fn delete_subvolume(&self, path: &Path) -> Result<Option<SubvolumeId>> {

@@ -98,6 +98,15 @@ pub trait Files {
     /// At the first entry that can't be removed, such as a mount point.
     fn remove_tree(&self, directory: &Path) -> Result<bool>;
 
+    /// Copies what the directory `from` holds into the existing directory `to`: files with their holes, links, owners,
+    /// modes, times, and the extended attributes of files and directories; `to` gets the attributes of `from`. The two
+    /// share no space afterwards. Not durable by itself; may be repeated after it broke off. Nobody else may change
+    /// either meanwhile.
+    ///
+    /// # Errors
+    /// At the first entry that can't be copied: `EDQUOT` where `to` is too small for it.
+    fn copy_tree(&self, from: &Path, to: &Path) -> Result<()>;
+
     /// Makes a sparse file of this size (mode 0600), durably.
     ///
     /// # Errors
@@ -229,6 +238,10 @@ impl Files for Kernel {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn copy_tree(&self, from: &Path, to: &Path) -> Result<()> {
+        crate::copy::copy_tree(from, to)
     }
 
     fn make_image(&self, file: &Path, size: u64) -> Result<()> {

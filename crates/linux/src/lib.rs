@@ -6,6 +6,7 @@
 pub mod beneath;
 mod block;
 mod btrfs;
+mod copy;
 mod error;
 mod files;
 mod ioctl;

@@ -289,3 +289,57 @@ fn removing_a_tree_stops_at_a_mount() {
     assert!(matches!(refused.errno(), Some(16 | 18)), "{refused}");
     assert!(mounted.join("file").exists());
 }
+
+#[test]
+fn a_copied_tree_is_the_same_and_shares_nothing() {
+    let place = tempfile::tempdir().expect("temporary directory");
+    let (from, to) = (place.path().join("from"), place.path().join("to"));
+    for directory in [&from, &to] {
+        fs::create_dir(directory).expect("directory");
+    }
+    fs::set_permissions(&from, fs::Permissions::from_mode(0o2770)).expect("mode");
+    let sparse = fs::File::create(from.join("sparse")).expect("file");
+    sparse.set_len(1 << 30).expect("length");
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"in the middle", 512 << 20).expect("write");
+    fs::write(from.join("script"), "run").expect("file");
+    fs::set_permissions(from.join("script"), fs::Permissions::from_mode(0o4755)).expect("mode");
+    std::os::unix::fs::chown(from.join("script"), Some(1234), Some(5678)).ok();
+    fs::set_permissions(from.join("script"), fs::Permissions::from_mode(0o4755)).expect("mode");
+    fs::hard_link(from.join("script"), from.join("zlink")).expect("link");
+    symlink("nowhere", from.join("link")).expect("link");
+    let pipe = rustix::fs::Mode::from_raw_mode(0o622);
+    rustix::fs::mknodat(rustix::fs::CWD, from.join("pipe"), rustix::fs::FileType::Fifo, pipe, 0)
+        .expect("pipe");
+    let attributes = rustix::fs::XattrFlags::empty();
+    let extended = rustix::fs::setxattr(from.join("script"), "user.orlop", b"value", attributes).is_ok();
+    let mut deep = beneath::open_directory(&from).expect("open");
+    for _ in 0..1500 {
+        rustix::fs::mkdirat(&deep, "deeper", rustix::fs::Mode::RWXU).expect("mkdir");
+        deep = beneath::open(deep.as_fd(), Path::new("deeper")).expect("open");
+    }
+
+    for _ in 0..2 {
+        Kernel.copy_tree(&from, &to).expect("copied, also over an earlier attempt");
+    }
+    assert_eq!(fs::metadata(&to).expect("there").mode() & 0o7777, 0o2770);
+    for name in ["sparse", "script", "zlink", "link", "pipe"] {
+        let [old, new] = [&from, &to].map(|tree| fs::symlink_metadata(tree.join(name)).expect("there"));
+        let facts = |it: &fs::Metadata| {
+            (it.mode(), it.uid(), it.gid(), it.len(), it.nlink(), it.mtime(), it.mtime_nsec(), it.rdev())
+        };
+        assert_eq!(facts(&old), facts(&new), "{name}");
+        assert_ne!(old.ino(), new.ino());
+    }
+    assert!(fs::metadata(to.join("sparse")).expect("there").blocks() < 1 << 11, "holes stay holes");
+    let mut middle = [0; 13];
+    let copy = fs::File::open(to.join("sparse")).expect("open");
+    std::os::unix::fs::FileExt::read_exact_at(&copy, &mut middle, 512 << 20).expect("read");
+    assert_eq!(&middle, b"in the middle");
+    assert_eq!(fs::read_link(to.join("link")).expect("link"), Path::new("nowhere"));
+    let mut value = [0; 16];
+    let found = rustix::fs::getxattr(to.join("script"), "user.orlop", &mut value[..]);
+    assert!(!extended || found == Ok(5), "{found:?}");
+    for tree in [&from, &to] {
+        assert!(Kernel.remove_tree(tree).expect("remove"));
+    }
+}

@@ -73,8 +73,16 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(role: Role) -> anyhow::Result<()> {
+fn run(role: Role) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let outcome = runtime.block_on(play(role));
+    // A copy under way, or a call that a dying drive holds, keeps nobody waiting: drives tell at the next start how
+    // far it came.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn play(role: Role) -> anyhow::Result<()> {
     match role {
         Role::Up(arguments) => up::up(arguments).await,
         Role::Down(arguments) => up::down(arguments).await,

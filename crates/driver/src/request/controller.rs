@@ -1,6 +1,6 @@
 //! Requests to the Controller service.
 
-use super::{Access, Refusal, Sizes, parameters, text, volume};
+use super::{Access, Refusal, Sizes, parameters, snapshot, text, volume};
 use csi::v1;
 use drives::{BackendKind, CreateVolume, VolumeId};
 use std::collections::BTreeMap;
@@ -17,26 +17,29 @@ impl Create {
         let access = Access::check_all(&request.volume_capabilities)?;
         let asked = parameters::backend(&request.parameters)?;
         parameters::none_mutable(&request.mutable_parameters)?;
-        if request.volume_content_source.is_some() {
-            return Err(Refusal::Unserved {
-                what: "volume_content_source".to_owned(),
-                instead: "this release makes empty volumes; leave the data source out",
-            });
-        }
         let sizes = Sizes::check(request.capacity_range)?;
-        if !within(request.accessibility_requirements.unwrap_or_default().requisite, segments) {
-            let here =
-                segments.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
-            return Err(Refusal::Elsewhere { here });
-        }
+        place_or_elsewhere(request.accessibility_requirements, segments)?;
         Ok(Self(CreateVolume {
             name: request.name,
             required: sizes.required,
             limit: sizes.limit,
             backend: one_backend(asked, &access)?,
             parameters: BTreeMap::new(),
+            origin: snapshot::origin(request.volume_content_source)?,
         }))
     }
+}
+
+/// Refuses what is required to be on other nodes only.
+pub(super) fn place_or_elsewhere(
+    required: Option<v1::TopologyRequirement>,
+    segments: &BTreeMap<String, String>,
+) -> Result<(), Refusal> {
+    if within(required.unwrap_or_default().requisite, segments) {
+        return Ok(());
+    }
+    let here = segments.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+    Err(Refusal::Elsewhere { here })
 }
 
 /// Whether one of the places, if any is named, holds the node, which is all of `segments`. Of a requirement only the
@@ -131,18 +134,22 @@ impl Validate {
 }
 
 pub(crate) struct List {
-    /// The page starts after this volume.
+    /// The page starts after this volume or snapshot.
     pub(crate) after: Option<VolumeId>,
     pub(crate) most: usize,
 }
 
 impl List {
     pub(crate) fn check(request: &v1::ListVolumesRequest) -> Result<Self, Refusal> {
-        let most = usize::try_from(request.max_entries).map_err(|_| Refusal::Invalid {
+        Self::of(request.max_entries, &request.starting_token)
+    }
+
+    pub(super) fn of(max_entries: i32, starting_token: &str) -> Result<Self, Refusal> {
+        let most = usize::try_from(max_entries).map_err(|_| Refusal::Invalid {
             field: "max_entries",
-            why: format!("{} is negative", request.max_entries),
+            why: format!("{max_entries} is negative"),
         })?;
-        let after = match request.starting_token.as_str() {
+        let after = match starting_token {
             "" => None,
             token => Some(token.parse().map_err(|_| Refusal::ForeignToken(token.to_owned()))?),
         };

@@ -39,6 +39,24 @@ pub(super) fn backend(parameters: &BTreeMap<String, String>) -> Result<Option<Ba
     Ok(backend)
 }
 
+/// Facts about a snapshot that snapshotters add to what the class says. They change nothing.
+const SNAPSHOT_METADATA: [&str; 3] = [
+    "csi.storage.k8s.io/volumesnapshot/name",
+    "csi.storage.k8s.io/volumesnapshot/namespace",
+    "csi.storage.k8s.io/volumesnapshotcontent/name",
+];
+
+/// Snapshots have no parameters.
+pub(super) fn of_snapshot(parameters: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    match parameters.keys().find(|key| !SNAPSHOT_METADATA.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(key) => Err(Refusal::Invalid {
+            field: FIELD,
+            why: format!("{key:?} is unknown; remove it (snapshots of this driver have no parameters)"),
+        }),
+    }
+}
+
 /// No parameter of this driver can be changed later.
 pub(super) fn none_mutable(parameters: &BTreeMap<String, String>) -> Result<(), Refusal> {
     match parameters.keys().next() {

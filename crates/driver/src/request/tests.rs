@@ -4,6 +4,7 @@ use super::*;
 use crate::status::refused;
 use csi::v1;
 use csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode};
+use csi::v1::volume_content_source::{SnapshotSource, Type, VolumeSource};
 use drives::{BackendKind, MountFlags};
 use std::collections::BTreeMap;
 use tonic::Code;
@@ -43,6 +44,16 @@ fn mounted(fs_type: &str, flags: &[&str]) -> v1::VolumeCapability {
     let mount_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     let mount = MountVolume { fs_type: fs_type.to_owned(), mount_flags, ..MountVolume::default() };
     v1::VolumeCapability { access_type: Some(AccessType::Mount(mount)), ..capability(Mode::SingleNodeWriter) }
+}
+
+fn of_snapshot(id: &str) -> Option<v1::VolumeContentSource> {
+    let kind = Type::Snapshot(SnapshotSource { snapshot_id: id.into() });
+    Some(v1::VolumeContentSource { r#type: Some(kind) })
+}
+
+fn of_volume(id: &str) -> Option<v1::VolumeContentSource> {
+    let kind = Type::Volume(VolumeSource { volume_id: id.into() });
+    Some(v1::VolumeContentSource { r#type: Some(kind) })
 }
 
 fn range(required_bytes: i64, limit_bytes: i64) -> Option<v1::CapacityRange> {
@@ -126,11 +137,17 @@ fn creation() {
             },
             Err((BAD, "both btrfs and xfs")),
         ),
-        // Later releases' matters.
+        // What it is filled with.
         (
             |r| r.volume_content_source = Some(v1::VolumeContentSource::default()),
-            Err((BAD, "volume_content_source")),
+            Err((BAD, "volume_content_source.type is missing")),
         ),
+        (|r| r.volume_content_source = of_snapshot("0a1b/snapshot-1"), Ok(())),
+        (|r| r.volume_content_source = of_snapshot(""), Err((BAD, "snapshot_id is missing"))),
+        (|r| r.volume_content_source = of_snapshot("x"), Err((Code::NotFound, "does not exist"))),
+        (|r| r.volume_content_source = of_volume(VOLUME), Ok(())),
+        (|r| r.volume_content_source = of_volume(""), Err((BAD, "volume_id is missing"))),
+        (|r| r.volume_content_source = of_volume("x"), Err((Code::NotFound, "does not exist"))),
         // Places: one of the requisite ones must hold the node.
         (|r| r.accessibility_requirements = places(&[], &[]), Ok(())),
         (|r| r.accessibility_requirements = places(&["n1"], &[]), Ok(())),
@@ -162,6 +179,7 @@ fn creation_asks_the_drives_for_what_the_request_says() {
         limit: Some(20),
         backend: Some(BackendKind::Btrfs),
         parameters: BTreeMap::new(),
+        origin: None,
     };
     assert_eq!(wanted, expected);
 }
@@ -332,7 +350,7 @@ fn staging_and_publishing() {
     let cases: Vec<Case<v1::NodeStageVolumeRequest>> = vec![
         (|_| {}, Ok(())),
         (|r| r.volume_id = String::new(), Err((BAD, "volume_id is missing"))),
-        (|r| r.volume_id = "x".into(), Err((Code::NotFound, "volume x does not exist"))),
+        (|r| r.volume_id = "x".into(), Err((Code::NotFound, "x does not exist"))),
         (|r| r.staging_target_path = String::new(), Err((BAD, "staging_target_path is missing"))),
         (|r| r.staging_target_path = "staging".into(), Err((BAD, "not an absolute path"))),
         (|r| r.staging_target_path = "/a\0b".into(), Err((BAD, "zero byte"))),
@@ -430,5 +448,39 @@ fn other_calls_of_the_node() {
     ];
     for (change, expected) in cases {
         expect(&good, change, |request| ExpandOnNode::check(&request), expected);
+    }
+}
+
+#[test]
+fn snapshots() {
+    let good = v1::CreateSnapshotRequest {
+        name: "snapshot-1".into(),
+        source_volume_id: VOLUME.into(),
+        ..Default::default()
+    };
+    let cases: Vec<Case<v1::CreateSnapshotRequest>> = vec![
+        (|_| {}, Ok(())),
+        (|r| r.name = String::new(), Err((BAD, "name is missing"))),
+        (|r| r.source_volume_id = String::new(), Err((BAD, "source_volume_id is missing"))),
+        (|r| r.source_volume_id = "x".into(), Err((Code::NotFound, "does not exist"))),
+        (|r| r.parameters = map(&[("speed", "fast")]), Err((BAD, "\"speed\" is unknown"))),
+        (|r| r.parameters = map(&[("csi.storage.k8s.io/volumesnapshot/name", "s")]), Ok(())),
+        (|r| r.accessibility_requirements = places(&["n1"], &[]), Ok(())),
+        (
+            |r| r.accessibility_requirements = places(&["n2"], &[]),
+            Err((Code::ResourceExhausted, "reachable from")),
+        ),
+    ];
+    for (change, expected) in cases {
+        expect(&good, change, |request| CreateSnapshot::check(request, &segments()), expected);
+    }
+    let cases: Vec<Case<v1::ListSnapshotsRequest>> = vec![
+        (|_| {}, Ok(())),
+        (|r| r.snapshot_id = "x".into(), Ok(())),
+        (|r| r.max_entries = -1, Err((BAD, "negative"))),
+        (|r| r.starting_token = "x".into(), Err((Code::Aborted, "list again"))),
+    ];
+    for (change, expected) in cases {
+        expect(&v1::ListSnapshotsRequest::default(), change, ListSnapshots::check, expected);
     }
 }

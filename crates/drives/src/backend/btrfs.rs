@@ -67,6 +67,21 @@ impl Backend for Btrfs {
         Ok(Usage { used: quota.used, limit: quota.limit, inodes: None })
     }
 
+    fn freezes(&self) -> bool {
+        true
+    }
+
+    fn freeze(&self, host: &dyn Host, volume: &Path, frozen: &Path) -> Result<()> {
+        host.freeze_subvolume(volume, frozen).map(drop)
+    }
+
+    fn thaw(&self, host: &dyn Host, mount: &Path, frozen: &Path) -> Result<()> {
+        let Some(id) = host.delete_subvolume(frozen)? else { return Ok(()) };
+        // What the volume overwrote meanwhile counts for it until then.
+        host.wait_for_cleaning(mount, id)?;
+        host.remove_subvolume_quota(mount, id)
+    }
+
     fn destroy(&self, host: &dyn Host, mount: &Path, volume: &Path) -> Result<()> {
         if !host.exists(volume)? {
             return Ok(());

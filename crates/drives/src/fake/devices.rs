@@ -124,6 +124,20 @@ impl Btrfs for FakeHost {
         })
     }
 
+    fn freeze_subvolume(&self, source: &Path, to: &Path) -> Result<SubvolumeId> {
+        self.change("freeze subvolume", to, |machine| {
+            let target = machine.locate(to).1;
+            let (disk, inside) = machine.on(source);
+            if disk.now.nodes.contains_key(&target) {
+                return Err(no(io::ErrorKind::AlreadyExists));
+            }
+            disk.next += 1;
+            disk.now.copy_below(&inside, &target)?;
+            disk.now.nodes.insert(target, Node::Directory { subvolume: Some(disk.next), project: 0 });
+            Ok(SubvolumeId(disk.next))
+        })
+    }
+
     fn delete_subvolume(&self, path: &Path) -> Result<Option<SubvolumeId>> {
         self.change("delete subvolume", path, |machine| {
             let (disk, inside) = machine.on(path);

@@ -1,6 +1,12 @@
 //! The kernel's structures and numbers for btrfs, as far as they are needed.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+use std::{
+    ffi::OsStr,
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
+};
 
 use rustix::io::Errno;
 
@@ -35,6 +41,30 @@ impl VolumeArguments {
         let mut arguments = Self { fd: 0, name: [0; 4088] };
         let bytes = name.as_bytes();
         arguments.name.get_mut(..bytes.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
+        Ok(arguments)
+    }
+}
+
+/// `btrfs_ioctl_vol_args_v2`.
+#[repr(C)]
+pub(super) struct SnapshotArguments {
+    fd: i64,
+    transaction: u64,
+    flags: u64,
+    unused: [u64; 4],
+    name: [u8; 4040],
+}
+const _: () = assert!(size_of::<SnapshotArguments>() == 4096);
+
+impl SnapshotArguments {
+    /// Of this subvolume, under this name.
+    pub(super) fn read_only(source: BorrowedFd<'_>, name: &OsStr) -> Result<Self, Errno> {
+        const READ_ONLY: u64 = 2;
+        let fd = source.as_raw_fd().into();
+        let mut arguments = Self { fd, transaction: 0, flags: READ_ONLY, unused: [0; 4], name: [0; 4040] };
+        let bytes = name.as_bytes();
+        // The last byte stays 0.
+        arguments.name[..4039].get_mut(..bytes.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
         Ok(arguments)
     }
 }

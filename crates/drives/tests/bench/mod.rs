@@ -1,0 +1,101 @@
+//! A machine's directory with drives on loop devices.
+#![allow(dead_code, reason = "a module of several test binaries, and each uses its part")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use drives::{BackendKind, CreateVolume, Drives, Force, Source};
+use linux::{Files, Kernel, LoopDevices, Mounts, Programs, Unmount};
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// A machine's directory with its drives; whatever a failed test left is taken down.
+pub(crate) struct Bench {
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Option<Self> {
+        if !rustix_is_root() {
+            eprintln!("SKIPPED: drives on loop devices need root");
+            assert!(std::env::var_os("CI").is_none(), "CI has to run this as root");
+            return None;
+        }
+        Some(Self { directory: tempfile::tempdir().expect("temporary directory") })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn source(&self, name: &str) -> Source {
+        Source::LoopFile { path: self.path(name), size: 512 * MIB }
+    }
+
+    pub(crate) async fn open(&self, names: &[&str]) -> Drives {
+        let sources = names.iter().map(|name| self.source(name)).collect();
+        Drives::open(Arc::new(Kernel), self.path("drives"), sources).await.expect("open")
+    }
+
+    /// Drives on fresh files.
+    pub(crate) async fn fresh(&self, names: &[&str]) -> Drives {
+        let drives = self.open(names).await;
+        for source in drives.uninitialised() {
+            drives.initialise(source, Some(BackendKind::Btrfs), Force::No).await.expect("initialise");
+        }
+        drives
+    }
+
+    /// No subvolume or quota group is left on any drive, nor space that nobody has.
+    pub(crate) fn leaves_nothing(&self, drives: &Drives) {
+        for drive in drives.drives() {
+            let mount = drive.mount.expect("mounted");
+            let run = |words: [&str; 2]| {
+                let words = [words[0].as_ref(), words[1].as_ref(), mount.as_os_str()];
+                Kernel.run("btrfs", &words, Duration::from_secs(60)).expect("list").stdout
+            };
+            assert_eq!(run(["subvolume", "list"]), "");
+            let groups = run(["qgroup", "show"]);
+            assert_eq!(groups.lines().filter(|line| line.contains('/')).count(), 1, "{groups}");
+            let used = drive.size - Kernel.space(&mount).expect("space").available;
+            assert!(used < 200 * MIB, "the space is back: {used} bytes used");
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let table = Kernel.mount_table().expect("mount table");
+        for mount in table.below(self.directory.path()) {
+            let _ = Kernel.unmount(&mount.target, Unmount::Detach);
+        }
+        for entry in fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
+            if let Ok(Some(device)) = Kernel.loop_of(&entry.path()) {
+                let _ = Kernel.detach_loop(&device);
+            }
+        }
+    }
+}
+
+fn rustix_is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0)
+}
+
+pub(crate) fn request(name: &str, size: u64) -> CreateVolume {
+    CreateVolume { name: name.to_owned(), required: size, ..CreateVolume::default() }
+}
+
+pub(crate) fn fill(file: &Path, bytes: u64) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut open = fs::File::create(file)?;
+    // Not compressible, in case somebody mounts with compression.
+    let block: Vec<u8> = (0..MIB).map(|at| ((at * 2_654_435_761) >> 7) as u8).collect();
+    for _ in 0..bytes / MIB {
+        open.write_all(&block)?;
+    }
+    open.sync_all()
+}
