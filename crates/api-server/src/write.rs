@@ -187,6 +187,9 @@ pub(crate) async fn modify(
         {
             crds::establish(&shared.catalog, new);
         }
+        if let (Outcome::Put(new), Part::Main) = (&outcome, part) {
+            admission::on_update(shared, served, &old, new)?;
+        }
         match apply(shared, target, query, &current, outcome).await {
             Err(WriteError::Conflict { .. }) if attempt < RETRIES => {}
             Err(error) => return Err(ApiError::from_write(&served.kind, &target.name, error)),

@@ -9,8 +9,8 @@ use csi::v1::identity_client::IdentityClient;
 use csi::v1::node_client::NodeClient;
 use csi::v1::plugin_capability::{self, service};
 use csi::v1::{
-    ControllerGetCapabilitiesRequest, GetPluginCapabilitiesRequest, GetPluginInfoRequest, NodeGetInfoRequest,
-    NodeGetInfoResponse,
+    ControllerGetCapabilitiesRequest, GetPluginCapabilitiesRequest, GetPluginInfoRequest,
+    NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse, node_service_capability,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
@@ -47,6 +47,7 @@ pub struct Driver {
     channel: Channel,
     has_topology: bool,
     controller: BTreeSet<i32>,
+    expands_on_node: bool,
     node: NodeGetInfoResponse,
 }
 
@@ -81,10 +82,24 @@ impl Driver {
             }));
         }
         let mut node = NodeClient::new(channel.clone());
+        let answer = within(ASK, node.node_get_capabilities(NodeGetCapabilitiesRequest {})).await;
+        let answer = answer.map_err(failed("NodeGetCapabilities"))?;
+        let expands_on_node = answer.capabilities.iter().any(|capability| {
+            const EXPAND: i32 = node_service_capability::rpc::Type::ExpandVolume as i32;
+            matches!(capability.r#type, Some(node_service_capability::Type::Rpc(rpc)) if rpc.r#type == EXPAND)
+        });
         let node =
             within(ASK, node.node_get_info(NodeGetInfoRequest {})).await.map_err(failed("NodeGetInfo"))?;
         let has_topology = services.contains(&(service::Type::VolumeAccessibilityConstraints as i32));
-        Ok(Driver { name, socket: socket.to_owned(), channel, has_topology, controller, node })
+        Ok(Driver {
+            name,
+            socket: socket.to_owned(),
+            channel,
+            has_topology,
+            controller,
+            expands_on_node,
+            node,
+        })
     }
 
     /// The driver's name.
@@ -106,6 +121,11 @@ impl Driver {
     /// Whether its controller service has a capability.
     pub fn can(&self, capability: rpc::Type) -> bool {
         self.controller.contains(&(capability as i32))
+    }
+
+    /// Whether its node service lets volumes grow.
+    pub fn expands_on_node(&self) -> bool {
+        self.expands_on_node
     }
 
     pub(crate) fn controller(&self) -> ControllerClient<Channel> {

@@ -1,4 +1,4 @@
-//! What the CSI sidecars do, for any CSI driver: register, provision, publish capacity.
+//! What the CSI sidecars do, for any CSI driver: register, provision, resize, publish capacity.
 //!
 //! Everything here is node-local: it talks to a driver over a unix socket of this machine and takes care of the
 //! claims and volumes of this node. Several nodes may be served by one process; they share its informers.
@@ -6,7 +6,11 @@
 pub mod announce;
 pub mod capacity;
 mod driver;
+mod place;
 pub mod provision;
 pub mod register;
+pub mod resize;
+mod secret;
 
 pub use driver::{Driver, DriverError};
+pub use secret::SecretError;

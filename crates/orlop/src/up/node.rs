@@ -12,7 +12,7 @@ use drives::Drives;
 use runtime::Context;
 use sidecars::capacity::{self, Signal};
 use sidecars::register::{self, Drivers};
-use sidecars::{Driver, announce, provision};
+use sidecars::{Driver, announce, provision, resize};
 use tokio::sync::watch;
 
 use super::mirror;
@@ -97,7 +97,7 @@ impl Node {
         });
     }
 
-    /// Provisions for our own driver and publishes its capacity.
+    /// Provisions for our own driver, lets its volumes grow, and publishes its capacity.
     async fn provision(self, context: Context) -> anyhow::Result<()> {
         let driver = Driver::connect(&self.socket()).await?;
         let signal = Signal::new();
@@ -107,6 +107,7 @@ impl Node {
             capacity::Options { node: self.name.clone(), namespace: CAPACITY_NAMESPACE.to_owned() };
         tokio::join!(
             provision::run(context.clone(), driver.clone(), options, signal.clone()),
+            resize::run(context.clone(), driver.clone(), &self.name, signal.clone()),
             capacity::run(context, driver, published, signal, changes),
         );
         Ok(())

@@ -104,7 +104,7 @@ impl Provisioner {
             draw(claim, class, bytes),
             self.driver.name(),
             &self.options.node,
-            &self.segments,
+            &self.place.segments,
             &informers.capacities().all(),
             &informers.csi_nodes().all(),
         );
@@ -183,7 +183,7 @@ impl Provisioner {
         claim: PersistentVolumeClaim,
         class: &'a StorageClass,
     ) -> Result<Order<'a>, ProvisionError> {
-        if !request::allows(class, &self.segments) {
+        if !request::allows(class, &self.place.segments) {
             return Err(RequestError::Topology(self.options.node.clone()).into());
         }
         let name = volume_name(&claim);
@@ -200,7 +200,7 @@ impl Provisioner {
                 .driver
                 .can(csi::v1::controller_service_capability::rpc::Type::SingleNodeMultiWriter),
             extra_metadata: self.options.extra_metadata,
-            segments: self.segments.clone(),
+            segments: self.place.segments.clone(),
         };
         let request = request::create(&claim, class, &parameters, &manner)?;
         let bytes = request::requested_bytes(&claim)?;
@@ -296,7 +296,7 @@ impl Provisioner {
                 let draw = draw(&order.claim, order.class, order.bytes);
                 let capacities = self.context.informers.capacities().all();
                 let elsewhere = resources::class::waits_for_consumer(order.class)
-                    || owner::fits_elsewhere(draw, self.driver.name(), &self.segments, &capacities);
+                    || owner::fits_elsewhere(draw, self.driver.name(), &self.place.segments, &capacities);
                 self.settle(key, &order.claim, elsewhere).await?;
             }
         }

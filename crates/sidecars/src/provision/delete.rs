@@ -16,7 +16,7 @@ use crate::driver::{CHANGE, within};
 impl Provisioner {
     pub(super) async fn reconcile_volume(&self, key: Key) -> Result<Next, ProvisionError> {
         let Some(volume) = self.volumes.get("", &key.name) else { return Ok(Next::Done) };
-        if !self.is_here(&volume) {
+        if !self.place.has(&volume) {
             return Ok(Next::Done);
         }
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());

@@ -9,10 +9,10 @@ mod claim;
 mod create;
 mod delete;
 mod intent;
-mod owner;
+pub(crate) mod owner;
 mod parameters;
 mod release;
-mod request;
+pub(crate) mod request;
 mod volume;
 
 use std::collections::{BTreeMap, HashSet};
@@ -20,13 +20,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use csi::v1::controller_service_capability::rpc;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Secret, SecretReference};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, SecretReference};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::{Api, Client};
+use kube::Client;
 use parking_lot::Mutex;
 use runtime::{Backoff, Change, Context, Informer, Key, Queue, Recorder, work};
 use tonic::Status;
-use values::Segments;
 
 pub use self::parameters::ParameterError;
 pub(crate) use self::parameters::for_driver;
@@ -34,6 +33,8 @@ pub use self::request::RequestError;
 pub use self::volume::UnfitVolume;
 use crate::Driver;
 use crate::capacity::Signal;
+use crate::place::Place;
+use crate::secret::{self, SecretError};
 
 /// Claims worked on at a time, and volumes being deleted at a time.
 const CONCURRENCY: usize = 32;
@@ -100,8 +101,8 @@ pub enum ProvisionError {
     #[error("the volume is Released, but its claim {0} exists; it is kept")]
     ClaimExists(Key),
     /// A secret that the class names.
-    #[error("the secret {0} does not exist; create it")]
-    NoSecret(Key),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
 }
 
 /// Provisions for one driver on one node until the context's shutdown.
@@ -141,7 +142,7 @@ struct Provisioner {
     client: Client,
     driver: Driver,
     options: Options,
-    segments: Segments,
+    place: Place,
     recorder: Recorder,
     signal: Signal,
     claims: Informer<PersistentVolumeClaim>,
@@ -156,7 +157,7 @@ impl Provisioner {
     fn new(context: &Context, driver: Driver, options: Options, signal: Signal) -> Provisioner {
         Provisioner {
             client: context.client.clone(),
-            segments: driver.segments(),
+            place: Place::new(context, &driver, &options.node),
             recorder: context.recorder(driver.name(), &options.node),
             driver,
             options,
@@ -202,7 +203,8 @@ impl Provisioner {
         let (this, claims, queue) = (self.clone(), claims.clone(), volumes.clone());
         self.volumes.subscribe(move |change| {
             let volume = change.object();
-            if resources::volume::provisioned_by(volume) != Some(this.driver.name()) || !this.is_here(volume)
+            if resources::volume::provisioned_by(volume) != Some(this.driver.name())
+                || !this.place.has(volume)
             {
                 return;
             }
@@ -222,7 +224,7 @@ impl Provisioner {
         context.informers.attachments().subscribe(move |change| {
             let Change::Deleted(attachment) = change else { return };
             if let Some(name) = &attachment.spec.source.persistent_volume_name
-                && this.volumes.get("", name).is_some_and(|volume| this.is_here(&volume))
+                && this.volumes.get("", name).is_some_and(|volume| this.place.has(&volume))
             {
                 queue.add(Key { namespace: String::new(), name: name.clone() });
             }
@@ -255,32 +257,10 @@ impl Provisioner {
         intent::Holder { driver: self.driver.name(), node: &self.options.node }
     }
 
-    /// Whether a volume can be used, and so be deleted, on this node. The driver's own word for where it is counts
-    /// beside the node's labels, which go with the Node object.
-    fn is_here(&self, volume: &PersistentVolume) -> bool {
-        let node = self.context.informers.nodes().get("", &self.options.node);
-        let mut labels = node.and_then(|node| node.metadata.labels.clone()).unwrap_or_default();
-        labels.extend(self.segments.clone());
-        resources::volume::admits_node(volume, &self.options.node, &labels)
-    }
-
     async fn secret(
         &self,
         reference: Option<&SecretReference>,
     ) -> Result<BTreeMap<String, String>, ProvisionError> {
-        let Some(SecretReference { name: Some(name), namespace: Some(namespace) }) = reference else {
-            return Ok(Default::default());
-        };
-        let key = Key { namespace: namespace.clone(), name: name.clone() };
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        let secret = match secrets.get_opt(name).await {
-            Ok(Some(secret)) => secret,
-            Ok(None) => return Err(ProvisionError::NoSecret(key)),
-            Err(source) => {
-                return Err(ProvisionError::Api { action: format!("read the secret {key}"), source });
-            }
-        };
-        let data = secret.data.unwrap_or_default().into_iter();
-        Ok(data.map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned())).collect())
+        Ok(secret::read(&self.client, reference).await?)
     }
 }

@@ -95,6 +95,13 @@ fn fitting<'a>(
     (largest >= draw.bytes).then(|| Candidate { id, room: total.unwrap_or(largest) as f64, is_here })
 }
 
+/// The node that takes care of a volume that several can reach: all of them draw the same.
+pub(crate) fn draw<'a>(volume: &str, nodes: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let candidates: Vec<_> =
+        nodes.into_iter().map(|id| Candidate { id, room: 1.0, is_here: false }).collect();
+    winner(volume, &candidates).map(|candidate| candidate.id)
+}
+
 /// The candidate with the highest score; scores depend only on the claim, the candidate and its room.
 fn winner<'a, 'b>(uid: &str, candidates: &'b [Candidate<'a>]) -> Option<&'b Candidate<'a>> {
     let score = |candidate: &Candidate<'_>| {

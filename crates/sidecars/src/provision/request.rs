@@ -100,8 +100,8 @@ fn capability(
     })
 }
 
-/// The one CSI mode that stands for a claim's access modes.
-fn access_mode(modes: &[String], single_node_multi_writer: bool) -> Result<Mode, RequestError> {
+/// The one CSI mode that stands for the access modes of a claim or volume.
+pub(crate) fn access_mode(modes: &[String], single_node_multi_writer: bool) -> Result<Mode, RequestError> {
     let has = |mode: &str| modes.iter().any(|one| one == mode);
     let unsupported = || RequestError::AccessModes(modes.join(", "));
     let [once, read_only, many, once_pod] =

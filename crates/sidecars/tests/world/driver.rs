@@ -26,6 +26,14 @@ pub enum Answer {
     Make(i64),
 }
 
+/// How a ControllerExpandVolume is answered; as it should be, if nothing is scripted.
+pub enum Growth {
+    /// With an error, and nothing grown.
+    Refuse(Status),
+    /// With an error, although the volume has grown.
+    GrowAndFail(Status),
+}
+
 /// Cloning gives another handle on the same driver.
 #[derive(Clone)]
 pub struct FakeDriver {
@@ -39,6 +47,10 @@ struct State {
     create: VecDeque<Answer>,
     delete: VecDeque<Status>,
     requests: Vec<CreateVolumeRequest>,
+    expand: VecDeque<Growth>,
+    expanded: Vec<i64>,
+    needs_node: bool,
+    node_only: bool,
     capacity: i64,
     asked: usize,
 }
@@ -52,6 +64,10 @@ impl FakeDriver {
             create: VecDeque::new(),
             delete: VecDeque::new(),
             requests: Vec::new(),
+            expand: VecDeque::new(),
+            expanded: Vec::new(),
+            needs_node: false,
+            node_only: false,
             capacity: 100 << 30,
             asked: 0,
         };
@@ -64,6 +80,25 @@ impl FakeDriver {
 
     pub fn answer_delete(&self, refusals: impl IntoIterator<Item = Status>) {
         self.state.lock().delete.extend(refusals);
+    }
+
+    pub fn answer_expand(&self, answers: impl IntoIterator<Item = Growth>) {
+        self.state.lock().expand.extend(answers);
+    }
+
+    /// Sizes that were asked for by expansions.
+    pub fn expanded(&self) -> Vec<i64> {
+        self.state.lock().expanded.clone()
+    }
+
+    /// After the controller, the node has something to do as well.
+    pub fn need_node(&self) {
+        self.state.lock().needs_node = true;
+    }
+
+    /// Only the node service can expand; to be said before the driver is served.
+    pub fn only_node_expands(&self) {
+        self.state.lock().node_only = true;
     }
 
     /// Sizes by name.
@@ -137,6 +172,29 @@ impl Served {
         Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
     }
 
+    fn expand(
+        &self,
+        request: &ControllerExpandVolumeRequest,
+    ) -> Result<Response<ControllerExpandVolumeResponse>, Status> {
+        let mut state = self.state.lock();
+        let asked = request.capacity_range.map(|range| range.required_bytes).unwrap_or_default();
+        assert!(request.volume_capability.is_some());
+        state.expanded.push(asked);
+        let answer = state.expand.pop_front();
+        if let Some(Growth::Refuse(status)) = answer {
+            return Err(status);
+        }
+        let name = request.volume_id.strip_prefix("id-").unwrap().to_owned();
+        let size = state.volumes.entry(name).or_default();
+        *size = asked.max(*size);
+        let capacity_bytes = *size;
+        if let Some(Growth::GrowAndFail(status)) = answer {
+            return Err(status);
+        }
+        let node_expansion_required = state.needs_node;
+        Ok(Response::new(ControllerExpandVolumeResponse { capacity_bytes, node_expansion_required }))
+    }
+
     fn delete(&self, request: &DeleteVolumeRequest) -> Result<Response<DeleteVolumeResponse>, Status> {
         let mut state = self.state.lock();
         if let Some(refusal) = state.delete.pop_front() {
@@ -174,11 +232,14 @@ impl Controller for Served {
         &self,
         _: Request<ControllerGetCapabilitiesRequest>,
     ) -> Result<Response<ControllerGetCapabilitiesResponse>, Status> {
-        let types = [rpc::Type::CreateDeleteVolume, rpc::Type::GetCapacity];
-        let capabilities = types.map(|kind| ControllerServiceCapability {
+        let mut types = vec![rpc::Type::CreateDeleteVolume, rpc::Type::GetCapacity];
+        if !self.state.lock().node_only {
+            types.push(rpc::Type::ExpandVolume);
+        }
+        let capabilities = types.into_iter().map(|kind| ControllerServiceCapability {
             r#type: Some(controller_service_capability::Type::Rpc(Rpc { r#type: kind as i32 })),
         });
-        Ok(Response::new(ControllerGetCapabilitiesResponse { capabilities: capabilities.into() }))
+        Ok(Response::new(ControllerGetCapabilitiesResponse { capabilities: capabilities.collect() }))
     }
 
     async fn create_volume(
@@ -186,6 +247,13 @@ impl Controller for Served {
         request: Request<CreateVolumeRequest>,
     ) -> Result<Response<CreateVolumeResponse>, Status> {
         self.steps.step(async { self.create(request.into_inner()) }).await
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        request: Request<ControllerExpandVolumeRequest>,
+    ) -> Result<Response<ControllerExpandVolumeResponse>, Status> {
+        self.steps.step(async { self.expand(&request.into_inner()) }).await
     }
 
     async fn delete_volume(
@@ -212,6 +280,18 @@ impl Controller for Served {
 
 #[tonic::async_trait]
 impl Node for Served {
+    async fn node_get_capabilities(
+        &self,
+        _: Request<NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
+        use node_service_capability::{Rpc, Type, rpc};
+        let expands = self.state.lock().node_only;
+        let rpc = Rpc { r#type: rpc::Type::ExpandVolume as i32 };
+        let capability = NodeServiceCapability { r#type: Some(Type::Rpc(rpc)) };
+        let capabilities = expands.then_some(capability).into_iter().collect();
+        Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
+    }
+
     async fn node_get_info(
         &self,
         _: Request<NodeGetInfoRequest>,

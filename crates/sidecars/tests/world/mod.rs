@@ -84,7 +84,7 @@ impl World {
     pub async fn class(&self, name: &str, edit: impl FnOnce(&mut Value)) -> StorageClass {
         let mut class = json!({
             "metadata": {"name": name}, "provisioner": DRIVER, "volumeBindingMode": "WaitForFirstConsumer",
-            "reclaimPolicy": "Delete",
+            "reclaimPolicy": "Delete", "allowVolumeExpansion": true,
         });
         edit(&mut class);
         Api::all(self.client.clone()).create(&PostParams::default(), &object(class)).await.unwrap()
@@ -162,6 +162,46 @@ impl World {
             sidecars::provision::run(context, driver, options, sidecars::capacity::Signal::new()).await;
         });
         Process { shutdown, task }
+    }
+
+    /// A process that lets the volumes of the world's driver on `n1` grow.
+    pub async fn resize(&self, steps: &Steps) -> Process {
+        let socket = self.socket("csi.sock");
+        let serving = self.driver.serve(&socket, steps);
+        let driver = sidecars::Driver::connect(&socket).await.unwrap();
+        let context = self.context(steps);
+        let shutdown = context.shutdown.clone();
+        let task = tokio::spawn(async move {
+            let _serving = serving;
+            sidecars::resize::run(context, driver, "n1", sidecars::capacity::Signal::new()).await;
+        });
+        Process { shutdown, task }
+    }
+
+    /// A claim that is bound to a volume; one on a node, if one is named.
+    pub async fn bound_pair(&self, name: &str, class: &str, node: Option<&str>, size: &str) {
+        let claim = self.claim(name, class, None, size).await;
+        let mut volume = json!({
+            "metadata": {"name": format!("pv-{name}")},
+            "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"], "storageClassName": class,
+                     "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "default",
+                                  "name": name, "uid": claim.metadata.uid},
+                     "csi": {"driver": DRIVER, "volumeHandle": format!("id-pv-{name}")}},
+        });
+        if let Some(node) = node {
+            let term = json!({"matchExpressions": [{"key": KEY, "operator": "In", "values": [node]}]});
+            volume["spec"]["nodeAffinity"] = json!({"required": {"nodeSelectorTerms": [term]}});
+        }
+        self.volumes().create(&PostParams::default(), &object(volume)).await.unwrap();
+        patch(&self.claims(), name, json!({"spec": {"volumeName": format!("pv-{name}")}})).await;
+        let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": size}}});
+        patch_status(&self.claims(), name, bound).await;
+    }
+
+    /// What a user does who wants more, or less.
+    pub async fn ask(&self, claim: &str, size: &str) {
+        let change = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+        self.claims().patch(claim, &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
     }
 
     /// Does once what binder and protection controllers would do now: binds claims to the volumes made for them,

@@ -1,0 +1,246 @@
+//! What external-resizer does, node-locally: volumes that grow with their claims.
+//!
+//! A volume is this node's when its node affinity admits the node; of several such nodes with the driver, all draw the
+//! same one. Decisions are pure ([`size`]), how far an expansion is stands in the claim's status ([`status`]), and the
+//! steps between the API and the driver are in [`expand`]. Growth that needs the node ends with the node agent.
+
+mod expand;
+mod size;
+mod status;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use csi::v1::controller_service_capability::rpc;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use kube::Client;
+use parking_lot::Mutex;
+use resources::claim;
+use runtime::{Backoff, Change, Context, Informer, Key, Queue, Recorder, work};
+use tonic::Status;
+
+use self::size::{Ability, Remembered};
+use self::status::Stage;
+use crate::capacity::Signal;
+use crate::place::Place;
+use crate::provision::{RequestError, owner};
+use crate::{Driver, SecretError};
+
+/// Claims worked on at a time.
+const CONCURRENCY: usize = 10;
+/// Failing expansions are tried again after one second up to five minutes.
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), cap: Duration::from_secs(300) };
+
+/// Why a volume has not grown yet.
+#[derive(Debug, thiserror::Error)]
+pub enum ResizeError {
+    /// The API refused or could not be reached.
+    #[error("could not {action}")]
+    Api {
+        /// What was to be done, and with what.
+        action: String,
+        /// The refusal.
+        source: kube::Error,
+    },
+    /// The driver refused, or did not answer.
+    #[error("resize volume \"{volume}\" by resizer \"{resizer}\" failed: {}", crate::driver::wording(status))]
+    Expand {
+        /// The PersistentVolume.
+        volume: String,
+        /// The driver.
+        resizer: String,
+        /// The answer.
+        status: Box<Status>,
+    },
+    /// A size that CSI has no number for.
+    #[error("a size of {0} is too large; lower spec.resources.requests.storage")]
+    Size(String),
+    /// The volume's access modes.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The secret that the volume names.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+/// Lets volumes of one driver on one node grow until the context's shutdown.
+///
+/// `signal` is raised after every volume that has grown.
+pub async fn run(context: Context, driver: Driver, node: &str, signal: Signal) {
+    let ability = match (driver.can(rpc::Type::ExpandVolume), driver.expands_on_node()) {
+        (true, _) => Ability::Controller,
+        (false, true) => Ability::Node,
+        (false, false) => {
+            tracing::info!(driver = driver.name(), "the driver's volumes do not grow: nothing to resize");
+            return context.shutdown.cancelled().await;
+        }
+    };
+    let resizer = Arc::new(Resizer::new(&context, driver, ability, node, signal));
+    let queue: Queue<Key> = Queue::with_backoff("resize", &context.metrics, BACKOFF);
+    resizer.subscribe(&queue);
+    let informers = &context.informers;
+    let synced = async {
+        tokio::join!(
+            resizer.claims.synced(),
+            resizer.volumes.synced(),
+            resizer.pods.synced(),
+            informers.nodes().synced(),
+            informers.csi_nodes().synced(),
+        )
+    };
+    if context.shutdown.run_until_cancelled(synced).await.is_none() {
+        return;
+    }
+    // What was seen before everything it depends on was there.
+    resizer.claims.all().iter().for_each(|claim| queue_if_growing(&resizer, &queue, claim));
+    work(queue, CONCURRENCY, context.shutdown.clone(), |key| resizer.reconcile(key)).await;
+}
+
+struct Resizer {
+    client: Client,
+    driver: Driver,
+    ability: Ability,
+    place: Place,
+    recorder: Recorder,
+    signal: Signal,
+    context: Context,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    pods: Informer<Pod>,
+    /// Of claims whose expansion failed.
+    remembered: Mutex<HashMap<Key, Remembered>>,
+    /// Claims that another node takes care of: drawn for again when nodes come or go.
+    lost: Mutex<HashSet<Key>>,
+}
+
+impl Resizer {
+    fn new(context: &Context, driver: Driver, ability: Ability, node: &str, signal: Signal) -> Resizer {
+        Resizer {
+            client: context.client.clone(),
+            place: Place::new(context, &driver, node),
+            recorder: context.recorder(format!("external-resizer {}", driver.name()), node),
+            driver,
+            ability,
+            signal,
+            context: context.clone(),
+            claims: context.informers.claims(),
+            volumes: context.informers.volumes(),
+            pods: context.informers.pods(),
+            remembered: Mutex::default(),
+            lost: Mutex::default(),
+        }
+    }
+
+    fn subscribe(self: &Arc<Self>, queue: &Queue<Key>) {
+        let (this, claims) = (self.clone(), queue.clone());
+        self.claims.subscribe(move |change| match change {
+            Change::Applied { old, new } => {
+                // The stages that the resizer itself writes decide nothing, or every retry would come at once.
+                let decides = |claim: &PersistentVolumeClaim| {
+                    (
+                        claim::requested(claim).cloned(),
+                        status::capacity(claim).cloned(),
+                        claim::phase(claim).to_owned(),
+                        status::stage(claim) == Some(Stage::NodeInfeasible),
+                    )
+                };
+                if old.as_ref().is_none_or(|old| decides(old) != decides(new)) {
+                    queue_if_growing(&this, &claims, new);
+                }
+            }
+            Change::Deleted(claim) => {
+                this.remembered.lock().remove(&Key::of(claim.as_ref()));
+            }
+        });
+        // A volume may be seen after its claim.
+        let (this, claims) = (self.clone(), queue.clone());
+        self.volumes.subscribe(move |change| {
+            let Change::Applied { old: None, new: volume } = change else { return };
+            let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+            let key = claim.and_then(|one| one.namespace.clone().zip(one.name.clone()));
+            if let Some((namespace, name)) = key
+                && let Some(claim) = this.claims.get(&namespace, &name)
+            {
+                queue_if_growing(&this, &claims, &claim);
+            }
+        });
+        let (this, claims) = (self.clone(), queue.clone());
+        self.context.informers.csi_nodes().subscribe(move |_| {
+            this.lost.lock().drain().for_each(|key| claims.add(key));
+        });
+        // A pod that ends may be what an offline expansion waits for.
+        let (this, claims) = (self.clone(), queue.clone());
+        self.pods.subscribe(move |change| {
+            let remembered = this.remembered.lock();
+            if remembered.is_empty() {
+                return;
+            }
+            for key in claims_of(change.object()) {
+                if remembered.get(&key).is_some_and(|one| one.offline_only) && !this.is_used(&key) {
+                    claims.add(key);
+                }
+            }
+        });
+    }
+
+    /// The volume that the claim is bound to, if it is this driver's and can be used here.
+    fn volume_of(&self, claim: &PersistentVolumeClaim) -> Option<Arc<PersistentVolume>> {
+        let volume = self.volumes.get("", claim::volume_name(claim))?;
+        let driver = volume.spec.as_ref()?.csi.as_ref().map(|csi| csi.driver.as_str());
+        (driver == Some(self.driver.name()) && self.place.has(&volume)).then_some(volume)
+    }
+
+    /// Whether this node takes care of a volume that is here.
+    fn is_ours(&self, key: &Key, volume: &PersistentVolume) -> bool {
+        let has_driver = |node: &k8s_openapi::api::storage::v1::CSINode| {
+            node.spec.drivers.iter().any(|driver| driver.name == self.driver.name())
+        };
+        let here = self.place.node.as_str();
+        // Before the draw: a change of nodes during it must bring the claim back.
+        self.lost.lock().insert(key.clone());
+        let nodes = self.context.informers.csi_nodes().all();
+        let others = nodes.iter().filter(|node| has_driver(node)).filter_map(|node| {
+            let name = node.metadata.name.as_deref()?;
+            (name != here && self.place.admits(volume, name)).then_some(name)
+        });
+        let uid = volume.metadata.uid.as_deref().unwrap_or_default();
+        let is_ours = owner::draw(uid, others.chain([here])) == Some(here);
+        if is_ours {
+            self.lost.lock().remove(key);
+        }
+        is_ours
+    }
+
+    /// Whether a pod that has not ended uses the claim.
+    fn is_used(&self, key: &Key) -> bool {
+        self.pods.in_namespace(&key.namespace).iter().any(|pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            !matches!(phase, Some("Succeeded" | "Failed")) && claims_of(pod).any(|claim| claim == *key)
+        })
+    }
+}
+
+/// Queues a claim that asks for another size than it has, or whose expansion may have ended; with many nodes in a
+/// process, every change of a claim is seen by all of them.
+fn queue_if_growing(resizer: &Resizer, queue: &Queue<Key>, claim: &PersistentVolumeClaim) {
+    let asks = claim::requested(claim) != status::capacity(claim);
+    let was_tried = claim.status.as_ref().is_some_and(|status| status.allocated_resources.is_some());
+    if claim::phase(claim) == "Bound" && (asks || was_tried) && resizer.volume_of(claim).is_some() {
+        queue.add(Key::of(claim));
+    }
+}
+
+/// The claims that a pod uses.
+fn claims_of(pod: &Pod) -> impl Iterator<Item = Key> {
+    let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    volumes.iter().filter_map(move |volume| {
+        let name = match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(source), _) => source.claim_name.clone(),
+            (None, Some(_)) => format!("{pod_name}-{}", volume.name),
+            (None, None) => return None,
+        };
+        Some(Key { namespace: pod.metadata.namespace.clone().unwrap_or_default(), name })
+    })
+}

@@ -1,0 +1,40 @@
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Secret, SecretReference};
+use kube::{Api, Client};
+use runtime::Key;
+
+/// Why a secret that a call needs can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// It does not exist.
+    #[error("the secret {0} does not exist; create it")]
+    Missing(Key),
+    /// The API refused or could not be reached.
+    #[error("could not read the secret {key}")]
+    Api {
+        /// The secret.
+        key: Key,
+        /// The refusal.
+        source: kube::Error,
+    },
+}
+
+/// Reads the content of a secret live; nothing without a complete reference.
+pub(crate) async fn read(
+    client: &Client,
+    reference: Option<&SecretReference>,
+) -> Result<BTreeMap<String, String>, SecretError> {
+    let Some(SecretReference { name: Some(name), namespace: Some(namespace) }) = reference else {
+        return Ok(BTreeMap::new());
+    };
+    let key = Key { namespace: namespace.clone(), name: name.clone() };
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = match secrets.get_opt(name).await {
+        Ok(Some(secret)) => secret,
+        Ok(None) => return Err(SecretError::Missing(key)),
+        Err(source) => return Err(SecretError::Api { key, source }),
+    };
+    let data = secret.data.unwrap_or_default().into_iter();
+    Ok(data.map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned())).collect())
+}
