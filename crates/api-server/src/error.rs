@@ -40,6 +40,8 @@ pub(crate) enum ApiError {
     UnknownPath,
     #[error("the server does not allow this method on the requested resource")]
     MethodNotAllowed,
+    #[error("{0} is not served by Orlop: containers can be read with logs, and changed by a new pod")]
+    NotServed(&'static str),
     #[error("{resource} \"{name}\" not found")]
     NotFound { resource: ResourceName, name: String },
     #[error("{resource} \"{name}\" already exists")]
@@ -174,6 +176,7 @@ impl ApiError {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::UnknownPath | Self::NotFound { .. } => (StatusCode::NOT_FOUND, "NotFound"),
+            Self::NotServed(_) => (StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
             Self::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),

@@ -33,7 +33,10 @@ pub struct LogRequest {
 /// Why a log can't be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// There is no log (yet); the message says why.
+    /// The container has not been started.
+    #[error("the container is waiting to start")]
+    NotStarted,
+    /// There is no log; the message says why.
     #[error("{0}")]
     NotThere(String),
     /// The node can't be asked, or failed to answer.
@@ -58,6 +61,7 @@ pub(crate) async fn get(shared: &Shared, target: &Target, query: &Query) -> Resu
     let Some(logs) = shared.logs.get() else {
         return Err(ApiError::Unavailable("no node agent of this server offers logs".into()));
     };
+    let waiting = waiting(&pod, &container);
     let request = LogRequest {
         namespace: target.namespace.clone(),
         pod: target.name.clone(),
@@ -67,6 +71,7 @@ pub(crate) async fn get(shared: &Shared, target: &Target, query: &Query) -> Resu
         options: query.log.clone(),
     };
     let stream = logs.open(request).await.map_err(|error| match error {
+        LogError::NotStarted => ApiError::BadRequest(waiting),
         LogError::NotThere(why) => ApiError::BadRequest(why),
         LogError::Failed(why) => ApiError::Internal(why),
     })?;
@@ -83,6 +88,21 @@ fn limited(stream: BoxStream<'static, Bytes>, limit: u64) -> impl futures::Strea
         *left -= take as u64;
         futures::future::ready((take > 0).then(|| chunk.slice(..take)))
     })
+}
+
+/// What to say while a container is waiting to start, as kubelet says it: with the reason from its status.
+fn waiting(pod: &Value, container: &str) -> String {
+    let all = ["initContainerStatuses", "containerStatuses"];
+    let reason = all
+        .iter()
+        .flat_map(|field| pod["status"][field].as_array().into_iter().flatten())
+        .find(|status| status["name"] == container)
+        .and_then(|status| status["state"]["waiting"]["reason"].as_str());
+    let name = object::name(pod);
+    match reason {
+        Some(reason) => format!("container \"{container}\" in pod \"{name}\" is waiting to start: {reason}"),
+        None => format!("container \"{container}\" in pod \"{name}\" is waiting to start - no logs yet"),
+    }
 }
 
 /// The container whose log is meant: the named one, or the only one.

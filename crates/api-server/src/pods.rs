@@ -15,6 +15,13 @@ use crate::request::Query;
 use crate::server::{Shared, Target};
 use crate::{object, write};
 
+/// The name of a subresource of pods that a cluster has and this server has not.
+pub(crate) fn unserved(subresource: &str) -> Option<&'static str> {
+    ["exec", "attach", "portforward", "proxy", "ephemeralcontainers", "resize"]
+        .into_iter()
+        .find(|name| *name == subresource)
+}
+
 /// Answers `POST pods/NAME/binding`: the pod goes to a node, once.
 pub(crate) async fn bind(
     shared: &Arc<Shared>,

@@ -238,6 +238,11 @@ where
         return review::answer(review, verb, user);
     }
     let target = Target::resolve(&shared.catalog, path)?;
+    if let Some(unserved) = target.subresource.as_deref().and_then(pods::unserved)
+        && target.served.is_builtin("Pod")
+    {
+        return Err(ApiError::NotServed(unserved));
+    }
     let shape = negotiate::shape(&parts.headers)?;
     match (verb, target.subresource.as_deref()) {
         (_, Some("status")) if !target.served.kind.status => Err(ApiError::UnknownPath),

@@ -282,6 +282,9 @@ impl Logs for Fixed {
         request: LogRequest,
     ) -> BoxFuture<'static, Result<BoxStream<'static, bytes::Bytes>, LogError>> {
         Box::pin(async move {
+            if request.container == "init" {
+                return Err(LogError::NotStarted);
+            }
             if request.options.previous {
                 return Err(LogError::NotThere("there was no previous run".into()));
             }
@@ -292,11 +295,23 @@ impl Logs for Fixed {
 }
 
 #[tokio::test]
+async fn what_containers_can_not_be_asked_for_is_refused_by_name() {
+    let api = ApiServer::start(Store::in_memory(), Options::default()).await.unwrap();
+    let client = Client::new(api.in_process("test"), "default");
+    for subresource in ["exec", "attach", "portforward"] {
+        let path = format!("/api/v1/namespaces/default/pods/p/{subresource}?command=ls");
+        let refused = code(client.request_text(http::Request::get(path).body(vec![]).unwrap()).await);
+        assert_eq!(refused.0, 501);
+        assert!(refused.1.starts_with(&format!("{subresource} is not served by Orlop")), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn logs_come_from_the_node() {
     let api = ApiServer::start(Store::in_memory(), Options::default()).await.unwrap();
     let pods: Api<Pod> = Api::default_namespaced(Client::new(api.in_process("test"), "default"));
     let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1",
-        "containers": [{"name": "c", "image": "host"}]}});
+        "containers": [{"name": "c", "image": "host"}], "initContainers": [{"name": "init", "image": "host"}]}});
     pods.create(&PostParams::default(), &of(pod)).await.unwrap();
     assert_eq!(code(pods.logs("p", &LogParams::default()).await).0, 503);
     api.serve_logs(Arc::new(Fixed));
@@ -308,6 +323,14 @@ async fn logs_come_from_the_node() {
     assert_eq!(lines.try_collect::<Vec<_>>().await.unwrap().len(), 2);
     let other = LogParams { container: Some("x".into()), ..Default::default() };
     assert_eq!(code(pods.logs("p", &other).await), (400, "container x is not valid for pod p".into()));
+    let early = LogParams { container: Some("init".into()), ..Default::default() };
+    let said = "container \"init\" in pod \"p\" is waiting to start - no logs yet".to_owned();
+    assert_eq!(code(pods.logs("p", &early).await), (400, said));
+    let status = json!({"status": {"initContainerStatuses": [{"name": "init", "ready": false, "restartCount": 0,
+        "image": "host", "imageID": "", "state": {"waiting": {"reason": "PodInitializing"}}}]}});
+    pods.patch_status("p", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    let said = "container \"init\" in pod \"p\" is waiting to start: PodInitializing".to_owned();
+    assert_eq!(code(pods.logs("p", &early).await), (400, said));
     assert_eq!(code(pods.logs("p", &LogParams { previous: true, ..Default::default() }).await).0, 400);
 }
 

@@ -70,10 +70,13 @@ impl Objects {
         uid: &str,
     ) -> Result<Option<BTreeMap<String, Vec<u8>>>, kube::Error> {
         let (data, version) = match reference {
-            Reference::ConfigMap(name) => {
-                let object =
+            Reference::ConfigMap(name) | Reference::ConfigMapText(name) => {
+                let mut object =
                     Api::<ConfigMap>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
                 let version = object.as_ref().and_then(|object| object.resource_version());
+                if let (Some(object), Reference::ConfigMapText(_)) = (&mut object, reference) {
+                    object.binary_data = None;
+                }
                 (object.map(config_map_data), version)
             }
             Reference::Secret(name) => {
@@ -88,7 +91,7 @@ impl Objects {
             }
         };
         let (kind, name) = match reference {
-            Reference::ConfigMap(name) => (Kind::ConfigMap, name),
+            Reference::ConfigMap(name) | Reference::ConfigMapText(name) => (Kind::ConfigMap, name),
             Reference::Secret(name) => (Kind::Secret, name),
         };
         self.follow(kind, namespace, name, uid, version);

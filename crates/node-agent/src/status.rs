@@ -48,8 +48,8 @@ pub(crate) struct Facts<'a> {
 pub(crate) fn derive(facts: &Facts<'_>, last: &PodStatus) -> PodStatus {
     let spec = facts.pod.spec.clone().unwrap_or_default();
     let init_done = initialized(facts);
-    let init = statuses(facts, spec.init_containers.as_deref().unwrap_or_default(), &facts.wanted.init, true);
-    let containers = statuses(facts, &spec.containers, &facts.wanted.containers, init_done);
+    let init = statuses(facts, spec.init_containers.as_deref().unwrap_or_default(), &facts.wanted.init);
+    let containers = statuses(facts, &spec.containers, &facts.wanted.containers);
     let ready = !containers.is_empty() && containers.iter().all(|container| container.ready);
     let started = facts.actual.attempts.values().next().is_some();
     let volumes = facts.wanted.volumes.iter().all(|name| facts.actual.ready.contains_key(name));
@@ -126,25 +126,11 @@ fn phase(facts: &Facts<'_>, containers: &[ContainerStatus], init_done: bool) -> 
     if !init_done || unborn { "Pending" } else { "Running" }
 }
 
-fn statuses(
-    facts: &Facts<'_>,
-    containers: &[Container],
-    wanted: &[WantedContainer],
-    init_done: bool,
-) -> Vec<ContainerStatus> {
-    containers
-        .iter()
-        .zip(wanted)
-        .map(|(container, wanted)| status(facts, container, wanted, init_done))
-        .collect()
+fn statuses(facts: &Facts<'_>, containers: &[Container], wanted: &[WantedContainer]) -> Vec<ContainerStatus> {
+    containers.iter().zip(wanted).map(|(container, wanted)| status(facts, container, wanted)).collect()
 }
 
-fn status(
-    facts: &Facts<'_>,
-    container: &Container,
-    wanted: &WantedContainer,
-    init_done: bool,
-) -> ContainerStatus {
+fn status(facts: &Facts<'_>, container: &Container, wanted: &WantedContainer) -> ContainerStatus {
     let attempts = facts.actual.attempts.get(&container.name).map(Vec::as_slice).unwrap_or_default();
     let latest = attempts.last();
     let before = attempts.len().checked_sub(2).and_then(|index| attempts.get(index));
@@ -175,7 +161,7 @@ fn status(
             }
         }
         Some((attempt, AttemptState::Lost)) => terminated(attempt).unwrap_or_default(),
-        _ => not_started(facts, container, wanted, init_done),
+        _ => not_started(facts, container, wanted),
     };
     let running = state.running.is_some();
     let done = state.terminated.as_ref().is_some_and(|end| end.exit_code == 0);
@@ -196,24 +182,21 @@ fn status(
     }
 }
 
-fn not_started(
-    facts: &Facts<'_>,
-    container: &Container,
-    wanted: &WantedContainer,
-    init_done: bool,
-) -> ContainerState {
+fn not_started(facts: &Facts<'_>, container: &Container, wanted: &WantedContainer) -> ContainerState {
     if !wanted.runnable {
         return waiting(RUNTIME_MISSING, Some(missing_runtime(container, facts.has_runtime)));
     }
     if let Some(problem) = facts.problems.get(&container.name) {
         return waiting(problem.reason, Some(problem.message.clone()));
     }
+    // Init containers have this reason too: `kubectl get` then shows how many of them are done.
+    let reason = if facts.wanted.init.is_empty() { "ContainerCreating" } else { "PodInitializing" };
     let volumes = facts.wanted.volumes.iter();
     if let Some(problem) = volumes.filter_map(|name| facts.problems.get(&volume_problem(name))).next() {
         // kubelet says only that the container is being created; the cause helps more.
-        return waiting("ContainerCreating", Some(problem.message.clone()));
+        return waiting(reason, Some(problem.message.clone()));
     }
-    waiting(if init_done { "ContainerCreating" } else { "PodInitializing" }, None)
+    waiting(reason, None)
 }
 
 /// What is missing to run a container, and what to do.

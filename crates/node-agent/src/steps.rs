@@ -117,8 +117,8 @@ impl Agent {
                 })
                 .await;
             }
-            Source::Claim { name, read_only } => {
-                let publication = publication(uid, volume, read_only, &security);
+            Source::Claim { name, .. } => {
+                let publication = publication(uid, volume, volumes::reads_only(pod, &name), &security);
                 return Box::pin(self.set_up_claim(pod, &namespace, &name, false, publication)).await;
             }
             Source::Ephemeral => {

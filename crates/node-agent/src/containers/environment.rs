@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reference {
     ConfigMap(String),
+    /// A config map without its `binaryData`, which can't be variables.
+    ConfigMapText(String),
     Secret(String),
 }
 
@@ -36,11 +38,11 @@ pub(crate) enum EnvironmentError {
 pub(crate) fn references(container: &Container) -> Vec<Reference> {
     let mut found = Vec::new();
     for source in container.env_from.iter().flatten() {
-        found.extend(source.config_map_ref.as_ref().map(|of| Reference::ConfigMap(of.name.clone())));
+        found.extend(source.config_map_ref.as_ref().map(|of| Reference::ConfigMapText(of.name.clone())));
         found.extend(source.secret_ref.as_ref().map(|of| Reference::Secret(of.name.clone())));
     }
     for source in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
-        found.extend(source.config_map_key_ref.as_ref().map(|of| Reference::ConfigMap(of.name.clone())));
+        found.extend(source.config_map_key_ref.as_ref().map(|of| Reference::ConfigMapText(of.name.clone())));
         found.extend(source.secret_key_ref.as_ref().map(|of| Reference::Secret(of.name.clone())));
     }
     found.sort();
@@ -59,7 +61,7 @@ pub(crate) fn variables(
     let mut variables = BTreeMap::new();
     for source in container.env_from.iter().flatten() {
         let (reference, optional) = match (&source.config_map_ref, &source.secret_ref) {
-            (Some(of), _) => (Reference::ConfigMap(of.name.clone()), of.optional),
+            (Some(of), _) => (Reference::ConfigMapText(of.name.clone()), of.optional),
             (None, Some(of)) => (Reference::Secret(of.name.clone()), of.optional),
             (None, None) => continue,
         };
@@ -94,7 +96,7 @@ fn value_from(
         });
     }
     let (reference, key, optional) = if let Some(of) = &source.config_map_key_ref {
-        (Reference::ConfigMap(of.name.clone()), &of.key, of.optional)
+        (Reference::ConfigMapText(of.name.clone()), &of.key, of.optional)
     } else if let Some(of) = &source.secret_key_ref {
         (Reference::Secret(of.name.clone()), &of.key, of.optional)
     } else {
@@ -129,7 +131,7 @@ fn find<'a>(
 impl Reference {
     pub(crate) fn parts(&self) -> (&'static str, &str) {
         match self {
-            Reference::ConfigMap(name) => ("configmap", name),
+            Reference::ConfigMap(name) | Reference::ConfigMapText(name) => ("configmap", name),
             Reference::Secret(name) => ("secret", name),
         }
     }
@@ -242,7 +244,7 @@ mod tests {
                 {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
                 {"name": "BOTH", "value": "$(NAME)-$(P_a)"}]}));
         let data = Data::from([
-            (Reference::ConfigMap("cm".into()), BTreeMap::from([("a".into(), b"1".to_vec())])),
+            (Reference::ConfigMapText("cm".into()), BTreeMap::from([("a".into(), b"1".to_vec())])),
             (Reference::Secret("s".into()), BTreeMap::from([("k".into(), b"hunter2".to_vec())])),
         ]);
         let values = variables(&pod, &container, &node, &data).unwrap();

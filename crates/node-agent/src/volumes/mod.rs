@@ -103,6 +103,15 @@ pub(crate) fn used(pod: &Pod) -> Vec<&Volume> {
     spec.volumes.iter().flatten().filter(|volume| names.contains(&volume.name)).collect()
 }
 
+/// Whether the pod mounts the claim read-only only. Volumes of a pod that name the same claim are one mount, which a
+/// single volume that may be written makes writable; containers get it as their volume says.
+pub(crate) fn reads_only(pod: &Pod, claim: &str) -> bool {
+    used(pod).into_iter().all(|volume| match Source::of(volume) {
+        Source::Claim { name, read_only } => read_only || name != claim,
+        _ => true,
+    })
+}
+
 /// Why a volume is not there yet, or not gone yet. The text goes into the pod's event.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
@@ -126,4 +135,27 @@ pub(crate) enum VolumeError {
     Api(#[from] kube::Error),
     #[error("{0} took longer than a minute: a device or file system may hang, see the kernel's log")]
     Stuck(&'static str),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_claim_is_read_only_when_all_its_volumes_are() {
+        let volume = |name: &str, claim: &str, read_only: bool| json!({"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}});
+        for (volumes, expected) in [
+            (vec![volume("a", "data", true)], true),
+            (vec![volume("a", "data", false)], false),
+            (vec![volume("a", "data", true), volume("b", "data", false)], false),
+            (vec![volume("a", "data", true), volume("b", "other", false)], true),
+            (vec![volume("a", "data", true), volume("unused", "data", false)], true),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({"spec": {"volumes": volumes, "containers": [{
+                "name": "c", "volumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "b", "mountPath": "/b"}]}]}}))
+            .unwrap();
+            assert_eq!(reads_only(&pod, "data"), expected, "{volumes:?}");
+        }
+    }
 }

@@ -52,7 +52,8 @@ fn query(options: &LogOptions, now: Timestamp) -> Query {
 
 fn refusal(error: LogsError) -> LogError {
     match error {
-        LogsError::NotStarted { .. } | LogsError::NoPrevious { .. } => LogError::NotThere(error.to_string()),
+        LogsError::NotStarted { .. } => LogError::NotStarted,
+        LogsError::NoPrevious { .. } => LogError::NotThere(error.to_string()),
         LogsError::Read { .. } => LogError::Failed(error.to_string()),
     }
 }

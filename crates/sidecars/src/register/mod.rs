@@ -21,9 +21,10 @@ use csi::registration::registration_client::RegistrationClient;
 use csi::registration::{InfoRequest, PluginInfo, RegistrationStatus};
 use csi::v1::node_client::NodeClient;
 use csi::v1::{NodeGetInfoRequest, NodeGetInfoResponse};
-use kube::Client;
+use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
-use runtime::{Backoff, Context, Next, Queue, work};
+use runtime::{Backoff, Change, Context, Next, Queue, work};
+use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -107,11 +108,28 @@ pub async fn run(context: Context, node: &str, root: &Path, drivers: Drivers) ->
             }
         }
     };
-    let working = work(queue, CONCURRENCY, context.shutdown.clone(), |path| registrar.reconcile(path));
+    let working = async {
+        tokio::select! {
+            () = present(&context, node) => {}
+            () = context.shutdown.cancelled() => return,
+        }
+        work(queue, CONCURRENCY, context.shutdown.clone(), |path| registrar.reconcile(path)).await;
+    };
     tokio::select! {
         error = watching => Err(failed(error)),
         () = working => Ok(()),
     }
+}
+
+/// Ends when the Node is there, which its node agent makes: drivers are entered into it.
+async fn present(context: &Context, node: &str) {
+    let (name, (found, mut there)) = (node.to_owned(), watch::channel(false));
+    context.informers.nodes().subscribe(move |change| {
+        if matches!(change, Change::Applied { new, .. } if new.name_any() == name) {
+            found.send_replace(true);
+        }
+    });
+    let _ = there.wait_for(|there| *there).await;
 }
 
 struct Registrar {
