@@ -1,12 +1,14 @@
 //! `cargo xtask conformance`: the CSI project's own test program against the driver, over its socket, on a drive made
 //! of a file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::command::{cache, cargo, program};
 
@@ -60,8 +62,35 @@ fn test(sanity: &Path, directory: &Path) -> anyhow::Result<()> {
         format!("--csi.testvolumesize={VOLUME_BYTES}"),
         format!("--csi.testvolumeexpandsize={}", 2 * VOLUME_BYTES),
         "--ginkgo.no-color".to_owned(),
+        format!("--ginkgo.json-report={}", at("report.json")),
     ];
-    program(sanity, &options).run()
+    let tested = program(sanity, &options).run();
+    let report = std::fs::read(directory.join("report.json")).context("csi-sanity left no report")?;
+    for (reason, cases) in left_out(&serde_json::from_slice(&report)?) {
+        eprintln!("left out, {} cases: {reason}", cases.len());
+        for case in cases {
+            eprintln!("  {case}");
+        }
+    }
+    tested
+}
+
+/// The cases that did not apply, by reason.
+fn left_out(report: &Value) -> BTreeMap<String, Vec<String>> {
+    let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let suites = report.as_array().into_iter().flatten();
+    for case in suites.flat_map(|suite| suite["SpecReports"].as_array().into_iter().flatten()) {
+        let reason = match case["State"].as_str() {
+            Some("skipped") => case["Failure"]["Message"].as_str().unwrap_or("no reason is given"),
+            Some("pending") => "switched off by the test program itself",
+            _ => continue,
+        };
+        let words =
+            case["ContainerHierarchyTexts"].as_array().into_iter().flatten().chain([&case["LeafNodeText"]]);
+        let name = words.filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+        reasons.entry(reason.to_owned()).or_default().push(name);
+    }
+    reasons
 }
 
 /// The driver as a process of its own.
@@ -117,4 +146,25 @@ fn sanity() -> anyhow::Result<PathBuf> {
         program("go", &["install", module.as_str()]).env("GOBIN", &directory).run()?;
     }
     Ok(binary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::left_out;
+
+    #[test]
+    fn what_was_left_out_is_told_by_reason() {
+        let case = |state: &str, text: &str, why: &str| {
+            serde_json::json!({"State": state, "ContainerHierarchyTexts": ["Node"], "LeafNodeText": text,
+                "Failure": {"Message": why}})
+        };
+        let report = serde_json::json!([{"SpecReports": [
+            case("passed", "a", ""), case("skipped", "b", "no such service"), case("skipped", "c", "no such service"),
+        ]}]);
+        let told = left_out(&report);
+        assert_eq!(
+            told.into_iter().collect::<Vec<_>>(),
+            [("no such service".to_owned(), vec!["Node b".to_owned(), "Node c".to_owned()],)]
+        );
+    }
 }

@@ -1,8 +1,15 @@
 //! The same for snapshots, and for volumes that are filled from them or from volumes.
 
-use super::{ENDINGS, Ending, IMAGE, SIZE, World, request};
-use crate::{BackendKind, CreateVolume, Drives, Origin, VolumeId, fake::FakeHost};
-use linux::Files;
+use super::{ENDINGS, Ending, IMAGE, RealDrive, SIZE, World, record, request};
+use crate::{
+    BackendKind, CreateError, CreateVolume, Drives, Origin, SnapshotError, SourceError, VolumeId,
+    execute::Site,
+    fake::FakeHost,
+    layout::Layout,
+    plan::{self, Content},
+    record::VolumeRecord,
+};
+use linux::{Files, Kernel};
 use std::{path::Path, sync::Arc};
 
 const CONTENT: &[u8] = b"what was there";
@@ -165,4 +172,57 @@ async fn a_copy_begun_anew_holds_nothing_of_the_first_attempt() {
     host.remove_file(&data(&world.drives, &source)).expect("changed since");
     let snapshot = world.drives.create_snapshot(&source, "snap-1").await.expect("taken anew");
     assert_eq!(host.read(&data(&world.drives, &snapshot.id)).expect("read"), None);
+}
+
+#[tokio::test]
+async fn a_backend_that_can_t_freeze_refuses_and_makes_nothing() {
+    let world = World::new(BackendKind::Xfs).await;
+    let id = world.drives.create(request(SIZE)).await.expect("create").id;
+    let refused = world.drives.create_snapshot(&id, "snap-1").await.expect_err("xfs");
+    assert!(matches!(&refused, SnapshotError::Source(SourceError::Unserved { .. })), "{refused}");
+    let refused = world.drives.create(filled(&Origin::Volume(id))).await.expect_err("xfs");
+    assert!(matches!(&refused, CreateError::Source(SourceError::Unserved { .. })), "{refused}");
+    world.check_copies(&["pvc-1"], &[], "nothing was made");
+}
+
+#[tokio::test]
+async fn a_real_drive_recovers_from_every_step_of_a_copy() {
+    let Some(real) = RealDrive::new().await else { return };
+    for done in 0.. {
+        let drives = real.open().await;
+        let drive = drives.drives().remove(0);
+        let layout = Layout::new(drive.mount.expect("mounted"));
+        let site = Site { host: Arc::new(Kernel), backend: crate::backend::of(BackendKind::Btrfs), layout };
+        let source = drives.create(request(SIZE)).await.expect("create").id;
+        let data = site.layout.volume(&source.key).join("data");
+        std::fs::write(&data, CONTENT).expect("write");
+        let copy = VolumeRecord {
+            key: "copy".to_owned(),
+            name: "copy".to_owned(),
+            origin: Some(Origin::Volume(source.clone())),
+            ..record(None)
+        };
+        let steps = plan::create(&copy, Some(&Content::Volume { key: source.key.clone() }));
+        if done > steps.len() {
+            break;
+        }
+        site.execute(&steps[..done]).unwrap_or_else(|error| panic!("up to step {done}: {error}"));
+        let drives = real.restart().await;
+        let found: Vec<String> = drives.volumes().into_iter().map(|volume| volume.name).collect();
+        match done == steps.len() {
+            true => {
+                assert_eq!(found, ["copy", "pvc-1"]);
+                let copied = std::fs::read(site.layout.volume("copy").join("data")).expect("read");
+                assert_eq!(copied, CONTENT);
+            }
+            false => assert_eq!(found, ["pvc-1"], "up to step {done}"),
+        }
+        for volume in drives.volumes() {
+            drives.delete(&volume.id).await.expect("delete");
+        }
+        let layout = &site.layout;
+        for place in [layout.records(), layout.volumes(), layout.trash(), layout.all_frozen()] {
+            assert_eq!(Kernel.list(&place).expect("list"), [""; 0], "up to step {done}");
+        }
+    }
 }
