@@ -3,7 +3,7 @@
 //! One object for each class of the driver and this node's topology segment. It is read from the driver when
 //! something may have changed it, and written only when it differs from what the API has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,20 +182,27 @@ impl Publisher {
         let next = if self.polls { Next::After(POLL) } else { Next::Done };
         // The node agent makes the Node object; its appearance brings us back.
         let Some(node) = informers.nodes().get("", &self.options.node) else { return Ok(next) };
-        let mut wanted = Vec::new();
+        let (mut wanted, mut unanswered, mut failure) = (Vec::new(), BTreeSet::new(), None);
         for class in informers.classes().all() {
             if class.provisioner == self.driver.name() {
-                let answer = self.ask(&class).await?;
-                wanted.push(self.object(&node, &class, &answer));
+                match self.ask(&class).await {
+                    Ok(answer) => wanted.push(self.object(&node, &class, &answer)),
+                    // What is published of this class stays; the others don't wait for it.
+                    Err(error) => {
+                        unanswered.insert(class.name_any());
+                        failure.get_or_insert(error);
+                    }
+                }
             }
         }
         let present: Vec<_> = informers.capacities().in_namespace(&self.options.namespace);
         let ours = present.into_iter().filter(|one| {
             is_marked(one, &self.mark)
+                && !unanswered.contains(&one.storage_class_name)
                 && one.labels().get(labels::CAPACITY_DRIVER).map(String::as_str) == Some(self.driver.name())
         });
         self.write(differences(wanted, ours)).await?;
-        Ok(next)
+        failure.map_or(Ok(next), Err)
     }
 
     async fn ask(&self, class: &StorageClass) -> Result<GetCapacityResponse, CapacityError> {

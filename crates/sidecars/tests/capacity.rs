@@ -110,6 +110,27 @@ async fn capacity_follows_classes_and_changes_and_is_written_only_when_it_differ
 }
 
 #[tokio::test]
+async fn a_class_that_the_driver_refuses_keeps_no_other_from_being_published() {
+    let world = World::new(1).await;
+    for (name, bad) in [("a-refused", true), ("fast", false), ("z-refused", true)] {
+        world
+            .class(name, |class| {
+                if bad {
+                    class["parameters"] = json!({"unknown": "x"});
+                }
+            })
+            .await;
+    }
+    let (signal, (_change, changes)) = (Signal::new(), watch::channel(0));
+    let process = publish(&world, &signal, changes).await;
+    eventually("the good class is published", async || {
+        figures(&world).await == [figure("fast", "100Gi", "50Gi")]
+    })
+    .await;
+    process.kill().await;
+}
+
+#[tokio::test]
 async fn capacity_waits_for_the_node_that_owns_it() {
     let world = World::new(0).await;
     world.class("fast", |_| {}).await;

@@ -233,6 +233,10 @@ async fn nodes(data: &DataDir, layout: &Layout, overwrite: &[PathBuf]) -> anyhow
 /// Ends the containers of an Orlop that is not running, and unmounts its volumes and drives.
 pub(crate) async fn down(arguments: Down) -> anyhow::Result<()> {
     ensure!(
+        rustix::process::geteuid().is_root(),
+        "orlop down ends containers and unmounts drives, which needs root; run it with sudo"
+    );
+    ensure!(
         arguments.data_dir.join("layout.json").exists(),
         "{} is not a data directory of Orlop; name it with --data-dir",
         arguments.data_dir.display()

@@ -267,9 +267,13 @@ impl Controller for Served {
         &self,
         request: Request<GetCapacityRequest>,
     ) -> Result<Response<GetCapacityResponse>, Status> {
-        assert_eq!(request.into_inner().accessible_topology, Some(self.here()));
+        let request = request.into_inner();
+        assert_eq!(request.accessible_topology, Some(self.here()));
         let mut state = self.state.lock();
         state.asked += 1;
+        if request.parameters.contains_key("unknown") {
+            return Err(Status::invalid_argument("parameter unknown is unknown"));
+        }
         Ok(Response::new(GetCapacityResponse {
             available_capacity: state.capacity,
             maximum_volume_size: Some(state.capacity / 2),
