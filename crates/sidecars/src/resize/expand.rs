@@ -139,7 +139,7 @@ impl Resizer {
         match grown {
             Ok(grown) => {
                 self.remembered.lock().remove(key);
-                self.publish(key, claim, volume, &grown).await?;
+                Box::pin(self.publish(key, claim, volume, &grown)).await?;
                 self.signal.raise();
                 Ok(Next::Done)
             }

@@ -73,10 +73,8 @@ pub(super) fn plan(
     let stage = status::stage(of);
     let Some(size) = target(&sizes, stage, ability, remembered.ended) else { return Plan::Nothing };
     match &remembered.pause {
-        Some((paused, until)) if *paused == size => {
-            if now < *until {
-                return Plan::Wait(size, *until - now);
-            }
+        Some((paused, until)) if *paused == size && now < *until => {
+            return Plan::Wait(size, *until - now);
         }
         // The node found that it can't be: the controller's next attempt would only give it back the same.
         None if stage == Some(Stage::NodeInfeasible) => return Plan::Wait(size, PAUSE),
