@@ -176,7 +176,7 @@ impl ApiError {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::UnknownPath | Self::NotFound { .. } => (StatusCode::NOT_FOUND, "NotFound"),
-            Self::NotServed(_) => (StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
+            Self::NotServed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
             Self::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),

@@ -301,7 +301,7 @@ async fn what_containers_can_not_be_asked_for_is_refused_by_name() {
     for subresource in ["exec", "attach", "portforward"] {
         let path = format!("/api/v1/namespaces/default/pods/p/{subresource}?command=ls");
         let refused = code(client.request_text(http::Request::get(path).body(vec![]).unwrap()).await);
-        assert_eq!(refused.0, 501);
+        assert_eq!(refused.0, 405);
         assert!(refused.1.starts_with(&format!("{subresource} is not served by Orlop")), "{refused:?}");
     }
 }

@@ -80,13 +80,26 @@ pub(crate) fn take(host: &Arc<dyn Host>, root: &Path, sources: Vec<Source>) -> (
     (state, removals)
 }
 
-/// Unmounts and detaches every drive that nothing uses.
+/// Unmounts and detaches every drive that nothing uses. One that is mounted but not at its place any more (its loop
+/// file was deleted) stays: that mount is the last way to its data.
 pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
     let host = inner.host.as_ref();
     let mut state = inner.state.lock();
     let mut first_error = None;
     state.slots.retain(|slot| {
-        let Found::Serving(drive) = &slot.found else { return false };
+        let drive = match &slot.found {
+            Found::Serving(drive) => drive,
+            Found::Failed { id, .. } => {
+                let Err(error) =
+                    id.as_ref().map_or(Ok(()), |id| unmounted(host, &inner.root.join(id.as_str())))
+                else {
+                    return false;
+                };
+                tracing::warn!(%error, source = %slot.source, "drive stays mounted");
+                first_error.get_or_insert(error);
+                return true;
+            }
+        };
         let close = || {
             // The kernel would let the drive's own mount go, and its volumes live on at other places.
             let table = host.mount_table()?;
@@ -117,4 +130,15 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
     drop(state);
     inner.notify();
     first_error.map_or(Ok(()), Err)
+}
+
+fn unmounted(host: &dyn Host, mount: &Path) -> linux::Result<()> {
+    let Some(device) = host.mount_table()?.at(mount).map(|mount| mount.source.clone()) else { return Ok(()) };
+    let why = format!(
+        "the drive can't serve, but is mounted still: copy what you need from there, then run `umount {}`, and \
+         `losetup -d {device}` if that is a loop device",
+        mount.display(),
+        device = device.display()
+    );
+    Err(linux::Error::because("close the drive at", mount.display(), why))
 }

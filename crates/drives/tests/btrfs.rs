@@ -93,6 +93,24 @@ async fn a_restart_finds_everything_on_the_drives_and_puts_a_lost_limit_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drive_whose_file_went_away_while_it_was_mounted_is_not_let_go_silently() {
+    let Some(bench) = Bench::new() else { return };
+    let drives = bench.fresh(&["a.img"]).await;
+    let mount = drives.drives()[0].mount.clone().expect("mounted");
+    fs::rename(bench.path("a.img"), bench.path("moved.img")).expect("take the file away");
+
+    let lost = bench.open(&["a.img"]).await;
+    assert!(matches!(lost.drives()[0].state, DriveState::Failed { .. }));
+    let refused = lost.close().await.expect_err("mounted still").to_string();
+    assert!(refused.contains(&format!("umount {}", mount.display())), "{refused}");
+    assert!(Kernel.mount_table().expect("mounts").at(&mount).is_some());
+
+    fs::rename(bench.path("moved.img"), bench.path("a.img")).expect("bring the file back");
+    bench.open(&["a.img"]).await.close().await.expect("close");
+    assert!(Kernel.mount_table().expect("mounts").at(&mount).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_a_container_does_gets_past_the_size_or_in_the_way_of_deletion() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
