@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodStatus};
 use kube::{Client, Resource, ResourceExt};
 use linux::Host;
 use parking_lot::Mutex;
-use runtime::{Change, Next, Queue, Recorder};
+use runtime::{Change, Key, Next, Queue, Recorder};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -43,6 +43,10 @@ pub(crate) struct Agent {
     pub(crate) client: Client,
     pub(crate) recorder: Recorder,
     pub(crate) queue: Queue<String>,
+    /// Claims whose volume has to grow on this node.
+    pub(crate) growing: Queue<Key>,
+    /// Of these, the ones that wait for being mounted.
+    pub(crate) awaited: Mutex<HashSet<Key>>,
     pub(crate) objects: Objects,
     pub(crate) csi: Csi,
     pub(crate) boot_id: String,
@@ -93,6 +97,7 @@ impl Agent {
         client: Client,
         recorder: Recorder,
         queue: Queue<String>,
+        growing: Queue<Key>,
         csi: Csi,
         boot_id: String,
         oci: Option<PathBuf>,
@@ -107,6 +112,8 @@ impl Agent {
             client,
             recorder,
             queue,
+            growing,
+            awaited: Mutex::default(),
             objects,
             csi,
             boot_id,
@@ -139,6 +146,13 @@ impl Agent {
                 self.queue.add(uid(pod));
             }
         }
+    }
+
+    /// The pods of this node in a namespace.
+    pub(crate) fn pods_of(&self, namespace: &str) -> Vec<Arc<Pod>> {
+        let pods = self.pods.lock();
+        let all = pods.values().filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace));
+        all.cloned().collect()
     }
 
     /// Wakes every pod that the API or this node's directories know.

@@ -11,6 +11,7 @@ mod agent;
 mod blocking;
 mod containers;
 mod descriptor;
+mod grow;
 mod layout;
 pub mod logs;
 mod node;

@@ -17,6 +17,8 @@ use crate::{agent::Agent, containers::oci, layout::Layout, node, volumes::csi::C
 
 /// Pods that are worked on at once. A driver that hangs holds one of these for each of its pods.
 const CONCURRENCY: usize = 64;
+/// Volumes that grow at once.
+const GROWTHS: usize = 4;
 
 /// How a node agent is set up.
 #[derive(Clone, Debug)]
@@ -114,12 +116,14 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
     }
     let recorder = context.recorder("kubelet", &options.node_name);
     let queue = Queue::new("pods", &context.metrics);
+    let growing = Queue::new("grow", &context.metrics);
     let agent = Arc::new(Agent::new(
         options.clone(),
         host,
         context.client.clone(),
         recorder,
         queue.clone(),
+        growing.clone(),
         csi,
         boot_id,
         oci,
@@ -144,9 +148,16 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
         () = context.shutdown.cancelled() => return Ok(()),
     }
     agent.wake_all().map_err(|error| root_error(&options.root, io::Error::other(error)))?;
+    let claims = context.informers.claims();
+    claims.subscribe({
+        let agent = agent.clone();
+        move |change| agent.notice_claim(change)
+    });
     let reconcile = |uid| agent.reconcile(uid);
+    let grow = |claim| agent.grow(claim);
     tokio::join!(
         work(queue, CONCURRENCY, context.shutdown.clone(), reconcile),
+        work(growing, GROWTHS, context.shutdown.clone(), grow),
         registration.keep(&context.shutdown),
         follow(&agent, drivers.changed(), &context.shutdown),
     );

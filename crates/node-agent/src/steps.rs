@@ -11,6 +11,8 @@ use kube::{
     api::{DeleteParams, Preconditions},
 };
 
+use runtime::Key;
+
 use crate::{
     agent::{Agent, reference},
     blocking::blocking,
@@ -166,10 +168,10 @@ impl Agent {
             self.objects.follow(Kind::Claim, namespace, name, &publication.uid, seen);
         }
         let (volume_name, claim) = (bound?, claim.unwrap_or_default());
-        let volume = Api::<PersistentVolume>::all(self.client.clone()).get_opt(&volume_name).await?;
+        let object = Api::<PersistentVolume>::all(self.client.clone()).get_opt(&volume_name).await?;
         let node = Api::<Node>::all(self.client.clone()).get(&self.facts.name).await?;
         let labels = node.metadata.labels.unwrap_or_default();
-        let volume = claim::resolve(&claim, volume.as_ref(), &volume_name, &self.facts.name, &labels)?;
+        let volume = claim::resolve(&claim, object.as_ref(), &volume_name, &self.facts.name, &labels)?;
 
         let driver = Api::<CSIDriver>::all(self.client.clone()).get_opt(&volume.driver).await?;
         let spec = driver.as_ref().map(|driver| driver.spec.clone()).unwrap_or_default();
@@ -191,10 +193,31 @@ impl Agent {
         }
         publication.stage_secrets = self.secret(volume.stage_secret.as_ref()).await?;
         publication.publish_secrets = self.secret(volume.publish_secret.as_ref()).await?;
-        self.csi.set_up(&volume, driver.as_ref(), &publication).await
+        let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
+        let growth = match &object {
+            Some(object) if !publication.read_only => self.begin_growth(claim, object, &volume).await?,
+            _ => None,
+        };
+        let Some((claim, size, growth)) = growth else {
+            self.csi.set_up(&volume, driver.as_ref(), &publication).await?;
+            if self.awaited.lock().remove(&key) {
+                self.growing.add(key);
+            }
+            return Ok(());
+        };
+        publication.growth = Some(growth);
+        let outcome = self.csi.set_up(&volume, driver.as_ref(), &publication).await;
+        match &outcome {
+            Ok(None) => self.end_growth(&claim, pod, &volume, &size, None).await?,
+            Ok(Some(error)) | Err(error @ VolumeError::Growth(_)) => {
+                self.end_growth(&claim, pod, &volume, &size, Some(error)).await?;
+            }
+            Err(_) => {}
+        }
+        outcome.map(drop)
     }
 
-    async fn secret(
+    pub(crate) async fn secret(
         &self,
         reference: Option<&(String, String)>,
     ) -> Result<BTreeMap<String, String>, VolumeError> {

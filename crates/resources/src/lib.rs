@@ -8,6 +8,7 @@ pub mod annotations;
 pub mod claim;
 pub mod class;
 mod drive;
+pub mod expansion;
 pub mod finalizers;
 pub mod fit;
 pub mod labels;

@@ -87,6 +87,7 @@ impl World {
             self.client.clone(),
             recorder,
             queue,
+            Queue::new("grow", &Metrics::new()),
             csi,
             boot,
             oci::find(None),

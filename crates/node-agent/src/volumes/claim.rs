@@ -41,6 +41,7 @@ pub(crate) struct ClaimedVolume {
     pub(crate) mount_options: Vec<String>,
     pub(crate) stage_secret: Option<(String, String)>,
     pub(crate) publish_secret: Option<(String, String)>,
+    pub(crate) expand_secret: Option<(String, String)>,
     /// A group that the volume's files belong to (annotation).
     pub(crate) group: Option<i64>,
 }
@@ -106,6 +107,7 @@ pub(crate) fn resolve(
         mount_options,
         stage_secret: secret(csi.node_stage_secret_ref),
         publish_secret: secret(csi.node_publish_secret_ref),
+        expand_secret: secret(csi.node_expand_secret_ref),
         group: annotation(annotations::VOLUME_GID).and_then(|text| text.parse().ok()),
     })
 }

@@ -14,8 +14,8 @@ use std::{
 };
 
 use csi::v1::{
-    NodeGetCapabilitiesRequest, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
-    NodeUnstageVolumeRequest, VolumeCapability,
+    CapacityRange, NodeExpandVolumeRequest, NodeGetCapabilitiesRequest, NodePublishVolumeRequest,
+    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCapability,
     node_client::NodeClient,
     node_service_capability,
     volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
@@ -28,6 +28,7 @@ use tonic::{Response, Status, transport::Channel};
 use super::{
     VolumeError,
     claim::ClaimedVolume,
+    growth,
     ownership::{self, ChangePolicy},
     stages::{self, FORMAT, PublishRecord, PublishState, StageRecord, Stages},
 };
@@ -87,6 +88,15 @@ pub(crate) struct Publication {
     pub(crate) stage_secrets: BTreeMap<String, String>,
     pub(crate) publish_secrets: BTreeMap<String, String>,
     pub(crate) publish_context: BTreeMap<String, String>,
+    /// What the volume has to grow to on this node before it is used.
+    pub(crate) growth: Option<Growth>,
+}
+
+/// What the driver is to let a published volume grow to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Growth {
+    pub(crate) bytes: i64,
+    pub(crate) secrets: BTreeMap<String, String>,
 }
 
 /// A registered driver and what its node service can.
@@ -95,6 +105,7 @@ struct Driver {
     stages: bool,
     single_node_multi_writer: bool,
     mount_group: bool,
+    expands: bool,
 }
 
 /// The CSI volumes of one node.
@@ -126,13 +137,16 @@ impl Csi {
         self.known.lock().clear();
     }
 
-    /// Stages and publishes the volume, and gives its files to the pod's group.
+    /// Stages and publishes the volume, lets it grow, and gives its files to the pod's group.
+    ///
+    /// A driver that can't let a volume grow while it is in use does not keep it from being used: its refusal is
+    /// given back.
     pub(crate) async fn set_up(
         &self,
         volume: &ClaimedVolume,
         object: Option<&CSIDriver>,
         publication: &Publication,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<Option<VolumeError>, VolumeError> {
         let driver = self.driver(&volume.driver).await?;
         let group = publication.group.filter(|_| fs_group_applies(volume, object, publication.read_only));
         let driver_group = group.filter(|_| driver.mount_group);
@@ -163,6 +177,15 @@ impl Csi {
             }
             return Err(error);
         }
+        let mut put_off = None;
+        if let Some(growth) = &publication.growth
+            && let Err(error) = self.expand(volume, &publication.uid, growth).await
+        {
+            if growth::Failure::of(&error) != growth::Failure::InUse {
+                return Err(VolumeError::Growth(Box::new(error)));
+            }
+            put_off = Some(error);
+        }
         drop(stage);
 
         let target = self.layout.csi_target(&publication.uid, &volume.name);
@@ -179,7 +202,8 @@ impl Csi {
             // Without durability: a power loss that takes this takes the mount as well.
             attempt::write_volatile(&file, &record).map_err(|error| CsiError::Record(error).into())
         })
-        .await
+        .await?;
+        Ok(put_off)
     }
 
     /// Unpublishes the volume from the pod, unstages it after its last pod, and forgets it.
@@ -221,6 +245,33 @@ impl Csi {
         drop(stage);
         self.stages.prune();
         Ok(())
+    }
+
+    /// Whether the driver's node service lets volumes grow.
+    pub(crate) async fn expands(&self, driver: &str) -> Result<bool, VolumeError> {
+        Ok(self.driver(driver).await?.expands)
+    }
+
+    /// Lets a volume that is published to the pod grow.
+    pub(crate) async fn expand(
+        &self,
+        volume: &ClaimedVolume,
+        uid: &str,
+        growth: &Growth,
+    ) -> Result<(), VolumeError> {
+        let driver = self.driver(&volume.driver).await?;
+        let staging = self.layout.stage(&volume.driver, &volume.handle).join("globalmount");
+        let request = NodeExpandVolumeRequest {
+            volume_id: volume.handle.clone(),
+            volume_path: text(&self.layout.csi_target(uid, &volume.name)),
+            capacity_range: Some(CapacityRange { required_bytes: growth.bytes, limit_bytes: 0 }),
+            staging_target_path: if driver.stages { text(&staging) } else { String::new() },
+            volume_capability: Some(capability(volume, &driver, None)),
+            secrets: growth.secrets.clone().into_iter().collect(),
+        };
+        let mut client = NodeClient::new(driver.channel.clone());
+        let call = async move { client.node_expand_volume(request).await };
+        self.call("NodeExpandVolume", &volume.driver, call).await.map(drop)
     }
 
     async fn stage(
@@ -306,6 +357,7 @@ impl Csi {
             stages: offered.contains(&(Type::StageUnstageVolume as i32)),
             single_node_multi_writer: offered.contains(&(Type::SingleNodeMultiWriter as i32)),
             mount_group: offered.contains(&(Type::VolumeMountGroup as i32)),
+            expands: offered.contains(&(Type::ExpandVolume as i32)),
         });
         self.known.lock().insert(key, driver.clone());
         Ok(driver)
@@ -503,6 +555,7 @@ mod tests {
             mount_options: vec![],
             stage_secret: None,
             publish_secret: None,
+            expand_secret: None,
             group: None,
         };
         let driver = |policy: &str| {

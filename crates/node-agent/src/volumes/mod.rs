@@ -4,6 +4,7 @@ pub(crate) mod atomic;
 pub(crate) mod claim;
 pub(crate) mod content;
 pub(crate) mod csi;
+pub(crate) mod growth;
 pub(crate) mod host_path;
 pub(crate) mod local;
 pub(crate) mod ownership;
@@ -127,6 +128,8 @@ pub(crate) enum VolumeError {
     Claim(#[from] claim::ClaimError),
     #[error(transparent)]
     Csi(#[from] csi::CsiError),
+    #[error("NodeExpandVolume failed: {0}")]
+    Growth(#[source] Box<VolumeError>),
     #[error("cannot {action}: {source}")]
     Files { action: &'static str, source: io::Error },
     #[error(transparent)]

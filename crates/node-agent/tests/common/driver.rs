@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use csi::v1::{
@@ -43,6 +46,10 @@ pub(crate) struct Driver {
     pub(crate) fault: Arc<Mutex<Option<(usize, Fault)>>>,
     pub(crate) calls: Arc<Mutex<Vec<String>>>,
     pub(crate) crash: Arc<Notify>,
+    /// Volumes grow on the node.
+    pub(crate) expands: Arc<AtomicBool>,
+    /// What the next calls of NodeExpandVolume are answered.
+    pub(crate) refusals: Arc<Mutex<Vec<Status>>>,
 }
 
 impl Driver {
@@ -164,7 +171,11 @@ impl Node for Driver {
         _: Request<NodeGetCapabilitiesRequest>,
     ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
         let rpc = Rpc { r#type: rpc::Type::StageUnstageVolume as i32 };
-        let capabilities = vec![NodeServiceCapability { r#type: Some(Type::Rpc(rpc)) }];
+        let mut capabilities = vec![NodeServiceCapability { r#type: Some(Type::Rpc(rpc)) }];
+        if self.expands.load(Ordering::SeqCst) {
+            let rpc = Rpc { r#type: rpc::Type::ExpandVolume as i32 };
+            capabilities.push(NodeServiceCapability { r#type: Some(Type::Rpc(rpc)) });
+        }
         Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
     }
 
@@ -177,9 +188,17 @@ impl Node for Driver {
 
     async fn node_expand_volume(
         &self,
-        _: Request<NodeExpandVolumeRequest>,
+        request: Request<NodeExpandVolumeRequest>,
     ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let request = request.into_inner();
+        assert!(mounted(Path::new(&request.volume_path)).unwrap(), "expanded only when published");
+        assert!(mounted(Path::new(&request.staging_target_path)).unwrap(), "and staged");
+        let bytes = request.capacity_range.map(|range| range.required_bytes).unwrap_or_default();
+        self.call("expand", format!("{} {bytes}", request.volume_id), || Ok(())).await?;
+        match self.refusals.lock().pop() {
+            Some(refusal) => Err(refusal),
+            None => Ok(Response::new(NodeExpandVolumeResponse { capacity_bytes: bytes })),
+        }
     }
 
     async fn node_get_info(

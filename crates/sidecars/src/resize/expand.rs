@@ -9,14 +9,14 @@ use csi::v1::{CapacityRange, ControllerExpandVolumeRequest, VolumeCapability};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::api::resource;
 use kube::{Api, ResourceExt};
-use resources::{annotations, reference, volume};
+use resources::{annotations, expansion, reference, volume};
 use runtime::{Key, Next, edit, update_status_if_changed};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use values::Quantity;
 
 use super::size::{Ability, PAUSE, Plan, plan};
-use super::{ResizeError, Resizer, status};
+use super::{ResizeError, Resizer};
 use crate::driver::{CHANGE, within};
 use crate::provision::request;
 
@@ -116,7 +116,7 @@ impl Resizer {
         size: Quantity,
     ) -> Result<Next, ResizeError> {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
-        let begun = update_status_if_changed(&claims, seen, |claim| status::begin(claim, &size)).await;
+        let begun = update_status_if_changed(&claims, seen, |claim| expansion::begin(claim, &size)).await;
         let claim = match begun {
             Ok(None) => seen.clone(),
             Ok(Some(claim)) => {
@@ -194,7 +194,7 @@ impl Resizer {
         grown: &Grown,
     ) -> Result<(), ResizeError> {
         let name = volume.name_any();
-        let before = status::capacity(&claim).cloned();
+        let before = expansion::capacity(&claim).cloned();
         let change = |live: &mut PersistentVolume| {
             if live.metadata.uid != volume.metadata.uid {
                 return;
@@ -218,9 +218,15 @@ impl Resizer {
             false => ("VolumeResizeSuccessful", "Resize volume succeeded"),
         };
         let told = reference(&claim);
-        self.settle(key, claim, |live| match grown.needs_node {
-            true => status::hand_to_node(live),
-            false => status::finish(live, &grown.size),
+        self.settle(key, claim, |live| {
+            let mark = annotations::NODE_EXPANSION_NOT_REQUIRED;
+            if grown.needs_node {
+                expansion::hand_to_node(live);
+                live.annotations_mut().remove(mark);
+            } else {
+                expansion::finish(live, &grown.size);
+                live.annotations_mut().insert(mark.to_owned(), "true".to_owned());
+            }
         })
         .await?;
         self.recorder.normal(&told, reason, message);
@@ -252,7 +258,7 @@ impl Resizer {
         }
         if failure != Failure::Open {
             let infeasible = failure == Failure::Infeasible;
-            self.settle(key, claim, |live| status::fail(live, &message, infeasible)).await?;
+            self.settle(key, claim, |live| expansion::fail(live, &message, infeasible)).await?;
         }
         if failure == Failure::Infeasible { Ok(Next::After(PAUSE)) } else { Err(error) }
     }

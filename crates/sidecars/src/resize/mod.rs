@@ -1,12 +1,11 @@
 //! What external-resizer does, node-locally: volumes that grow with their claims.
 //!
 //! A volume is this node's when its node affinity admits the node; of several such nodes with the driver, all draw the
-//! same one. Decisions are pure ([`size`]), how far an expansion is stands in the claim's status ([`status`]), and the
-//! steps between the API and the driver are in [`expand`]. Growth that needs the node ends with the node agent.
+//! same one. Decisions are pure ([`size`]), how far an expansion is stands in the claim's status
+//! ([`resources::expansion`]), and the steps between the API and the driver are in [`expand`]. Growth that needs the node ends with the node agent.
 
 mod expand;
 mod size;
-mod status;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,12 +15,11 @@ use csi::v1::controller_service_capability::rpc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::Client;
 use parking_lot::Mutex;
-use resources::claim;
+use resources::{claim, expansion};
 use runtime::{Backoff, Change, Context, Informer, Key, Queue, Recorder, work};
 use tonic::Status;
 
 use self::size::{Ability, Remembered};
-use self::status::Stage;
 use crate::capacity::Signal;
 use crate::place::Place;
 use crate::provision::{RequestError, owner};
@@ -140,9 +138,9 @@ impl Resizer {
                 let decides = |claim: &PersistentVolumeClaim| {
                     (
                         claim::requested(claim).cloned(),
-                        status::capacity(claim).cloned(),
+                        expansion::capacity(claim).cloned(),
                         claim::phase(claim).to_owned(),
-                        status::stage(claim) == Some(Stage::NodeInfeasible),
+                        expansion::stage(claim) == Some(expansion::Stage::NodeInfeasible),
                     )
                 };
                 if old.as_ref().is_none_or(|old| decides(old) != decides(new)) {
@@ -224,7 +222,7 @@ impl Resizer {
 /// Queues a claim that asks for another size than it has, or whose expansion may have ended; with many nodes in a
 /// process, every change of a claim is seen by all of them.
 fn queue_if_growing(resizer: &Resizer, queue: &Queue<Key>, claim: &PersistentVolumeClaim) {
-    let asks = claim::requested(claim) != status::capacity(claim);
+    let asks = claim::requested(claim) != expansion::capacity(claim);
     let was_tried = claim.status.as_ref().is_some_and(|status| status.allocated_resources.is_some());
     if claim::phase(claim) == "Bound" && (asks || was_tried) && resizer.volume_of(claim).is_some() {
         queue.add(Key::of(claim));

@@ -5,11 +5,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::api::resource;
 use kube::ResourceExt;
+use resources::expansion::{self, Stage};
 use resources::{annotations, claim, volume};
 use tokio::time::Instant;
 use values::Quantity;
-
-use super::status::{self, Stage};
 
 /// What a driver can do about sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +69,7 @@ pub(super) fn plan(
         let is_marked = on.annotations().contains_key(annotations::PRE_RESIZE_CAPACITY);
         return if is_marked && sizes.has >= sizes.volume { Plan::ForgetOldSize } else { Plan::Nothing };
     }
-    let stage = status::stage(of);
+    let stage = expansion::stage(of);
     let Some(size) = target(&sizes, stage, ability, remembered.ended) else { return Plan::Nothing };
     match &remembered.pause {
         Some((paused, until)) if *paused == size && now < *until => {
@@ -97,8 +96,8 @@ struct Sizes {
 
 impl Sizes {
     fn of(of: &PersistentVolumeClaim, on: &PersistentVolume) -> Option<Sizes> {
-        let has = parse(status::capacity(of)?)?;
-        let attempted = status::allocated(of).and_then(parse).filter(|size| *size > has);
+        let has = parse(expansion::capacity(of)?)?;
+        let attempted = expansion::allocated(of).and_then(parse).filter(|size| *size > has);
         Some(Sizes {
             asked: parse(claim::requested(of)?)?,
             has,

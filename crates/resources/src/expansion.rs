@@ -1,11 +1,9 @@
-//! How far an expansion is, as a claim's status tells it.
+//! How far a claim's expansion is, as its status tells it: written by the resizer, then by the node.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimCondition};
 use k8s_openapi::apimachinery::pkg::api::resource;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
-use resources::annotations;
 use values::Quantity;
 
 const STORAGE: &str = "storage";
@@ -16,11 +14,16 @@ const NODE_ERROR: &str = "NodeResizeError";
 
 /// Who is at an expansion, from `status.allocatedResourceStatuses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub enum Stage {
+    /// The driver's controller service was or will be asked.
     ControllerInProgress,
+    /// It said that the size can't be had.
     ControllerInfeasible,
+    /// The volume has grown; the node has to do the rest.
     NodePending,
+    /// The driver's node service was or will be asked.
     NodeInProgress,
+    /// It said that the size can't be had.
     NodeInfeasible,
 }
 
@@ -39,23 +42,23 @@ impl Stage {
 }
 
 /// The stage that a claim's expansion is in; `None` if none is under way.
-pub(super) fn stage(of: &PersistentVolumeClaim) -> Option<Stage> {
+pub fn stage(of: &PersistentVolumeClaim) -> Option<Stage> {
     let name = of.status.as_ref()?.allocated_resource_statuses.as_ref()?.get(STORAGE)?;
     Stage::ALL.iter().find(|(_, one)| one == name).map(|(stage, _)| *stage)
 }
 
 /// The size that the claim has.
-pub(super) fn capacity(of: &PersistentVolumeClaim) -> Option<&resource::Quantity> {
+pub fn capacity(of: &PersistentVolumeClaim) -> Option<&resource::Quantity> {
     of.status.as_ref()?.capacity.as_ref()?.get(STORAGE)
 }
 
 /// The size that was attempted last.
-pub(super) fn allocated(of: &PersistentVolumeClaim) -> Option<&resource::Quantity> {
+pub fn allocated(of: &PersistentVolumeClaim) -> Option<&resource::Quantity> {
     of.status.as_ref()?.allocated_resources.as_ref()?.get(STORAGE)
 }
 
 /// An attempt begins. One that is repeated changes nothing, and so costs no write.
-pub(super) fn begin(claim: &mut PersistentVolumeClaim, size: &Quantity) {
+pub fn begin(claim: &mut PersistentVolumeClaim, size: &Quantity) {
     let attempted = allocated(claim).and_then(|size| size.0.parse::<Quantity>().ok());
     if stage(claim) == Some(Stage::ControllerInProgress) && attempted.as_ref() == Some(size) {
         return;
@@ -69,7 +72,7 @@ pub(super) fn begin(claim: &mut PersistentVolumeClaim, size: &Quantity) {
 }
 
 /// An attempt failed; `infeasible` if the size can't be had ever. The request may be lowered then.
-pub(super) fn fail(claim: &mut PersistentVolumeClaim, message: &str, infeasible: bool) {
+pub fn fail(claim: &mut PersistentVolumeClaim, message: &str, infeasible: bool) {
     if infeasible {
         set_stage(claim, Some(Stage::ControllerInfeasible));
     }
@@ -77,23 +80,33 @@ pub(super) fn fail(claim: &mut PersistentVolumeClaim, message: &str, infeasible:
 }
 
 /// The volume has grown, and the node has to do the rest.
-pub(super) fn hand_to_node(claim: &mut PersistentVolumeClaim) {
+pub fn hand_to_node(claim: &mut PersistentVolumeClaim) {
     set_stage(claim, Some(Stage::NodePending));
     conditions(claim).retain(|one| one.type_ != CONTROLLER_ERROR && one.type_ != NODE_ERROR);
     let message = "Waiting for user to (re-)start a pod to finish file system resize of volume on node.";
     set_condition(claim, FILE_SYSTEM_PENDING, message);
-    claim.annotations_mut().remove(annotations::NODE_EXPANSION_NOT_REQUIRED);
+}
+
+/// The node is at it.
+pub fn begin_on_node(claim: &mut PersistentVolumeClaim) {
+    set_stage(claim, Some(Stage::NodeInProgress));
+}
+
+/// The node failed; `infeasible` if the size can't be had ever. Then the resizer decides what next.
+pub fn fail_on_node(claim: &mut PersistentVolumeClaim, message: &str, infeasible: bool) {
+    if infeasible {
+        set_stage(claim, Some(Stage::NodeInfeasible));
+    }
+    set_condition(claim, NODE_ERROR, &format!("failed to expand pvc with {message}"));
 }
 
 /// The volume has grown, and nothing is left to do.
-pub(super) fn finish(claim: &mut PersistentVolumeClaim, size: &Quantity) {
+pub fn finish(claim: &mut PersistentVolumeClaim, size: &Quantity) {
     let status = claim.status.get_or_insert_default();
     let capacity = status.capacity.get_or_insert_default();
     capacity.insert(STORAGE.to_owned(), resource::Quantity(size.to_string()));
     set_stage(claim, None);
     clear_conditions(claim);
-    let key = annotations::NODE_EXPANSION_NOT_REQUIRED.to_owned();
-    claim.annotations_mut().insert(key, "true".to_owned());
 }
 
 fn set_stage(claim: &mut PersistentVolumeClaim, stage: Option<Stage>) {
