@@ -1,6 +1,6 @@
 //! All drives of a machine: found at start, let go at the end.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use linux::{Host, Unmount};
 
@@ -12,6 +12,10 @@ use crate::{
     plan::Step,
     state::{Found, Slot, State},
 };
+
+/// How often, and how far apart, a busy drive is tried again before it is left mounted: two seconds in all.
+const BUSY_ATTEMPTS: u32 = 40;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Volumes to be removed, with the steps for each.
 pub(crate) type Removals = Vec<(VolumeId, Vec<Step>)>;
@@ -111,7 +115,7 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
                 let why = format!("a volume of it is mounted at {}", volume.target.display());
                 return Err(linux::Error::because("close drive", &drive.id, why));
             }
-            host.unmount(drive.site.layout.mount(), Unmount::Plain)?;
+            unmount_when_idle(host, drive.site.layout.mount())?;
             host.remove_directory(drive.site.layout.mount())?;
             match slot.source {
                 Source::LoopFile { .. } => host.detach_loop(&drive.device).map(drop),
@@ -141,4 +145,18 @@ fn unmounted(host: &dyn Host, mount: &Path) -> linux::Result<()> {
         device = device.display()
     );
     Err(linux::Error::because("close the drive at", mount.display(), why))
+}
+
+/// A child process between fork and exec holds every file that is open in this one, so a drive that nothing uses can
+/// be busy for a moment.
+fn unmount_when_idle(host: &dyn Host, mount: &Path) -> linux::Result<()> {
+    for _ in 0..BUSY_ATTEMPTS {
+        match host.unmount(mount, Unmount::Plain) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            result => return result.map(drop),
+        }
+    }
+    host.unmount(mount, Unmount::Plain).map(drop)
 }
