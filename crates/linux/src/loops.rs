@@ -10,6 +10,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use linux_raw_sys::loop_device::{
@@ -56,11 +57,30 @@ pub trait LoopDevices {
 /// Two processes may be offered the same free device; the loser asks again.
 const ATTEMPTS: usize = 64;
 
+/// How often, and how long apart, a device that is going away is looked at again: the kernel tells nobody.
+const GOING_ATTEMPTS: usize = 200;
+const GOING_PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether the kernel takes the file off the device at its last close. Devices of ours are attached without this.
+fn is_going(device: &Path) -> bool {
+    let Some(name) = device.file_name() else { return false };
+    let flag = Path::new("/sys/block").join(name).join("loop/autoclear");
+    std::fs::read(flag).is_ok_and(|flag| flag.trim_ascii() == b"1")
+}
+
 impl LoopDevices for Kernel {
     fn attach_loop(&self, file: &Path) -> Result<PathBuf> {
         let file = std::fs::canonicalize(file).context("find", file.display())?;
-        if let Some(device) = self.loop_of(&file)? {
-            return Ok(device);
+        // A device that was detached while somebody held it open goes with its last user: using it again would lose it
+        // then, and a second device on the same file beside a mounted one would destroy its file system.
+        for attempt in 0.. {
+            match self.loop_of(&file)? {
+                Some(device) if attempt < GOING_ATTEMPTS && is_going(&device) => {
+                    std::thread::sleep(GOING_PAUSE)
+                }
+                Some(device) => return Ok(device),
+                None => break,
+            }
         }
         // Direct I/O keeps the data from being cached twice; where the file's own file system can't, the kernel takes
         // buffered I/O by itself or refuses the descriptor.

@@ -159,6 +159,28 @@ fn a_loop_device_follows_its_file() {
 }
 
 #[test]
+fn a_loop_device_that_is_going_away_is_not_used_again() {
+    let Some(place) = Place::new() else { return };
+    let file = place.path("a.img");
+    Kernel.make_image(&file, 8 << 20).expect("image");
+    let going = Kernel.attach_loop(&file).expect("attach");
+    let holder = fs::File::open(&going).expect("open");
+    assert!(Kernel.detach_loop(&going).expect("detach"));
+    assert_eq!(Kernel.loop_of(&file).expect("look"), Some(going), "its last user keeps it");
+    let device = thread::scope(|scope| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let file = &file;
+        scope.spawn(move || tell.send(Kernel.attach_loop(file).expect("attach")).expect("told"));
+        let early = told.recv_timeout(std::time::Duration::from_millis(100));
+        assert!(early.is_err(), "it was used again while it was going");
+        drop(holder);
+        told.recv().expect("attached")
+    });
+    assert_eq!(Kernel.loop_of(&file).expect("look"), Some(device.clone()), "it stays");
+    assert!(Kernel.detach_loop(&device).expect("detach"));
+}
+
+#[test]
 fn many_files_at_once_get_a_loop_device_each() {
     let Some(place) = Place::new() else { return };
     let devices: BTreeSet<PathBuf> = thread::scope(|scope| {
