@@ -1,6 +1,7 @@
 //! The binary: one subcommand per role. Wiring only.
 
 mod client;
+mod controllers;
 mod driver;
 mod signals;
 mod storage;
@@ -47,6 +48,8 @@ enum Role {
     Down(up::Down),
     /// Serve the CSI driver alone on a unix socket, with no Kubernetes anywhere.
     Driver(driver::Driver),
+    /// Run controllers alone, against any Kubernetes API, one process at a time.
+    Controllers(controllers::Controllers),
     /// Create or change the objects of a manifest.
     Apply(client::Apply),
     /// Print objects as the server renders them.
@@ -87,6 +90,7 @@ async fn play(role: Role) -> anyhow::Result<()> {
         Role::Up(arguments) => up::up(arguments).await,
         Role::Down(arguments) => up::down(arguments).await,
         Role::Driver(arguments) => driver::driver(arguments).await,
+        Role::Controllers(arguments) => controllers::controllers(arguments).await,
         Role::Apply(arguments) => client::apply(arguments).await,
         Role::Get(arguments) => client::get(arguments).await,
         Role::Delete(arguments) => client::delete(arguments).await,

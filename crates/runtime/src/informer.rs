@@ -273,6 +273,12 @@ where
                 shared.delete(&namespace, &name, Some(object));
             }
             Err(error) if refuses_streaming(&error) => return Err(NoStreaming),
+            // A custom resource that is not installed here, or not yet: there are none of it.
+            Err(error) if is_not_served(&error) => {
+                if !shared.synced.send_replace(true) {
+                    tracing::info!(kind = %K::kind(&()), "the server has no such kind; asking again now and then");
+                }
+            }
             Err(error) => {
                 if let Some(metrics) = &shared.metrics {
                     metrics.failures.inc();
@@ -282,6 +288,16 @@ where
         }
     }
     Ok(())
+}
+
+/// Objects of a kind that was served before stay: they are announced as deleted before their kind goes.
+fn is_not_served(error: &watcher::Error) -> bool {
+    let (watcher::Error::WatchStartFailed(kube::Error::Api(status))
+    | watcher::Error::InitialListFailed(kube::Error::Api(status))) = error
+    else {
+        return false;
+    };
+    status.code == 404
 }
 
 /// A server without streaming lists answers `sendInitialEvents` with 422 Invalid (or 400 from a proxy's view).

@@ -1,4 +1,4 @@
-//! What every controller shares: informers, work queues, events, metrics, health endpoints.
+//! What every controller shares: informers, work queues, leases, events, metrics, health endpoints.
 //!
 //! A controller is a function from a key to the next thing to do, driven by a [`Queue`] that informers fill:
 //!
@@ -15,6 +15,7 @@ mod failure;
 pub mod health;
 mod informer;
 mod informers;
+mod lease;
 mod metrics;
 mod queue;
 mod recorder;
@@ -25,6 +26,7 @@ pub use context::Context;
 pub use failure::explain;
 pub use informer::{Change, Informer};
 pub use informers::Informers;
+pub use lease::{LeaseError, LeaseOptions, Term, TermOver, lead};
 pub use metrics::Metrics;
 pub use queue::{Backoff, Queue};
 pub use recorder::Recorder;

@@ -48,7 +48,7 @@ impl Backoff {
 }
 
 /// A number in 0..1 that differs between keys and processes; the hasher's random seed is random enough here.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     RandomState::new().hash_one(()) as f64 / u64::MAX as f64
 }
 

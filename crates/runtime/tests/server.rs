@@ -150,6 +150,16 @@ async fn a_server_that_does_not_stream_is_listed() {
     assert!(!requests.lock()[1].1.contains("watch="));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_not_served_has_no_objects_until_it_is() {
+    let (client, _) =
+        scripted([refusal(404, "NotFound"), refusal(404, "NotFound"), watch(&[("ADDED", map("a", "1", 1))])]);
+    let (informer, notes) = informer(client);
+    informer.synced().await;
+    assert!(informer.all().is_empty());
+    heard(&notes, &["+a 1"]).await;
+}
+
 #[tokio::test]
 async fn a_list_after_a_lost_watch_tells_only_what_changed_meanwhile() {
     let (client, _) = scripted([
