@@ -47,3 +47,31 @@ pub const BETA_MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
 /// On a claim for which a volume is being made, `<driver>/<node>`: whose provisioner there is at it. Ours; written and
 /// removed together with the finalizer [`crate::finalizers::PROVISIONING`].
 pub const PROVISIONING: &str = "orlop.dev/provisioning";
+/// On a claim with [`PROVISIONING`], what its volume is being filled with: `snapshot/<id>` or `volume/<id>`, ids as the
+/// driver gave them. Ours; it lets CreateVolume be repeated word by word when the source's objects are gone.
+pub const PROVISIONING_SOURCE: &str = "orlop.dev/provisioning-source";
+
+/// On a snapshot's content: its VolumeSnapshot is being deleted, so the snapshot may go, as the deletion policy says.
+pub const SNAPSHOT_BEING_DELETED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted";
+/// On a snapshot's content, "yes": the driver was asked for the snapshot and has not finally answered.
+pub const SNAPSHOT_BEING_CREATED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-created";
+/// On a snapshot's content, the name of the secret for calls about the snapshot.
+pub const SNAPSHOT_SECRET_NAME: &str = "snapshot.storage.kubernetes.io/deletion-secret-name";
+/// On a snapshot's content, the namespace of the secret for calls about the snapshot.
+pub const SNAPSHOT_SECRET_NAMESPACE: &str = "snapshot.storage.kubernetes.io/deletion-secret-namespace";
+/// On a VolumeSnapshotClass, "true": snapshots of its driver's volumes that name no class get this one.
+pub const IS_DEFAULT_SNAPSHOT_CLASS: &str = "snapshot.storage.kubernetes.io/is-default-class";
+/// On a snapshot's content, "true": volumes of the other volume mode may be made from it.
+pub const ALLOW_MODE_CHANGE: &str = "snapshot.storage.kubernetes.io/allow-volume-mode-change";
+/// On a group's content: as [`SNAPSHOT_BEING_DELETED`].
+pub const GROUP_BEING_DELETED: &str = "groupsnapshot.storage.kubernetes.io/volumegroupsnapshot-being-deleted";
+/// On a group's content: as [`SNAPSHOT_BEING_CREATED`].
+pub const GROUP_BEING_CREATED: &str = "groupsnapshot.storage.kubernetes.io/volumegroupsnapshot-being-created";
+/// On a group's content, the name of the secret for calls about the group.
+pub const GROUP_SECRET_NAME: &str = "groupsnapshot.storage.kubernetes.io/deletion-secret-name";
+/// On a group's content, the namespace of the secret for calls about the group.
+pub const GROUP_SECRET_NAMESPACE: &str = "groupsnapshot.storage.kubernetes.io/deletion-secret-namespace";
+/// On a VolumeGroupSnapshotClass: as [`IS_DEFAULT_SNAPSHOT_CLASS`].
+pub const IS_DEFAULT_GROUP_CLASS: &str = "groupsnapshot.storage.kubernetes.io/is-default-class";
+/// On the content of a snapshot that was taken as one of a group, the group's id: the driver is not asked for it alone.
+pub const GROUP_HANDLE: &str = "groupsnapshot.storage.k8s.io/volumeGroupSnapshotHandle";

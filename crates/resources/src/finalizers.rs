@@ -21,6 +21,21 @@ pub const SNAPSHOT_SOURCE: &str = "provisioner.storage.kubernetes.io/volumesnaps
 /// the driver is asked, taken off when a volume object exists or the driver finally refused.
 pub const PROVISIONING: &str = "orlop.dev/provisioning";
 
+/// On a VolumeSnapshot: it may be the source of a claim. Taken off when it is being deleted and no claim waits for it.
+pub const SNAPSHOT_AS_SOURCE: &str = "snapshot.storage.kubernetes.io/volumesnapshot-as-source-protection";
+/// On a VolumeSnapshot whose content goes with it: stays until the content is gone.
+pub const SNAPSHOT_BOUND: &str = "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection";
+/// On a VolumeSnapshot that was taken as one of a group: stays until the group is gone.
+pub const SNAPSHOT_IN_GROUP: &str = "snapshot.storage.kubernetes.io/volumesnapshot-in-group-protection";
+/// On a bound VolumeSnapshotContent: its snapshot is not deleted, or not known to be retained.
+pub const SNAPSHOT_CONTENT: &str = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection";
+/// On a claim of which a snapshot is being taken.
+pub const CLAIM_AS_SNAPSHOT_SOURCE: &str = "snapshot.storage.kubernetes.io/pvc-as-source-protection";
+/// On a VolumeGroupSnapshot: stays until its content is gone or retained.
+pub const GROUP_BOUND: &str = "groupsnapshot.storage.kubernetes.io/volumegroupsnapshot-bound-protection";
+/// On a bound VolumeGroupSnapshotContent: as [`SNAPSHOT_CONTENT`].
+pub const GROUP_CONTENT: &str = "groupsnapshot.storage.kubernetes.io/volumegroupsnapshotcontent-bound-protection";
+
 /// The finalizer of a driver's attacher, on volumes and attachments: every character outside letters, digits and "-"
 /// becomes "-", and a name that then ends in "-" gets an "X".
 pub fn attacher(driver: &str) -> String {

@@ -12,3 +12,5 @@ pub const ORLOP_NODE: &str = "topology.orlop.dev/node";
 pub const CAPACITY_DRIVER: &str = "csi.storage.k8s.io/drivername";
 /// On a CSIStorageCapacity, who keeps it up to date.
 pub const CAPACITY_MANAGED_BY: &str = "csi.storage.k8s.io/managed-by";
+/// On a snapshot's content, the only node that has the snapshot and its source: its driver takes care of it.
+pub const SNAPSHOT_MANAGED_BY: &str = "snapshot.storage.kubernetes.io/managed-by";

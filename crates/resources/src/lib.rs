@@ -11,10 +11,17 @@ mod drive;
 pub mod expansion;
 pub mod finalizers;
 pub mod fit;
+pub mod group_snapshot;
 pub mod labels;
 pub mod orlop;
 mod reference;
+mod reference_grant;
+pub mod snapshot;
+pub mod source;
 pub mod volume;
 
 pub use drive::{Drive, DriveSpec, DriveState, DriveStatus};
+pub use group_snapshot::{VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent};
 pub use reference::{owner, reference};
+pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec};
+pub use snapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};

@@ -3,12 +3,14 @@
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::annotations;
+use crate::{VolumeSnapshotClass, annotations};
 
 /// The name of our CSI driver.
 pub const DRIVER: &str = "orlop.dev";
 /// The name of the StorageClass that a fresh installation has.
 pub const STORAGE_CLASS: &str = "orlop";
+/// The name of the VolumeSnapshotClass that a fresh installation has.
+pub const SNAPSHOT_CLASS: &str = "orlop";
 
 /// The default StorageClass: volumes are made where their first pod goes, can grow, and are deleted with their claim.
 pub fn storage_class() -> StorageClass {
@@ -24,6 +26,14 @@ pub fn storage_class() -> StorageClass {
         allow_volume_expansion: Some(true),
         ..StorageClass::default()
     }
+}
+
+/// The default class for snapshots of our volumes: they are deleted with their objects.
+pub fn snapshot_class() -> VolumeSnapshotClass {
+    let mut class = VolumeSnapshotClass::new(SNAPSHOT_CLASS, DRIVER);
+    class.metadata.annotations =
+        Some([(annotations::IS_DEFAULT_SNAPSHOT_CLASS.to_owned(), "true".to_owned())].into());
+    class
 }
 
 /// The driver's traits: nothing to attach, no pod details wanted, capacity published, ownership of a volume set by

@@ -19,6 +19,7 @@ mod persistent_volume_claim;
 mod pod;
 mod rules;
 mod secret;
+mod snapshot;
 mod storage_capacity;
 mod storage_class;
 mod violations;
@@ -116,7 +117,8 @@ pub fn default_object(kind: &Kind, object: &mut Value, old: Option<&Value>) {
     (rules::of(kind).default)(object, old);
 }
 
-/// Every rule that `object` breaks as a new object of `kind`, metadata included (custom kinds: metadata only).
+/// Every rule that `object` breaks as a new object of `kind`, metadata included (custom kinds: metadata
+/// only, and what Kubernetes' snapshot API demands of its own).
 pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let rules = rules::of(kind);
     let mut violations = Violations::default();

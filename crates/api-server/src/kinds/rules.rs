@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Kind, config_map, csi_driver, csi_node, custom_resource_definition, event, lease, metadata::NameRule,
-    namespace, node, persistent_volume, persistent_volume_claim, pod, secret, storage_capacity,
+    namespace, node, persistent_volume, persistent_volume_claim, pod, secret, snapshot, storage_capacity,
     storage_class, violations::Violations, volume_attachment, volume_attributes_class,
 };
 
@@ -26,10 +26,10 @@ impl Rules {
         Rules { name: NameRule::Subdomain, default: |_, _| {}, check: |_, _| {}, check_change: |_, _, _| {} };
 }
 
-/// The rules of a kind; custom kinds have only a schema.
+/// The rules of a kind; custom kinds have only a schema, except those that everyone knows.
 pub(super) fn of(kind: &Kind) -> &'static Rules {
     if kind.is_custom() {
-        return &Rules::NONE;
+        return snapshot::rules(&kind.group, &kind.kind).unwrap_or(&Rules::NONE);
     }
     match &*kind.kind {
         "ConfigMap" => &config_map::RULES,

@@ -5,15 +5,19 @@ use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::PostParams;
 use kube::{Api, Client, CustomResourceExt, Resource, ResourceExt};
-use resources::{Drive, orlop};
+use resources::{Drive, ReferenceGrant, VolumeSnapshotClass, group_snapshot, orlop, snapshot};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Creates what is missing. What is there stays as it is: it may have been changed on purpose.
 pub(super) async fn ensure(client: &Client) -> anyhow::Result<()> {
-    create::<CustomResourceDefinition>(client, Drive::crd()).await?;
+    let definitions = [Drive::crd(), ReferenceGrant::crd()].into_iter();
+    for definition in definitions.chain(snapshot::definitions()).chain(group_snapshot::definitions()) {
+        create::<CustomResourceDefinition>(client, definition).await?;
+    }
     create::<CSIDriver>(client, orlop::csi_driver()).await?;
-    create::<StorageClass>(client, orlop::storage_class()).await
+    create::<StorageClass>(client, orlop::storage_class()).await?;
+    create::<VolumeSnapshotClass>(client, orlop::snapshot_class()).await
 }
 
 async fn create<K>(client: &Client, object: K) -> anyhow::Result<()>
