@@ -238,12 +238,14 @@ impl Driver {
         self.flights.run(key, work).await
     }
 
-    /// The volume as CSI shows it. Nothing needs to be remembered in its context: all facts are on its drive.
+    /// The volume as CSI shows it. Its context says which claim it was made for, as noted on its drive: no call needs
+    /// that, but an orchestrator that lost everything does.
     fn shown(&self, volume: &Volume) -> v1::Volume {
         v1::Volume {
             capacity_bytes: signed(volume.size),
             volume_id: volume.id.to_string(),
             accessible_topology: vec![v1::Topology { segments: self.node.segments.clone() }],
+            volume_context: volume.notes.clone().into_iter().collect(),
             content_source: volume.origin.as_ref().map(content_source),
             ..v1::Volume::default()
         }

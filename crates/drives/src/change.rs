@@ -201,6 +201,7 @@ fn place(
         created: Timestamp::now(),
         quota: drive.site.backend.choose_key(&drive.quota_keys()),
         parameters: request.parameters.clone(),
+        notes: request.notes.clone(),
         origin: request.origin.clone(),
         restore_size: None,
     };

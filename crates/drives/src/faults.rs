@@ -267,6 +267,7 @@ fn record(quota: Option<QuotaKey>) -> VolumeRecord {
         created: jiff::Timestamp::UNIX_EPOCH,
         quota,
         parameters: Default::default(),
+        notes: Default::default(),
         origin: None,
         restore_size: None,
     }

@@ -151,6 +151,7 @@ mod tests {
             created: jiff::Timestamp::UNIX_EPOCH,
             quota: None,
             parameters: Default::default(),
+            notes: Default::default(),
             origin: None,
             restore_size: None,
         };
@@ -180,6 +181,7 @@ mod tests {
             created: jiff::Timestamp::UNIX_EPOCH,
             quota: Some(QuotaKey::Subvolume(256)),
             parameters: Default::default(),
+            notes: Default::default(),
             origin: None,
             restore_size: None,
         };

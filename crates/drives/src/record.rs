@@ -50,6 +50,9 @@ pub(crate) struct VolumeRecord {
     pub(crate) quota: Option<QuotaKey>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) parameters: BTreeMap<String, String>,
+    /// For people and for rebuilding what refers to the volume; means nothing here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) notes: BTreeMap<String, String>,
     /// What it was filled with when it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Origin>,

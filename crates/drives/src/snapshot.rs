@@ -96,6 +96,7 @@ fn reserve(
         created: Timestamp::now(),
         quota: drive.site.backend.choose_key(&drive.quota_keys()),
         parameters: Default::default(),
+        notes: Default::default(),
         origin: Some(origin),
         restore_size: Some(found.least),
     };

@@ -90,6 +90,7 @@ impl Serving {
             backend: self.site.backend.kind(),
             created: entry.record.created,
             parameters: entry.record.parameters.clone(),
+            notes: entry.record.notes.clone(),
             origin: entry.record.origin.clone(),
         }
     }

@@ -21,6 +21,11 @@ impl VolumeId {
     pub fn drive(&self) -> &DriveId {
         &self.drive
     }
+
+    /// What names the volume on its drive.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
 }
 
 impl fmt::Display for VolumeId {
@@ -110,6 +115,8 @@ pub struct CreateVolume {
     pub backend: Option<BackendKind>,
     /// Kept with the volume; asked again with other parameters, the volume is not the same.
     pub parameters: BTreeMap<String, String>,
+    /// Kept with the volume for whoever finds its drive one day, such as the claim that it was made for. Not compared.
+    pub notes: BTreeMap<String, String>,
     /// What it is filled with; without, it is empty.
     pub origin: Option<Origin>,
 }
@@ -129,6 +136,8 @@ pub struct Volume {
     pub created: Timestamp,
     /// Parameters that it was made with.
     pub parameters: BTreeMap<String, String>,
+    /// What was noted about it when it was made.
+    pub notes: BTreeMap<String, String>,
     /// What it was filled with, which may be gone since.
     pub origin: Option<Origin>,
 }

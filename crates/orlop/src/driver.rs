@@ -25,7 +25,7 @@ pub(crate) struct Driver {
 }
 
 /// The path of a unix endpoint.
-fn endpoint(text: &str) -> Result<PathBuf, String> {
+pub(crate) fn endpoint(text: &str) -> Result<PathBuf, String> {
     let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
     match path.starts_with('/') {
         true => Ok(path.into()),

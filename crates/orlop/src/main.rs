@@ -6,6 +6,7 @@ mod driver;
 mod signals;
 mod storage;
 mod up;
+mod volumes;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -50,6 +51,8 @@ enum Role {
     Driver(driver::Driver),
     /// Run controllers alone, against any Kubernetes API, one process at a time.
     Controllers(controllers::Controllers),
+    /// Print the volumes that lie on the drives, or PersistentVolumes for them when those were lost.
+    Volumes(volumes::Volumes),
     /// Create or change the objects of a manifest.
     Apply(client::Apply),
     /// Print objects as the server renders them.
@@ -91,6 +94,7 @@ async fn play(role: Role) -> anyhow::Result<()> {
         Role::Down(arguments) => up::down(arguments).await,
         Role::Driver(arguments) => driver::driver(arguments).await,
         Role::Controllers(arguments) => controllers::controllers(arguments).await,
+        Role::Volumes(arguments) => volumes::volumes(arguments).await,
         Role::Apply(arguments) => client::apply(arguments).await,
         Role::Get(arguments) => client::get(arguments).await,
         Role::Delete(arguments) => client::delete(arguments).await,

@@ -4,24 +4,7 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::{BINARY, Place, run, wait_until};
-
-/// A loop device over a file of the test's own; detached when dropped.
-struct LoopDevice(String);
-
-impl LoopDevice {
-    fn new(place: &Place, name: &str) -> LoopDevice {
-        let file = place.path().join(name).display().to_string();
-        run("truncate", &["-s", "512M", &file]);
-        LoopDevice(run("losetup", &["--find", "--show", &file]).trim().to_owned())
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        run("losetup", &["-d", &self.0]);
-    }
-}
+use common::{BINARY, LoopDevice, Place, run, wait_until};
 
 #[track_caller]
 fn says(error: &str, words: &[&str]) {

@@ -25,6 +25,7 @@ impl Create {
             limit: sizes.limit,
             backend: one_backend(asked, &access)?,
             parameters: BTreeMap::new(),
+            notes: parameters::notes(request.parameters),
             origin: snapshot::origin(request.volume_content_source)?,
         }))
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 const FIELD: &str = "parameters";
 const BACKEND: &str = "orlop.dev/backend";
 
-/// Facts about the claim that provisioners add to what the class says. They change nothing.
+/// Facts about the claim that provisioners add to what the class says. They change nothing, and are noted on the drive.
 const METADATA: [&str; 3] =
     ["csi.storage.k8s.io/pvc/name", "csi.storage.k8s.io/pvc/namespace", "csi.storage.k8s.io/pv/name"];
 
@@ -37,6 +37,12 @@ pub(super) fn backend(parameters: &BTreeMap<String, String>) -> Result<Option<Ba
         }
     }
     Ok(backend)
+}
+
+/// What of the parameters is noted with the volume: which claim it was made for.
+pub(super) fn notes(mut parameters: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    parameters.retain(|key, _| METADATA.contains(&key.as_str()));
+    parameters
 }
 
 /// Facts about a snapshot that snapshotters add to what the class says. They change nothing.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use drives::Drives;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use resources::{Drive, DriveSpec, DriveState, DriveStatus};
 use runtime::Context;
@@ -64,9 +64,12 @@ async fn write(context: &Context, node: &str, drives: &Drives) -> Result<(), kub
         current.status = wanted.status;
         api.replace_status(&name, &PostParams::default(), &current).await?;
     }
-    for name in stale.keys() {
-        match api.delete(name, &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+    for (name, seen) in &stale {
+        // Unchanged only: a drive that was moved is another node's by now.
+        let preconditions = Preconditions { resource_version: seen.resource_version(), uid: seen.uid() };
+        let unchanged = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match api.delete(name, &unchanged).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
             deleted => drop(deleted?),
         }
     }

@@ -174,6 +174,23 @@ impl Drop for Orlop {
     }
 }
 
+/// A loop device over a file of the test's own; detached when dropped.
+pub struct LoopDevice(pub String);
+
+impl LoopDevice {
+    pub fn new(place: &Place, name: &str) -> LoopDevice {
+        let file = place.path().join(name).display().to_string();
+        run("truncate", &["-s", "512M", &file]);
+        LoopDevice(run("losetup", &["--find", "--show", &file]).trim().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        run("losetup", &["-d", &self.0]);
+    }
+}
+
 /// The kubectl binaries to test with; `cargo xtask test` names them.
 pub fn kubectls() -> Vec<String> {
     let named = std::env::var_os("ORLOP_KUBECTLS").unwrap_or_else(|| "kubectl".into());

@@ -1,0 +1,236 @@
+//! `orlop volumes`: what volumes there are, as the drivers themselves tell; and PersistentVolumes anew for them, when
+//! those are lost or say the wrong node.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
+use csi::v1::controller_client::ControllerClient;
+use csi::v1::identity_client::IdentityClient;
+use csi::v1::{self, GetPluginInfoRequest, ListVolumesRequest};
+use resources::annotations;
+use serde_json::{Value, json};
+use values::Quantity;
+
+/// Notes on a volume's drive that say what it was made for.
+const CLAIM: &str = "csi.storage.k8s.io/pvc/name";
+const NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
+const PERSISTENT_VOLUME: &str = "csi.storage.k8s.io/pv/name";
+
+/// How many volumes are asked for at once.
+const PAGE: i32 = 500;
+
+/// Arguments of `orlop volumes`.
+#[derive(Args)]
+pub(crate) struct Volumes {
+    /// The data directory of an Orlop that runs: the drivers of all its nodes are asked.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/orlop")]
+    data_dir: PathBuf,
+    /// The socket of one driver, to be asked alone.
+    #[arg(long, value_name = "unix:///PATH", value_parser = crate::driver::endpoint, conflicts_with = "data_dir")]
+    endpoint: Option<PathBuf>,
+    /// A table, or PersistentVolumes to be created, each for the claim that its volume was made for.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+    /// The class of the PersistentVolumes: the one that their claims name.
+    #[arg(long, value_name = "NAME", default_value = resources::orlop::STORAGE_CLASS)]
+    storage_class: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Yaml,
+}
+
+/// Prints the volumes to standard output.
+pub(crate) async fn volumes(arguments: Volumes) -> anyhow::Result<()> {
+    let sockets = match arguments.endpoint {
+        Some(socket) => vec![socket],
+        None => sockets(&arguments.data_dir),
+    };
+    ensure!(
+        !sockets.is_empty(),
+        "no driver serves below {}; start orlop up, or name its directory with --data-dir or a driver's socket with \
+         --endpoint",
+        arguments.data_dir.display()
+    );
+    let mut found = Vec::new();
+    for socket in &sockets {
+        found.extend(list(socket).await.with_context(|| format!("asking {}", socket.display()))?);
+    }
+    match arguments.output {
+        Output::Table => print!("{}", table(&found)),
+        Output::Yaml => {
+            for one in &found {
+                let object = one.persistent_volume(&arguments.storage_class);
+                print!("---\n{}", serde_saphyr::to_string(&object)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The sockets of our own drivers below a data directory.
+fn sockets(data: &Path) -> Vec<PathBuf> {
+    let nodes = std::fs::read_dir(data.join("nodes")).into_iter().flatten().flatten();
+    let mut sockets: Vec<PathBuf> = nodes
+        .map(|node| node.path().join("plugins").join(driver::NAME).join("csi.sock"))
+        .filter(|socket| socket.exists())
+        .collect();
+    sockets.sort();
+    sockets
+}
+
+/// A volume, and the driver that has it.
+struct Found {
+    driver: String,
+    volume: v1::Volume,
+}
+
+async fn list(socket: &Path) -> anyhow::Result<Vec<Found>> {
+    let channel = csi::connect(socket).await?;
+    let driver = IdentityClient::new(channel.clone()).get_plugin_info(GetPluginInfoRequest {}).await?;
+    let driver = driver.into_inner().name;
+    let mut controller = ControllerClient::new(channel);
+    let (mut found, mut starting_token) = (Vec::new(), String::new());
+    loop {
+        let request = ListVolumesRequest { max_entries: PAGE, starting_token };
+        let page = controller.list_volumes(request).await?.into_inner();
+        let volumes = page.entries.into_iter().filter_map(|entry| entry.volume);
+        found.extend(volumes.map(|volume| Found { driver: driver.clone(), volume }));
+        starting_token = page.next_token;
+        if starting_token.is_empty() {
+            return Ok(found);
+        }
+    }
+}
+
+impl Found {
+    fn note(&self, key: &str) -> Option<&str> {
+        self.volume.volume_context.get(key).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The name that its PersistentVolume had; the volume's own where none was noted.
+    fn name(&self) -> &str {
+        let handle = &self.volume.volume_id;
+        self.note(PERSISTENT_VOLUME)
+            .unwrap_or_else(|| handle.rsplit_once('/').map_or(handle.as_str(), |(_, key)| key))
+    }
+
+    fn claim(&self) -> Option<(&str, &str)> {
+        self.note(NAMESPACE).zip(self.note(CLAIM))
+    }
+
+    fn size(&self) -> String {
+        Quantity::from_bytes(self.volume.capacity_bytes.unsigned_abs()).to_string()
+    }
+
+    fn segments(&self) -> BTreeMap<String, String> {
+        let places = &self.volume.accessible_topology;
+        places.first().map(|place| place.segments.clone().into_iter().collect()).unwrap_or_default()
+    }
+
+    /// Kept when its claim goes, whatever the class says: who restores is told so, and changes it when all is well.
+    fn persistent_volume(&self, class: &str) -> Value {
+        let requirement = |(key, value)| json!({"key": key, "operator": "In", "values": [value]});
+        let terms: Vec<Value> = self.segments().into_iter().map(requirement).collect();
+        let mut spec = json!({
+            "capacity": {"storage": self.size()},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": class,
+            "csi": {
+                "driver": self.driver,
+                "volumeHandle": self.volume.volume_id,
+                "volumeAttributes": self.volume.volume_context,
+            },
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": terms}]}},
+        });
+        if let Some((namespace, name)) = self.claim() {
+            spec["claimRef"] = json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": name,
+            });
+        }
+        json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {
+                "name": self.name(),
+                "annotations": {annotations::PROVISIONED_BY: self.driver},
+            },
+            "spec": spec,
+        })
+    }
+}
+
+fn table(found: &[Found]) -> String {
+    let mut lines = vec![["NAME", "SIZE", "CLAIM", "WHERE", "HANDLE"].map(str::to_owned)];
+    for one in found {
+        let claim = one.claim().map(|(namespace, name)| format!("{namespace}/{name}"));
+        let place: Vec<String> = one.segments().into_values().collect();
+        lines.push([
+            one.name().to_owned(),
+            one.size(),
+            claim.unwrap_or_else(|| "<none>".to_owned()),
+            place.join(","),
+            one.volume.volume_id.clone(),
+        ]);
+    }
+    let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0);
+    let widths = [0, 1, 2, 3].map(width);
+    let line = |[name, size, claim, place, handle]: &[String; 5]| {
+        let [a, b, c, d] = widths;
+        format!("{name:<a$}   {size:<b$}   {claim:<c$}   {place:<d$}   {handle}\n")
+    };
+    lines.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(context: &[(&str, &str)]) -> Found {
+        let segments = [("topology.orlop.dev/node".to_owned(), "n1".to_owned())].into();
+        let volume = v1::Volume {
+            capacity_bytes: 64 << 20,
+            volume_id: "0a1b/pvc-7".to_owned(),
+            volume_context: context.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            accessible_topology: vec![v1::Topology { segments }],
+            ..v1::Volume::default()
+        };
+        Found { driver: "orlop.dev".to_owned(), volume }
+    }
+
+    #[test]
+    fn a_persistent_volume_is_for_the_claim_that_its_volume_was_made_for() {
+        let noted = found(&[(CLAIM, "journal"), (NAMESPACE, "shop"), (PERSISTENT_VOLUME, "pvc-9")]);
+        let object = noted.persistent_volume("fast");
+        let made: k8s_openapi::api::core::v1::PersistentVolume =
+            serde_json::from_value(object.clone()).expect("a PersistentVolume");
+        let spec = made.spec.expect("a spec");
+        assert_eq!(made.metadata.name.as_deref(), Some("pvc-9"));
+        assert_eq!(spec.claim_ref.as_ref().and_then(|claim| claim.name.as_deref()), Some("journal"));
+        assert_eq!(spec.claim_ref.and_then(|claim| claim.uid), None, "whichever claim of that name");
+        assert_eq!(spec.persistent_volume_reclaim_policy.as_deref(), Some("Retain"));
+        assert_eq!(spec.storage_class_name.as_deref(), Some("fast"));
+        assert_eq!(spec.csi.map(|csi| csi.volume_handle).as_deref(), Some("0a1b/pvc-7"));
+        assert_eq!(spec.capacity.expect("a size")["storage"].0, "64Mi");
+
+        let unknown = found(&[]).persistent_volume("fast");
+        assert_eq!(unknown["metadata"]["name"], "pvc-7");
+        assert_eq!(unknown["spec"]["claimRef"], Value::Null, "for any claim that it fits");
+    }
+
+    #[test]
+    fn the_table_shows_what_is_known() {
+        let noted = found(&[(CLAIM, "journal"), (NAMESPACE, "shop")]);
+        assert_eq!(
+            table(&[noted, found(&[])]),
+            "NAME    SIZE   CLAIM          WHERE   HANDLE\n\
+             pvc-7   64Mi   shop/journal   n1      0a1b/pvc-7\n\
+             pvc-7   64Mi   <none>         n1      0a1b/pvc-7\n"
+        );
+    }
+}
