@@ -179,6 +179,7 @@ fn creation_asks_the_drives_for_what_the_request_says() {
         limit: Some(20),
         backend: Some(BackendKind::Btrfs),
         parameters: BTreeMap::new(),
+        notes: map(&[("csi.storage.k8s.io/pvc/name", "data")]),
         origin: None,
     };
     assert_eq!(wanted, expected);
