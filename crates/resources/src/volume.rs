@@ -93,6 +93,28 @@ pub fn admits_node(
     }
 }
 
+/// The labels by which cloud volumes say where they are, each with the one that took its place or whose place it took.
+const ZONE_LABELS: [(&str, &str); 4] = [
+    ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
+    ("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"),
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+];
+
+/// Whether the zones and regions in a volume's labels, several joined by `__`, have those of a node among them.
+/// A node that has no such label takes any volume. (kube-scheduler's VolumeZone.)
+pub fn admits_zone(volume: &PersistentVolume, node_labels: &BTreeMap<String, String>) -> bool {
+    let Some(labels) = &volume.metadata.labels else { return true };
+    if !ZONE_LABELS.iter().any(|(key, _)| node_labels.contains_key(*key)) {
+        return true;
+    }
+    ZONE_LABELS.iter().all(|(key, alias)| {
+        let Some(zones) = labels.get(*key) else { return true };
+        let here = node_labels.get(*key).or_else(|| node_labels.get(*alias));
+        here.is_some_and(|here| zones.split("__").any(|zone| zone.trim() == here))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaimSpec, PersistentVolumeSpec};
@@ -114,6 +136,35 @@ mod tests {
 
     fn volume(spec: PersistentVolumeSpec) -> PersistentVolume {
         PersistentVolume { spec: Some(spec), ..PersistentVolume::default() }
+    }
+
+    #[test]
+    fn zones_in_labels_must_be_the_nodes() {
+        const ZONE: &str = "topology.kubernetes.io/zone";
+        const OLD_ZONE: &str = "failure-domain.beta.kubernetes.io/zone";
+        const REGION: &str = "topology.kubernetes.io/region";
+        for (volume_labels, node_labels, admitted) in [
+            (&[][..], &[(ZONE, "a")][..], true),
+            (&[(ZONE, "a")], &[(ZONE, "a")], true),
+            (&[(ZONE, "a")], &[(ZONE, "b")], false),
+            (&[(ZONE, "a__b")], &[(ZONE, "b")], true),
+            (&[(ZONE, "a")], &[("host", "n")], true),
+            (&[(ZONE, "a")], &[(REGION, "r")], false),
+            (&[(OLD_ZONE, "a")], &[(ZONE, "a")], true),
+            (&[(ZONE, "a")], &[(OLD_ZONE, "b")], false),
+            (&[(ZONE, "a"), (REGION, "r")], &[(ZONE, "a"), (REGION, "s")], false),
+        ] {
+            let labels = |pairs: &[(&str, &str)]| {
+                pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+            };
+            let mut located = volume(PersistentVolumeSpec::default());
+            located.metadata.labels = Some(labels(volume_labels));
+            assert_eq!(
+                admits_zone(&located, &labels(node_labels)),
+                admitted,
+                "{volume_labels:?} {node_labels:?}"
+            );
+        }
     }
 
     #[test]

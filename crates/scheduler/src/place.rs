@@ -44,33 +44,43 @@ impl Placement {
     }
 }
 
+/// How many nodes that take a pod are compared. The search goes on from the node that was chosen last, so that all have
+/// their turn.
+const COMPARED: usize = 100;
+
 /// Chooses a node for a pod, all of its claims considered together. Nodes in `avoid` are left out.
 ///
 /// # Errors
 /// Why no node takes it.
 pub fn place(world: &World, pod: &Pod, avoid: &HashSet<String>) -> Result<Placement, Refusal> {
     let claims = Claims::of(world, pod).map_err(|why| Refusal::everywhere(world.nodes.len(), why))?;
+    // No score is above that of a node which a claim was promised to: the others need not be looked at.
+    if let Some(placement) = claims.selected_nodes().find_map(|name| {
+        let (name, node) = world.nodes.get_key_value(name)?;
+        claims.judge(world, (name, node), pod, avoid).ok()
+    }) {
+        return Ok(placement);
+    }
     let mut refusal = Refusal { nodes: world.nodes.len(), ..Refusal::default() };
     let mut largest: Option<(u64, &str)> = None;
     let mut best: Option<(Score, Placement)> = None;
-    let none = Labels::new();
-    for (name, node) in &world.nodes {
-        let labels = node.metadata.labels.as_ref().unwrap_or(&none);
-        let judged = match node::takes(node, labels, pod) {
-            Err(reason) => Err(reason),
-            Ok(()) if avoid.contains(name) => Err(Reason::Avoided),
-            Ok(()) => claims.on(world, node, labels, pod),
-        };
-        match judged {
+    let mut compared = 0;
+    for (name, node) in world.nodes_in_turn() {
+        match claims.judge(world, (name, node), pod, avoid) {
             Ok(found) => {
-                let score = claims.score(world, name, labels);
+                let score = claims.score(world, name, labels_of(node));
                 if best.as_ref().is_none_or(|(top, _)| score > *top) {
                     best = Some((score, found));
+                }
+                compared += 1;
+                if compared == COMPARED {
+                    break;
                 }
             }
             Err(reason) => {
                 if matches!(reason, Reason::NoCapacity | Reason::Promised) {
-                    largest = largest.max(claims.largest(world, labels).map(|bytes| (bytes, name.as_str())));
+                    let here = claims.largest(world, labels_of(node)).map(|bytes| (bytes, name.as_str()));
+                    largest = largest.max(here);
                 }
                 *refusal.reasons.entry(reason).or_default() += 1;
             }
@@ -92,16 +102,20 @@ pub fn place_on(world: &World, pod: &Pod, name: &str, avoid: &HashSet<String>) -
     let Some(node) = world.nodes.get(name) else {
         return Err(Refusal::everywhere(0, format!("node {name:?} not found")));
     };
-    let none = Labels::new();
     let found = match avoid.contains(name) {
         true => Err(Reason::Avoided),
-        false => claims.on(world, node, node.metadata.labels.as_ref().unwrap_or(&none), pod),
+        false => claims.on(world, node, labels_of(node), pod),
     };
     found.map_err(|reason| Refusal { nodes: 1, reasons: [(reason, 1)].into(), ..Refusal::default() })
 }
 
-/// Better is greater: where claims were promised their volumes, most free storage, fewest pods, first name.
-type Score<'a> = (bool, u64, Reverse<usize>, Reverse<&'a str>);
+/// Better is greater: most free storage, fewest pods, first name.
+type Score<'a> = (u64, Reverse<usize>, Reverse<&'a str>);
+
+fn labels_of(node: &Node) -> &Labels {
+    static NONE: Labels = Labels::new();
+    node.metadata.labels.as_ref().unwrap_or(&NONE)
+}
 
 /// A pod's claims by what they need.
 struct Claims<'a> {
@@ -167,6 +181,28 @@ impl<'a> Claims<'a> {
         Ok(claims)
     }
 
+    /// Where claims were promised their volumes, or have them.
+    fn selected_nodes(&self) -> impl Iterator<Item = &'a str> {
+        let delayed = self.delayed.iter().map(|(_, claim, _)| *claim);
+        delayed.chain(self.bound.iter().copied()).filter_map(|claim| claim::selected_node(claim))
+    }
+
+    /// Whether a node takes the pod with its claims.
+    fn judge(
+        &self,
+        world: &World,
+        (name, node): (&str, &Node),
+        pod: &Pod,
+        avoid: &HashSet<String>,
+    ) -> Result<Placement, Reason> {
+        let labels = labels_of(node);
+        node::takes(node, labels, pod)?;
+        if avoid.contains(name) {
+            return Err(Reason::Avoided);
+        }
+        self.on(world, node, labels, pod)
+    }
+
     /// What the claims need on a node.
     fn on(&self, world: &World, node: &Node, labels: &Labels, pod: &Pod) -> Result<Placement, Reason> {
         let name = node.name_any();
@@ -174,6 +210,9 @@ impl<'a> Claims<'a> {
             let volume = world.volume(claim::volume_name(claim)).ok_or(Reason::VolumeGone)?;
             if !volume::admits_node(volume, &name, labels) {
                 return Err(Reason::VolumeAffinity);
+            }
+            if !volume::admits_zone(volume, labels) {
+                return Err(Reason::VolumeZone);
             }
         }
         let mut placement = Placement { node: name.clone(), give: Vec::new(), provision: Vec::new() };
@@ -244,13 +283,11 @@ impl<'a> Claims<'a> {
     }
 
     fn score<'n>(&self, world: &World, node: &'n str, labels: &Labels) -> Score<'n> {
-        let claims = self.bound.iter().copied().chain(self.delayed.iter().map(|(_, claim, _)| *claim));
-        let selected = claims.into_iter().any(|claim| claim::selected_node(claim) == Some(node));
         let classes: HashSet<_> = self.delayed.iter().map(|(_, claim, _)| claim::class(claim)).collect();
         let pools = classes.into_iter().flat_map(|class| world.ledger.pools(class, labels));
         let free = pools.map(|pool| pool.free.saturating_sub(world.ledger.promised(pool, &self.keys)));
         let free = free.fold(0_u64, u64::saturating_add);
-        (selected, free, Reverse(world.pods_on(node).len()), Reverse(node))
+        (free, Reverse(world.pods_on(node).len()), Reverse(node))
     }
 
     /// For want of storage: what was asked, what there is, and what to do.

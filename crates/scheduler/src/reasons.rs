@@ -25,6 +25,8 @@ pub enum Reason {
     VolumeGone,
     /// A claim's volume can't be used there.
     VolumeAffinity,
+    /// A claim's volume is in another zone.
+    VolumeZone,
     /// No existing volume fits, and none can be made there.
     NoVolume,
     /// The driver has too little free storage there.
@@ -48,6 +50,7 @@ impl Reason {
             Self::Avoided => "node(s) failed to provision a volume for the pod a short while ago",
             Self::VolumeGone => "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
             Self::VolumeAffinity => "node(s) didn't match PersistentVolume's node affinity",
+            Self::VolumeZone => "node(s) had no available volume zone",
             Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
             Self::NoCapacity => "node(s) did not have enough free storage",
             Self::Unpublished => "node(s) published no free storage for the claim's class",

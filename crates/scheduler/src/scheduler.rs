@@ -248,6 +248,7 @@ fn reserve(world: &mut World, pod: &Key, placement: Placement) -> Plan {
             plan.claims.push(claim);
         }
     }
+    world.chosen_last.clone_from(&placement.node);
     plan.placement = Some(placement);
     plan
 }

@@ -1,6 +1,7 @@
 //! What the scheduler knows, filed by what a placement asks for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
@@ -33,6 +34,8 @@ pub enum Cause {
 pub struct World {
     /// The nodes.
     pub nodes: BTreeMap<String, Arc<Node>>,
+    /// The node that was chosen last.
+    pub chosen_last: String,
     /// Which drivers serve a node, and how many volumes each takes.
     pub csi_nodes: HashMap<String, Arc<CSINode>>,
     /// CSI drivers.
@@ -89,6 +92,13 @@ pub(crate) fn referred(volume: &PersistentVolume) -> Option<Key> {
 }
 
 impl World {
+    /// All nodes, beginning after the one that was chosen last.
+    pub fn nodes_in_turn(&self) -> impl Iterator<Item = (&String, &Arc<Node>)> {
+        let last = self.chosen_last.as_str();
+        let after = self.nodes.range::<str, _>((Bound::Excluded(last), Bound::Unbounded));
+        after.chain(self.nodes.range::<str, _>((Bound::Unbounded, Bound::Included(last))))
+    }
+
     /// The volume of that name.
     pub fn volume(&self, name: &str) -> Option<&Arc<PersistentVolume>> {
         self.volumes.get(name)
