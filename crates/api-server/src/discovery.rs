@@ -115,6 +115,9 @@ fn subresources(
         all.push(("eviction", "Eviction".into(), Some("policy"), &["create"]));
         all.push(("log", own(), None, &["get"]));
     }
+    if served.kind.scales() {
+        all.push(("scale", "Scale".into(), Some("autoscaling"), STATUS_VERBS));
+    }
     if served.kind.status {
         all.push(("status", own(), None, STATUS_VERBS));
     }

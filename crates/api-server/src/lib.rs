@@ -31,6 +31,7 @@ mod protobuf;
 mod read;
 mod request;
 mod review;
+mod scale;
 pub mod schema;
 mod selector;
 mod server;

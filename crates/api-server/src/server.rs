@@ -21,7 +21,7 @@ use crate::error::ApiError;
 use crate::negotiate::{self, Shape};
 use crate::request::{self, Path, Query, ResourcePath, Verb};
 use crate::selector::Selection;
-use crate::{crds, delete, discovery, events, log, namespaces, pods, read, review, watch, write};
+use crate::{crds, delete, discovery, events, log, namespaces, pods, read, review, scale, watch, write};
 
 /// Bounds of a server.
 #[derive(Debug, Clone)]
@@ -250,6 +250,7 @@ where
             log::get(shared, &target, &query).await
         }
         (Verb::Get, None | Some("status")) => read::get(shared, &target, shape, &query),
+        (Verb::Get, Some("scale")) if target.served.kind.scales() => scale::get(shared, &target),
         (Verb::List, None) => read::list(shared, &target, shape, &query),
         (Verb::Watch, None) => watch::watch(shared, &target, shape, &query, ends),
         _ => {
@@ -283,12 +284,15 @@ async fn change(
         (Verb::Update, None | Some("status" | "finalize")) => {
             write::update(shared, target, shape, query, payload).await
         }
+        (Verb::Update | Verb::Patch, Some("scale")) if target.served.kind.scales() => {
+            scale::set(shared, verb, target, query, &payload).await
+        }
         (Verb::Patch, None | Some("status")) => write::patch(shared, target, shape, query, payload).await,
         (Verb::Delete, None) => delete::delete(shared, target, shape, query, payload).await,
         (Verb::DeleteCollection, None) if !target.served.is_builtin("Namespace") => {
             delete::collection(shared, target, query, payload).await
         }
-        (_, None | Some("status" | "finalize" | "binding" | "eviction" | "log")) => {
+        (_, None | Some("status" | "scale" | "finalize" | "binding" | "eviction" | "log")) => {
             Err(ApiError::MethodNotAllowed)
         }
         _ => Err(ApiError::UnknownPath),

@@ -7,6 +7,7 @@ pub mod bind;
 pub mod collect;
 pub mod ephemeral;
 pub mod protect;
+pub mod stateful_set;
 
 use futures::future::BoxFuture;
 use runtime::Context;
@@ -22,11 +23,13 @@ pub enum Controller {
     Ephemeral,
     /// Deletes what lost its owners, its namespace or its node.
     Collect,
+    /// Keeps the pods and claims of stateful sets.
+    StatefulSet,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Bind, Self::Protect, Self::Ephemeral, Self::Collect];
+    pub const ALL: [Self; 5] = [Self::Bind, Self::Protect, Self::Ephemeral, Self::Collect, Self::StatefulSet];
 
     /// The name by which it is chosen.
     pub fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Controller {
             Self::Protect => "protect",
             Self::Ephemeral => "ephemeral",
             Self::Collect => "collect",
+            Self::StatefulSet => "stateful-set",
         }
     }
 }
@@ -49,6 +53,7 @@ pub async fn run(context: Context, only: &[Controller]) {
                 vec![Box::pin(protect::claims(context())), Box::pin(protect::volumes(context()))]
             }
             Controller::Ephemeral => vec![Box::pin(ephemeral::run(context()))],
+            Controller::StatefulSet => vec![Box::pin(stateful_set::run(context()))],
             Controller::Collect => vec![
                 Box::pin(collect::owners(context())),
                 Box::pin(collect::namespaces(context())),

@@ -19,6 +19,7 @@ enum Status {
 }
 
 const CORE: &str = "";
+const APPS: &str = "apps";
 const STORAGE: &str = "storage.k8s.io";
 
 /// Every built-in kind, by group, then as discovery lists them.
@@ -80,6 +81,14 @@ pub static BUILTIN: &[Kind] = &[
         Whole,
     ),
     row(
+        CORE,
+        ["Service", "ServiceList", "services", "service"],
+        &[Cow::Borrowed("svc")],
+        &[Cow::Borrowed("all")],
+        Namespaced,
+        Separate,
+    ),
+    row(
         "apiextensions.k8s.io",
         [
             "CustomResourceDefinition",
@@ -90,6 +99,22 @@ pub static BUILTIN: &[Kind] = &[
         &[Cow::Borrowed("crd"), Cow::Borrowed("crds")],
         &[Cow::Borrowed("api-extensions")],
         Cluster,
+        Separate,
+    ),
+    row(
+        APPS,
+        ["ControllerRevision", "ControllerRevisionList", "controllerrevisions", "controllerrevision"],
+        &[],
+        &[],
+        Namespaced,
+        Whole,
+    ),
+    row(
+        APPS,
+        ["StatefulSet", "StatefulSetList", "statefulsets", "statefulset"],
+        &[Cow::Borrowed("sts")],
+        &[Cow::Borrowed("all")],
+        Namespaced,
         Separate,
     ),
     row("coordination.k8s.io", ["Lease", "LeaseList", "leases", "lease"], &[], &[], Namespaced, Whole),

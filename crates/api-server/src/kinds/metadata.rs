@@ -92,24 +92,33 @@ pub(super) fn check_change(new: &Value, old: &Value, violations: &mut Violations
 }
 
 fn check_mutable(metadata: &Value, violations: &mut Violations) {
-    for (key, value) in entries(&metadata["labels"]) {
-        violations.named("metadata.labels", &Value::from(key.as_str()), names::qualified_name);
-        violations.named("metadata.labels", value, names::label_value);
-    }
-    let mut size = 0;
-    for (key, value) in entries(&metadata["annotations"]) {
-        violations.named("metadata.annotations", &Value::from(key.as_str()), |key| {
-            names::qualified_name(&key.to_ascii_lowercase())
-        });
-        size += key.len() + text(value).len();
-    }
-    if size > MOST_ANNOTATION_BYTES {
-        violations.add(FieldError::too_long("metadata.annotations", MOST_ANNOTATION_BYTES));
-    }
+    check_labels("metadata.labels", &metadata["labels"], violations);
+    check_annotations("metadata.annotations", &metadata["annotations"], violations);
     for finalizer in items(&metadata["finalizers"]) {
         violations.named("metadata.finalizers", finalizer, names::qualified_name);
     }
     check_owners(&metadata["ownerReferences"], violations);
+}
+
+/// Labels are qualified names with short values.
+pub(super) fn check_labels(field: &str, labels: &Value, violations: &mut Violations) {
+    for (key, value) in entries(labels) {
+        violations.named(field, &Value::from(key.as_str()), names::qualified_name);
+        violations.named(field, value, names::label_value);
+    }
+}
+
+/// Annotations are qualified names with any value, and not too large together.
+pub(super) fn check_annotations(field: &str, annotations: &Value, violations: &mut Violations) {
+    let mut size = 0;
+    for (key, value) in entries(annotations) {
+        violations
+            .named(field, &Value::from(key.as_str()), |key| names::qualified_name(&key.to_ascii_lowercase()));
+        size += key.len() + text(value).len();
+    }
+    if size > MOST_ANNOTATION_BYTES {
+        violations.add(FieldError::too_long(field, MOST_ANNOTATION_BYTES));
+    }
 }
 
 fn check_owners(owners: &Value, violations: &mut Violations) {

@@ -19,7 +19,9 @@ mod persistent_volume_claim;
 mod pod;
 mod rules;
 mod secret;
+mod service;
 mod snapshot;
+mod stateful_set;
 mod storage_capacity;
 mod storage_class;
 mod violations;
@@ -86,7 +88,12 @@ impl Kind {
 
     /// Whether `metadata.generation` counts changes outside metadata and status.
     pub fn counts_generations(&self) -> bool {
-        self.is_builtin("Pod") || self.is_builtin("CustomResourceDefinition") || self.is_custom()
+        self.is_custom() || matches!(&*self.kind, "CustomResourceDefinition" | "Pod" | "StatefulSet")
+    }
+
+    /// Whether there is a `scale` subresource, by which `spec.replicas` is read and set.
+    pub fn scales(&self) -> bool {
+        self.is_builtin("StatefulSet")
     }
 
     /// Whether this row comes from a custom resource definition.
@@ -150,6 +157,9 @@ pub fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
                 ));
             }
         }
+    }
+    if kind.is_builtin("Service") {
+        warnings.push(service::NOT_SERVED.to_owned());
     }
     warnings
 }

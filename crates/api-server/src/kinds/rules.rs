@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{
     Kind, config_map, csi_driver, csi_node, custom_resource_definition, event, lease, metadata::NameRule,
-    namespace, node, persistent_volume, persistent_volume_claim, pod, secret, snapshot, storage_capacity,
-    storage_class, violations::Violations, volume_attachment, volume_attributes_class,
+    namespace, node, persistent_volume, persistent_volume_claim, pod, secret, service, snapshot, stateful_set,
+    storage_capacity, storage_class, violations::Violations, volume_attachment, volume_attributes_class,
 };
 
 /// The defaults and rules of one kind, metadata aside.
@@ -33,6 +33,7 @@ pub(super) fn of(kind: &Kind) -> &'static Rules {
     }
     match &*kind.kind {
         "ConfigMap" => &config_map::RULES,
+        "ControllerRevision" => &stateful_set::REVISION_RULES,
         "CSIDriver" => &csi_driver::RULES,
         "CSINode" => &csi_node::RULES,
         "CSIStorageCapacity" => &storage_capacity::RULES,
@@ -45,6 +46,8 @@ pub(super) fn of(kind: &Kind) -> &'static Rules {
         "PersistentVolumeClaim" => &persistent_volume_claim::RULES,
         "Pod" => &pod::RULES,
         "Secret" => &secret::RULES,
+        "Service" => &service::RULES,
+        "StatefulSet" => &stateful_set::RULES,
         "StorageClass" => &storage_class::RULES,
         "VolumeAttachment" => &volume_attachment::RULES,
         "VolumeAttributesClass" => &volume_attributes_class::RULES,

@@ -42,6 +42,30 @@ fn pod() -> Value {
     })
 }
 
+fn stateful_set() -> Value {
+    json!({
+        "metadata": {"name": "db", "namespace": "default"},
+        "spec": {
+            "serviceName": "db",
+            "selector": {"matchLabels": {"app": "db"}},
+            "template": {
+                "metadata": {"labels": {"app": "db"}},
+                "spec": {"containers": [
+                    {"name": "c", "image": "host", "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+                ]},
+            },
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim()["spec"]}],
+        },
+    })
+}
+
+fn service() -> Value {
+    json!({
+        "metadata": {"name": "db", "namespace": "default"},
+        "spec": {"clusterIP": "None", "selector": {"app": "db"}, "ports": [{"port": 5432}]},
+    })
+}
+
 fn driver() -> Value {
     json!({"metadata": {"name": "orlop.dev"}, "spec": {}})
 }
@@ -72,6 +96,12 @@ fn plain_objects_are_good() {
         ("StorageClass", class()),
         ("Pod", pod()),
         ("CSIDriver", driver()),
+        ("StatefulSet", stateful_set()),
+        ("Service", service()),
+        (
+            "ControllerRevision",
+            json!({"metadata": {"name": "r", "namespace": "default"}, "data": {}, "revision": 1}),
+        ),
     ] {
         assert_eq!(created(name, &object), Vec::<String>::new(), "{name}");
         assert_eq!(changed(name, &object, json!({})), Vec::<String>::new(), "{name}");
@@ -425,4 +455,123 @@ fn definitions_get_their_names_and_a_warning_about_rules() {
     let definition = defaulted("CustomResourceDefinition", &definition);
     assert_eq!(definition["spec"]["names"]["listKind"], "WidgetList");
     assert_eq!(warnings(kind("CustomResourceDefinition"), &definition).len(), 1);
+}
+
+#[test]
+fn stateful_sets_are_filled_in() {
+    let set = defaulted("StatefulSet", &stateful_set());
+    let spec = &set["spec"];
+    assert_eq!((&spec["replicas"], &spec["podManagementPolicy"]), (&json!(1), &json!("OrderedReady")));
+    assert_eq!(
+        spec["updateStrategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}})
+    );
+    assert_eq!(
+        spec["persistentVolumeClaimRetentionPolicy"],
+        json!({"whenDeleted": "Retain", "whenScaled": "Retain"})
+    );
+    assert_eq!(spec["template"]["spec"]["restartPolicy"], "Always");
+    let template = &spec["volumeClaimTemplates"][0];
+    assert_eq!(
+        (&template["kind"], &template["spec"]["volumeMode"]),
+        (&json!("PersistentVolumeClaim"), &json!("Filesystem"))
+    );
+    let on_delete = with(&stateful_set(), json!({"spec": {"updateStrategy": {"type": "OnDelete"}}}));
+    assert_eq!(defaulted("StatefulSet", &on_delete)["spec"]["updateStrategy"], json!({"type": "OnDelete"}));
+}
+
+#[test]
+fn stateful_sets_that_could_never_work_are_refused() {
+    let spec = |spec: Value| json!({"spec": spec});
+    for (patch, expected) in [
+        (json!({"metadata": {"name": "a.b"}}), "metadata.name: Invalid value"),
+        (
+            spec(json!({"replicas": -1})),
+            "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+        ),
+        (spec(json!({"selector": null})), "spec.selector: Required value"),
+        (spec(json!({"selector": {"matchLabels": null}})), "empty selector is invalid for statefulset"),
+        (
+            spec(json!({"template": {"metadata": {"labels": {"app": "web"}}}})),
+            "`selector` does not match template `labels`",
+        ),
+        (spec(json!({"podManagementPolicy": "Any"})), "must be 'OrderedReady' or 'Parallel'"),
+        (spec(json!({"updateStrategy": {"type": "Recreate"}})), "must be 'RollingUpdate' or 'OnDelete'"),
+        (
+            spec(json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": {"partition": 1}}})),
+            "only allowed for updateStrategy 'RollingUpdate'",
+        ),
+        (spec(json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": "0%"}}})), "cannot be 0"),
+        (
+            spec(json!({"updateStrategy": {"rollingUpdate": {"partition": -1}}})),
+            "partition: Invalid value: -1",
+        ),
+        (spec(json!({"ordinals": {"start": -1}})), "spec.ordinals.start: Invalid value: -1"),
+        (spec(json!({"serviceName": "A"})), "spec.serviceName: Invalid value"),
+        (
+            spec(json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Keep"}})),
+            "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"Keep\"",
+        ),
+        (
+            spec(json!({"template": {"spec": {"restartPolicy": "Never"}}})),
+            "spec.template.spec.restartPolicy: Unsupported",
+        ),
+        (
+            spec(json!({"template": {"spec": {"activeDeadlineSeconds": 5}}})),
+            "activeDeadlineSeconds in StatefulSet is not",
+        ),
+        (
+            spec(json!({"template": {"spec": {"containers": []}}})),
+            "spec.template.spec.containers: Required value",
+        ),
+        (
+            spec(json!({"volumeClaimTemplates": []})),
+            "spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"data\"",
+        ),
+        (
+            spec(json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]})),
+            "spec.volumeClaimTemplates[0].spec.accessModes: Required value",
+        ),
+    ] {
+        let errors = created("StatefulSet", &with(&stateful_set(), patch.clone()));
+        assert!(errors.iter().any(|error| error.contains(expected)), "{patch}: {errors:?}");
+    }
+}
+
+#[test]
+fn little_of_a_stateful_set_may_change() {
+    let spec = |spec: Value| json!({"spec": spec});
+    let grown = json!([{"metadata": {"name": "data"}, "spec": with(&claim()["spec"], json!({"resources": {"requests": {"storage": "2Gi"}}}))}]);
+    for (patch, allowed) in [
+        (spec(json!({"replicas": 3})), true),
+        (spec(json!({"ordinals": {"start": 3}})), true),
+        (spec(json!({"minReadySeconds": 3})), true),
+        (spec(json!({"updateStrategy": {"rollingUpdate": {"partition": 1}}})), true),
+        (spec(json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Delete"}})), true),
+        (spec(json!({"template": {"spec": {"terminationGracePeriodSeconds": 3}}})), true),
+        (spec(json!({"serviceName": "other"})), false),
+        (spec(json!({"podManagementPolicy": "Parallel"})), false),
+        (spec(json!({"volumeClaimTemplates": grown})), false),
+    ] {
+        let errors = changed("StatefulSet", &stateful_set(), patch.clone());
+        assert_eq!(errors.is_empty(), allowed, "{patch}: {errors:?}");
+        assert!(
+            allowed || errors[0].contains("for fields other than 'replicas', 'ordinals', 'template'"),
+            "{errors:?}"
+        );
+    }
+}
+
+#[test]
+fn services_are_kept_with_a_warning() {
+    assert!(warnings(kind("Service"), &service())[0].contains("stored only"));
+    for (patch, expected) in [
+        (json!({"spec": {"type": "Magic"}}), "spec.type: Unsupported value"),
+        (json!({"spec": {"clusterIP": "", "ports": []}}), "spec.ports: Required value"),
+        (json!({"spec": {"ports": [{"port": 0}]}}), "must be between 1 and 65535"),
+        (json!({"spec": {"ports": [{"port": 1}, {"port": 2}]}}), "spec.ports[0].name: Required value"),
+    ] {
+        let errors = created("Service", &with(&service(), patch.clone()));
+        assert!(errors.iter().any(|error| error.contains(expected)), "{patch}: {errors:?}");
+    }
 }

@@ -51,6 +51,9 @@ fn add(kind: &Kind, paths: &mut Map<String, Value>, operation: &dyn Fn(&Kind, &s
     if kind.status {
         insert(format!("{item}/status"), &["get", "put", "patch"]);
     }
+    if kind.scales() {
+        insert(format!("{item}/scale"), &["get", "put", "patch"]);
+    }
     insert(item, changes);
     insert(collection, &["get", "post", "delete"]);
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use k8s_openapi::{
-    api::{coordination::v1 as coordination, core::v1 as core, storage::v1 as storage},
+    api::{apps::v1 as apps, coordination::v1 as coordination, core::v1 as core, storage::v1 as storage},
     apiextensions_apiserver::pkg::apis::apiextensions::v1 as extensions,
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -22,7 +22,7 @@ const fn row(kind: &'static str, render: fn() -> Value) -> Row {
     Row { kind, render, schema: OnceLock::new() }
 }
 
-static ROWS: [Row; 17] = [
+static ROWS: [Row; 20] = [
     row("ConfigMap", render::<core::ConfigMap>),
     row("Event", render::<core::Event>),
     row("Namespace", render::<core::Namespace>),
@@ -32,6 +32,9 @@ static ROWS: [Row; 17] = [
     row("Pod", render::<core::Pod>),
     row("Secret", render::<core::Secret>),
     row("ServiceAccount", render::<core::ServiceAccount>),
+    row("Service", render::<core::Service>),
+    row("ControllerRevision", render::<apps::ControllerRevision>),
+    row("StatefulSet", render::<apps::StatefulSet>),
     row("CustomResourceDefinition", render::<extensions::CustomResourceDefinition>),
     row("Lease", render::<coordination::Lease>),
     row("CSIDriver", render::<storage::CSIDriver>),

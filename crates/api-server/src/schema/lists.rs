@@ -219,6 +219,21 @@ static LISTS: &[(&str, &str, ListRules)] = &[
         "secrets",
         ListRules { keys: Keys::By(&["name"]), patch: Some(Patch::MergeBy("name")) },
     ),
+    (
+        "ServiceSpec",
+        "ports",
+        ListRules { keys: Keys::By(&["port", "protocol"]), patch: Some(Patch::MergeBy("port")) },
+    ),
+    (
+        "ServiceStatus",
+        "conditions",
+        ListRules { keys: Keys::By(&["type"]), patch: Some(Patch::MergeBy("type")) },
+    ),
+    (
+        "StatefulSetStatus",
+        "conditions",
+        ListRules { keys: Keys::By(&["type"]), patch: Some(Patch::MergeBy("type")) },
+    ),
 ];
 
 #[cfg(test)]

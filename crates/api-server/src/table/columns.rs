@@ -3,12 +3,15 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Column, Printer, age, claim, event, node, pod};
+use super::{Column, Printer, age, claim, event, node, pod, workload};
 use crate::kinds::fields::{entries, items, text};
 
 pub(super) fn of(kind: &str) -> Printer {
     match kind {
         "ConfigMap" => Printer { columns: CONFIG_MAP, cells: config_map },
+        "ControllerRevision" => {
+            Printer { columns: workload::REVISION_COLUMNS, cells: workload::revision_cells }
+        }
         "CSIDriver" => Printer { columns: CSI_DRIVER, cells: csi_driver },
         "CSINode" => Printer { columns: CSI_NODE, cells: csi_node },
         "CSIStorageCapacity" => Printer { columns: CAPACITY, cells: capacity },
@@ -21,6 +24,8 @@ pub(super) fn of(kind: &str) -> Printer {
         "Pod" => Printer { columns: pod::COLUMNS, cells: pod::cells },
         "Secret" => Printer { columns: SECRET, cells: secret },
         "ServiceAccount" => Printer { columns: SERVICE_ACCOUNT, cells: service_account },
+        "Service" => Printer { columns: workload::SERVICE_COLUMNS, cells: workload::service_cells },
+        "StatefulSet" => Printer { columns: workload::SET_COLUMNS, cells: workload::set_cells },
         "StorageClass" => Printer { columns: STORAGE_CLASS, cells: storage_class },
         "VolumeAttachment" => Printer { columns: ATTACHMENT, cells: attachment },
         "VolumeAttributesClass" => Printer { columns: ATTRIBUTES_CLASS, cells: attributes_class },

@@ -8,6 +8,7 @@ mod event;
 pub(crate) mod json_path;
 mod node;
 mod pod;
+mod workload;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -74,6 +74,24 @@ fn objects_print_as_kubectl_shows_them() {
             }),
             "x,2Gi,RWOP,Retain,Released,default/c,s,<unset>,,5m | Block",
         ),
+        (
+            "StatefulSet",
+            json!({"spec": {"replicas": 3, "template": {"spec": {"containers": [{"name": "c", "image": "host"}]}}},
+                "status": {"readyReplicas": 2}}),
+            "x,2/3,5m | c,host",
+        ),
+        (
+            "ControllerRevision",
+            json!({"revision": 2, "metadata": {"ownerReferences": [
+                {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "controller": true}]}}),
+            "x,statefulset.apps/db,2,5m",
+        ),
+        (
+            "Service",
+            json!({"spec": {"type": "ClusterIP", "clusterIP": "None", "selector": {"app": "db"},
+                "ports": [{"port": 5432, "protocol": "TCP"}]}}),
+            "x,ClusterIP,None,<none>,5432/TCP,5m | app=db",
+        ),
         ("CSINode", json!({"spec": {"drivers": [{}, {}]}}), "x,2,5m"),
         (
             "CSIDriver",

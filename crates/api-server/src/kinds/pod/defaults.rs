@@ -17,7 +17,16 @@ pub(super) fn default(pod: &mut Value, old: Option<&Value>) {
     if !pod["spec"].is_object() {
         return;
     }
-    let spec = &mut pod["spec"];
+    default_spec(&mut pod["spec"]);
+    if old.is_none() {
+        default_field(pod, &["status", "phase"], "Pending");
+        let class = quality::class(&pod["spec"]);
+        default_field(pod, &["status", "qosClass"], class);
+    }
+}
+
+/// Defaults of a pod's spec, also within a template.
+pub(super) fn default_spec(spec: &mut Value) {
     default_field(spec, &["restartPolicy"], "Always");
     default_field(spec, &["dnsPolicy"], "ClusterFirst");
     default_field(spec, &["securityContext"], Map::new());
@@ -31,11 +40,6 @@ pub(super) fn default(pod: &mut Value, old: Option<&Value>) {
     }
     if let Some(volumes) = spec.get_mut("volumes") {
         items_mut(volumes).iter_mut().for_each(default_volume);
-    }
-    if old.is_none() {
-        default_field(pod, &["status", "phase"], "Pending");
-        let class = quality::class(&pod["spec"]);
-        default_field(pod, &["status", "qosClass"], class);
     }
 }
 

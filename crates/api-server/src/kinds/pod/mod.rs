@@ -20,6 +20,25 @@ pub(super) const RULES: Rules =
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
 
+/// Defaults of a pod template.
+pub(super) fn default_template(template: &mut Value) {
+    if let Some(spec) = template.get_mut("spec").filter(|spec| spec.is_object()) {
+        defaults::default_spec(spec);
+    }
+}
+
+/// Rules of a pod template at `field`, labels and annotations included.
+pub(super) fn check_template(field: &str, template: &Value, violations: &mut Violations) {
+    let mut inner = Violations::default();
+    check(template, &mut inner);
+    for error in inner.into_vec() {
+        violations.add(error.below(field));
+    }
+    let metadata = &template["metadata"];
+    super::metadata::check_labels(&format!("{field}.labels"), &metadata["labels"], violations);
+    super::metadata::check_annotations(&format!("{field}.annotations"), &metadata["annotations"], violations);
+}
+
 fn check(pod: &Value, violations: &mut Violations) {
     let spec = &pod["spec"];
     let volumes = volumes::check(pod, violations);
