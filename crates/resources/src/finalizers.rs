@@ -34,7 +34,8 @@ pub const CLAIM_AS_SNAPSHOT_SOURCE: &str = "snapshot.storage.kubernetes.io/pvc-a
 /// On a VolumeGroupSnapshot: stays until its content is gone or retained.
 pub const GROUP_BOUND: &str = "groupsnapshot.storage.kubernetes.io/volumegroupsnapshot-bound-protection";
 /// On a bound VolumeGroupSnapshotContent: as [`SNAPSHOT_CONTENT`].
-pub const GROUP_CONTENT: &str = "groupsnapshot.storage.kubernetes.io/volumegroupsnapshotcontent-bound-protection";
+pub const GROUP_CONTENT: &str =
+    "groupsnapshot.storage.kubernetes.io/volumegroupsnapshotcontent-bound-protection";
 
 /// The finalizer of a driver's attacher, on volumes and attachments: every character outside letters, digits and "-"
 /// becomes "-", and a name that then ends in "-" gets an "X".

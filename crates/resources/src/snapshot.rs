@@ -274,7 +274,8 @@ where
 {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
         CustomResourceColumnDefinition, CustomResourceDefinitionNames, CustomResourceDefinitionSpec,
-        CustomResourceDefinitionVersion, CustomResourceValidation, JSON, JSONSchemaProps, JSONSchemaPropsOrBool,
+        CustomResourceDefinitionVersion, CustomResourceValidation, JSON, JSONSchemaProps,
+        JSONSchemaPropsOrBool,
     };
     let of_type = |name: &str| JSONSchemaProps { type_: Some(name.to_owned()), ..JSONSchemaProps::default() };
     let policy = JSONSchemaProps {
@@ -429,13 +430,7 @@ mod tests {
         for (definition, name, scope, short, columns) in [
             (0, "volumesnapshots.snapshot.storage.k8s.io", "Namespaced", vec!["vs"], 8),
             (1, "volumesnapshotcontents.snapshot.storage.k8s.io", "Cluster", vec!["vsc", "vscs"], 8),
-            (
-                2,
-                "volumesnapshotclasses.snapshot.storage.k8s.io",
-                "Cluster",
-                vec!["vsclass", "vsclasses"],
-                3,
-            ),
+            (2, "volumesnapshotclasses.snapshot.storage.k8s.io", "Cluster", vec!["vsclass", "vsclasses"], 3),
         ]
         .map(|(at, name, scope, short, columns)| {
             (serde_json::to_value(&definitions()[at]).expect("JSON"), name, scope, short, columns)

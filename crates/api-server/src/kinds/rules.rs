@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use super::{
     Kind, config_map, csi_driver, csi_node, custom_resource_definition, event, lease, metadata::NameRule,
-    namespace, node, persistent_volume, persistent_volume_claim, pod, secret, service, snapshot, stateful_set,
-    storage_capacity, storage_class, violations::Violations, volume_attachment, volume_attributes_class,
+    namespace, node, persistent_volume, persistent_volume_claim, pod, secret, service, snapshot,
+    stateful_set, storage_capacity, storage_class, violations::Violations, volume_attachment,
+    volume_attributes_class,
 };
 
 /// The defaults and rules of one kind, metadata aside.

@@ -189,7 +189,8 @@ mod tests {
         let block = content("", Some("Block"), "h");
         assert_eq!(check(&content("", Some("Filesystem"), "h"), &block), ["spec.sourceVolumeMode"]);
         assert_eq!(check(&plain, &block), ["spec.sourceVolumeMode"]);
-        let nowhere = json!({"spec": {"source": {"snapshotHandle": "h"}, "volumeSnapshotRef": {"name": "s"}}});
+        let nowhere =
+            json!({"spec": {"source": {"snapshotHandle": "h"}, "volumeSnapshotRef": {"name": "s"}}});
         assert_eq!(check(&nowhere, &plain), ["spec.volumeSnapshotRef.namespace"]);
     }
 

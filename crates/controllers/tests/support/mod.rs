@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod kubelet;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
@@ -37,6 +39,8 @@ pub(crate) enum Fault {
     Refused,
     /// It is made, but the client is told otherwise.
     AnswerLost,
+    /// It is made, and the client waits for the answer until it is killed.
+    Halt,
 }
 
 /// The writes of the controllers, counted; one of them may fail.
@@ -45,6 +49,8 @@ pub(crate) struct Writes {
     inner: InProcess,
     count: Arc<AtomicUsize>,
     fault: Option<(usize, Fault)>,
+    /// New objects of this resource are refused as by a quota.
+    forbidden: Option<&'static str>,
 }
 
 impl tower::Service<http::Request<Body>> for Writes {
@@ -58,6 +64,8 @@ impl tower::Service<http::Request<Body>> for Writes {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let is_event = request.uri().path().contains("/events");
+        let is_forbidden = request.method() == http::Method::POST
+            && self.forbidden.is_some_and(|resource| request.uri().path().ends_with(resource));
         let is_write = request.method() != http::Method::GET && !is_event;
         let number = if is_write { self.count.fetch_add(1, Ordering::SeqCst) } else { usize::MAX };
         let fault = self.fault.filter(|(at, _)| *at == number).map(|(_, fault)| fault);
@@ -74,6 +82,9 @@ impl tower::Service<http::Request<Body>> for Writes {
                     .body(body)
                     .unwrap()
             };
+            if is_forbidden {
+                return Ok(refuse(403, "Forbidden"));
+            }
             match fault {
                 Some(Fault::Conflict) => return Ok(refuse(409, "Conflict")),
                 Some(Fault::Refused) => return Ok(refuse(500, "InternalError")),
@@ -81,6 +92,9 @@ impl tower::Service<http::Request<Body>> for Writes {
             }
             let answer = tower::Service::call(&mut inner, request).await?;
             let answer = answer.map(|body| body.map_err(Into::into).boxed_unsync());
+            if fault == Some(Fault::Halt) {
+                return std::future::pending().await;
+            }
             Ok(if fault.is_some() { refuse(500, "InternalError") } else { answer })
         })
     }
@@ -103,16 +117,31 @@ impl World {
 
     /// A world in which the n-th write of the controllers fails.
     pub(crate) async fn with_fault(fault: Option<(usize, Fault)>) -> Self {
+        Self::build(fault, None).await
+    }
+
+    /// A world in which the controllers may not make objects of a resource, by its plural.
+    pub(crate) async fn with_forbidden(resource: &'static str) -> Self {
+        Self::build(None, Some(resource)).await
+    }
+
+    async fn build(fault: Option<(usize, Fault)>, forbidden: Option<&'static str>) -> Self {
         let store = object_store::Store::in_memory();
         let api =
             ApiServer::start(store, api_server::Options::default()).await.expect("the API server starts");
         let writes = Arc::new(AtomicUsize::new(0));
-        let service =
-            Writes { inner: api.in_process("system:controllers"), count: Arc::clone(&writes), fault };
+        let inner = api.in_process("system:controllers");
+        let service = Writes { inner, count: Arc::clone(&writes), fault, forbidden };
         let shutdown = CancellationToken::new();
         let context = Context::new(Client::new(service, "default"), Metrics::new(), shutdown.clone());
         let client = Client::new(api.in_process("admin"), "default");
         Self { client, context, writes, _running: shutdown.drop_guard() }
+    }
+
+    /// Runs controllers that meet no fault.
+    pub(crate) fn run_well(&self, controllers: &'static [controllers::Controller]) {
+        let context = Context::new(self.client.clone(), Metrics::new(), self.context.shutdown.clone());
+        tokio::spawn(async move { controllers::run(context, controllers).await });
     }
 
     /// Writes that the controllers made, events aside.
@@ -228,6 +257,8 @@ kinds! {
     PersistentVolumeClaim: namespaced,
     Pod: namespaced,
     Event: namespaced,
+    k8s_openapi::api::apps::v1::StatefulSet: namespaced,
+    k8s_openapi::api::apps::v1::ControllerRevision: namespaced,
     k8s_openapi::api::core::v1::ConfigMap: namespaced,
     k8s_openapi::api::storage::v1::StorageClass: cluster,
     k8s_openapi::api::storage::v1::CSIDriver: cluster,
