@@ -221,6 +221,11 @@ impl Drives {
         entry.live().then(|| serving.volume(entry))
     }
 
+    /// The volumes whose identities end in this key. One, unless drives of another make hold leftovers.
+    pub fn of_key(&self, key: &str) -> Vec<VolumeId> {
+        self.inner.state.lock().of_key(key)
+    }
+
     /// All live volumes, by name.
     pub fn volumes(&self) -> Vec<Volume> {
         let state = self.inner.state.lock();

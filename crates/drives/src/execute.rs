@@ -6,7 +6,7 @@ use linux::{Host, Result};
 
 use crate::{
     backend::Backend,
-    layout::Layout,
+    layout::{Layout, Maker},
     plan::{Content, Observed, Step},
     record::{Phase, VolumeRecord, render},
 };
@@ -30,6 +30,11 @@ impl Site {
         let (host, mount) = (self.host.as_ref(), self.layout.mount());
         match step {
             Step::Record(record) => {
+                if self.layout.maker() == Maker::DirectPv {
+                    // The first change on an adopted drive; what it held before stays as it is.
+                    host.make_directory(&self.layout.records(), 0o700)?;
+                    host.make_directory(&self.layout.trash(), 0o700)?;
+                }
                 host.write_durable(&self.layout.record(&record.key), &render(record), 0o600)
             }
             Step::Create { key, quota } => self.backend.create(host, &self.layout.volume(key), *quota),

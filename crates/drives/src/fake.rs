@@ -113,6 +113,40 @@ impl FakeHost {
         host
     }
 
+    /// A drive as DirectPV leaves it, with these directories: name, project and that project's limit.
+    pub(crate) fn furnish(
+        &self,
+        image: &Path,
+        label: &str,
+        uuid: &str,
+        volumes: &[(&str, u32, Option<u64>)],
+    ) {
+        let mut disk = FileSystem::new("xfs", uuid, label);
+        let view = &mut disk.now;
+        view.nodes.insert(format!(".FSUUID.{uuid}").into(), Node::File(b".".into()));
+        if label == "DIRECTPV" {
+            let meta = format!("APP_NAME=directpv\nAPP_VERSION=v1beta1\nFSUUID={uuid}\n");
+            view.nodes.insert(".directpv".into(), PLAIN);
+            view.nodes.insert(".directpv/meta.info".into(), Node::File(meta.into()));
+        }
+        for (name, project, limit) in volumes {
+            view.nodes.insert(name.into(), Node::Directory { subvolume: None, project: *project });
+            view.nodes.insert(Path::new(name).join("data"), Node::File(name.as_bytes().into()));
+            if limit.is_some() {
+                view.limits.insert(u64::from(*project), *limit);
+            }
+        }
+        disk.durable = disk.now.clone();
+        let mut machine = self.machine.lock();
+        let (root, inside) = machine.on(image);
+        let directory = inside.parent().unwrap_or(Path::new("")).to_owned();
+        for view in [&mut root.now, &mut root.durable] {
+            view.nodes.insert(directory.clone(), PLAIN);
+            view.nodes.insert(inside.clone(), Node::File(Vec::new()));
+        }
+        machine.disks.insert(image.to_owned(), disk);
+    }
+
     /// Counts changing calls from 0 again, and lets the fault happen.
     pub(crate) fn arm(&self, fault: Option<Fault>) {
         let mut machine = self.machine.lock();
@@ -253,6 +287,13 @@ impl View {
             Node::Directory { .. } => 0,
         });
         Some((id, used.sum()))
+    }
+
+    /// Directories in the root, and all limits by project.
+    pub(crate) fn adopted(&self) -> (Vec<String>, BTreeMap<u64, Option<u64>>) {
+        let name = |path: PathBuf| path.to_string_lossy().into_owned();
+        let children = self.children(Path::new("")).into_iter().map(name);
+        (children.filter(|name| !name.starts_with('.') && !name.is_empty()).collect(), self.limits.clone())
     }
 
     /// Keys of the volumes' directories and of their limits.

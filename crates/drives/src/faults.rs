@@ -1,6 +1,7 @@
 //! Every change failed, crashed, cut off from power and repeated at every call it makes: after a restart the drives
 //! must tell one consistent story, and the same change asked again must complete.
 
+mod adopted;
 mod copies;
 
 use std::{
@@ -51,6 +52,11 @@ fn request(size: u64) -> CreateVolume {
 
 async fn open(host: &Arc<FakeHost>) -> Drives {
     Drives::open(host.clone(), PathBuf::from("/drives"), vec![source()]).await.expect("open")
+}
+
+/// What is on the drive.
+fn disk(host: &FakeHost) -> crate::fake::View {
+    host.disk(Path::new(IMAGE))
 }
 
 /// Whether something half made or half deleted is still to be removed.

@@ -10,7 +10,7 @@ use crate::{
     backend::{self, Backend},
     execute::Site,
     expected,
-    layout::Layout,
+    layout::{Layout, Maker},
     open,
     record::{DeviceFacts, DriveRecord, FORMAT, render},
     state::Serving,
@@ -93,10 +93,14 @@ fn take_in(
 ) -> Result<Serving, InitialiseError> {
     let failed = |error| InitialiseError::Failed { source_path: source.clone(), error };
     let signature = signature(host.as_ref(), &device.path).map_err(failed)?;
-    if let Some(id) = signature.as_ref().and_then(open::identity)
-        && device.mounted_at.is_empty()
-        && let Some((backend, recorded)) =
-            open::peek(host.as_ref(), root, &device.path, &id).map_err(failed)?
+    let known = signature.as_ref().and_then(open::identity).filter(|_| device.mounted_at.is_empty());
+    if let Some((id, Maker::DirectPv)) = &known
+        && force == Force::No
+    {
+        return Err(InitialiseError::AlreadyDrive { device: device.path.clone(), id: id.clone() });
+    }
+    if let Some((id, Maker::Orlop)) = known
+        && let Some((backend, recorded)) = open::peek(host.as_ref(), root, device, &id).map_err(failed)?
     {
         if recorded && force == Force::No {
             return Err(InitialiseError::AlreadyDrive { device: device.path.clone(), id });
@@ -164,6 +168,7 @@ fn finish(
         id: id.clone(),
         device: device.path.clone(),
         size: device.size,
+        foreign: 0,
         site: Site { host: host.clone(), backend, layout },
         volumes: Default::default(),
     })

@@ -47,8 +47,9 @@ pub(crate) fn take(host: &Arc<dyn Host>, root: &Path, sources: Vec<Source>) -> (
                 );
                 Some(Found::Failed { id: Some(id), backend: None, reason })
             }
-            Sighted::Drive { id, backend, device } => {
-                let Opened { found, removals: steps } = open::open(host, root, &id, backend, &device);
+            Sighted::Drive { id, maker, backend, device } => {
+                let Opened { found, removals: steps } =
+                    open::open(host, root, (&id, maker), backend, &device);
                 removals.extend(
                     steps.into_iter().map(|(key, steps)| (VolumeId { drive: id.clone(), key }, steps)),
                 );

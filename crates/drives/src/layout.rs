@@ -2,15 +2,33 @@
 
 use std::path::{Path, PathBuf};
 
+/// Who formatted a drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Maker {
+    /// We did.
+    Orlop,
+    /// DirectPV, or DirectCSI before it.
+    DirectPv,
+}
+
 /// The directories of a mounted drive.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     mount: PathBuf,
+    maker: Maker,
 }
 
 impl Layout {
     pub(crate) fn new(mount: PathBuf) -> Self {
-        Self { mount }
+        Self::of(Maker::Orlop, mount)
+    }
+
+    pub(crate) fn of(maker: Maker, mount: PathBuf) -> Self {
+        Self { mount, maker }
+    }
+
+    pub(crate) fn maker(&self) -> Maker {
+        self.maker
     }
 
     pub(crate) fn mount(&self) -> &Path {
@@ -48,10 +66,25 @@ impl Layout {
     }
 
     pub(crate) fn volumes(&self) -> PathBuf {
-        self.mount.join("volumes")
+        match self.maker {
+            Maker::Orlop => self.mount.join("volumes"),
+            Maker::DirectPv => self.mount.clone(),
+        }
     }
 
     pub(crate) fn volume(&self, key: &str) -> PathBuf {
         self.volumes().join(key)
+    }
+
+    /// The volume's directory within the drive's file system, as the mount table shows it.
+    pub(crate) fn root_of(&self, key: &str) -> PathBuf {
+        Path::new("/").join(self.volume(key).strip_prefix(&self.mount).unwrap_or(Path::new(key)))
+    }
+
+    /// Whether a mount of any drive of ours could show the volume, going by its directory alone.
+    pub(crate) fn could_show(root: &Path, key: &str) -> bool {
+        [Maker::Orlop, Maker::DirectPv]
+            .into_iter()
+            .any(|maker| Self::of(maker, PathBuf::new()).root_of(key) == root)
     }
 }

@@ -8,6 +8,7 @@ mod allocate;
 mod backend;
 mod change;
 mod content;
+mod directpv;
 mod drive;
 mod drives;
 mod error;

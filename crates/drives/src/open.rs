@@ -11,9 +11,10 @@ use linux::{BlockDevice, FilesystemMount, Host, Signature, Unmount};
 use crate::{
     BackendKind, DriveId, Source,
     backend::{self, Backend},
+    directpv,
     execute::Site,
     initialise::{LABEL, signature},
-    layout::Layout,
+    layout::{Layout, Maker},
     plan::{self, Recovery, Step},
     record::{DriveRecord, VolumeRecord, parse},
     state::{Entry, Found, Serving},
@@ -24,18 +25,20 @@ pub(crate) enum Sighted {
     /// Nothing of ours.
     Blank,
     /// A drive's file system.
-    Drive { id: DriveId, backend: &'static dyn Backend, device: Box<BlockDevice> },
+    Drive { id: DriveId, maker: Maker, backend: &'static dyn Backend, device: Box<BlockDevice> },
     /// Nothing can be told.
     Unusable(String),
 }
 
-/// The identity in a signature of ours.
-pub(crate) fn identity(signature: &Signature) -> Option<DriveId> {
-    if signature.label.as_deref() != Some(LABEL) {
-        return None;
-    }
-    kind_of(signature)?;
-    signature.uuid.clone().map(DriveId)
+/// The identity in the signature of a drive, and who made it.
+pub(crate) fn identity(signature: &Signature) -> Option<(DriveId, Maker)> {
+    let kind = kind_of(signature)?;
+    let maker = match signature.label.as_deref()? {
+        LABEL => Maker::Orlop,
+        label if directpv::LABELS.contains(&label) && kind == BackendKind::Xfs => Maker::DirectPv,
+        _ => return None,
+    };
+    Some((DriveId(signature.uuid.clone()?), maker))
 }
 
 fn kind_of(signature: &Signature) -> Option<BackendKind> {
@@ -58,7 +61,9 @@ pub(crate) fn look(host: &dyn Host, source: &Source) -> Sighted {
     let found = host.block_device(&device).and_then(|device| Ok((signature(host, &device.path)?, device)));
     match found {
         Ok((Some(signature), device)) => match identity(&signature).zip(kind_of(&signature)) {
-            Some((id, kind)) => Sighted::Drive { id, backend: backend::of(kind), device: Box::new(device) },
+            Some(((id, maker), kind)) => {
+                Sighted::Drive { id, maker, backend: backend::of(kind), device: Box::new(device) }
+            }
             None => Sighted::Blank,
         },
         Ok((None, _)) => Sighted::Blank,
@@ -90,21 +95,24 @@ pub(crate) fn unmount_quietly(host: &dyn Host, target: &Path) {
     }
 }
 
-/// Reads the record of a drive through a read-only mount, so that a drive of a newer format is not touched at all.
+/// Reads the record of a drive through a read-only mount, so that a drive of a newer format is not touched at all. (One
+/// that is mounted somewhere can be mounted in the same way only, which changes nothing more.)
 fn read_record(
     host: &dyn Host,
     backend: &dyn Backend,
-    device: &Path,
+    device: &BlockDevice,
     layout: &Layout,
 ) -> linux::Result<Option<Vec<u8>>> {
-    let mounted = host.mount_table()?.at(layout.mount()).is_some_and(|mount| mount.source == device);
+    let in_use = !device.mounted_at.is_empty();
+    let device = &device.path;
+    let mounted = host.mount_table()?.at(layout.mount()).is_some_and(|mount| mount.source == *device);
     if mounted {
         return host.read(&layout.drive_record());
     }
     host.make_directory(layout.mount(), 0o700)?;
     let device = device.to_string_lossy();
     let mut look = backend.mounting(&device);
-    look.attributes.read_only = true;
+    look.attributes.read_only = !in_use;
     host.mount(&FilesystemMount { options: Vec::new(), ..look }, layout.mount())?;
     let content = host.read(&layout.drive_record());
     host.unmount(layout.mount(), Unmount::Plain)?;
@@ -115,10 +123,10 @@ fn read_record(
 pub(crate) fn peek(
     host: &dyn Host,
     root: &Path,
-    device: &Path,
+    device: &BlockDevice,
     id: &DriveId,
 ) -> linux::Result<Option<(&'static dyn Backend, bool)>> {
-    let Some(kind) = signature(host, device)?.as_ref().and_then(kind_of) else { return Ok(None) };
+    let Some(kind) = signature(host, &device.path)?.as_ref().and_then(kind_of) else { return Ok(None) };
     let backend = backend::of(kind);
     let layout = Layout::new(root.join(id.as_str()));
     let record = read_record(host, backend, device, &layout)?;
@@ -136,11 +144,11 @@ pub(crate) struct Opened {
 pub(crate) fn open(
     host: &Arc<dyn Host>,
     root: &Path,
-    id: &DriveId,
+    (id, maker): (&DriveId, Maker),
     backend: &'static dyn Backend,
     device: &BlockDevice,
 ) -> Opened {
-    let layout = Layout::new(root.join(id.as_str()));
+    let layout = Layout::of(maker, root.join(id.as_str()));
     let failed = |reason: String| {
         unmount_quietly(host.as_ref(), layout.mount());
         Opened {
@@ -148,8 +156,9 @@ pub(crate) fn open(
             removals: Vec::new(),
         }
     };
-    let record = match read_record(host.as_ref(), backend, &device.path, &layout) {
-        Ok(Some(bytes)) => parse::<DriveRecord>(&bytes),
+    let record = match read_record(host.as_ref(), backend, device, &layout) {
+        Ok(Some(bytes)) => Some(parse::<DriveRecord>(&bytes)),
+        Ok(None) if maker == Maker::DirectPv => None,
         Ok(None) => {
             unmount_quietly(host.as_ref(), layout.mount());
             return Opened { found: None, removals: Vec::new() };
@@ -157,25 +166,37 @@ pub(crate) fn open(
         Err(error) => return failed(format!("{error}; check the drive (btrfs check, xfs_repair -n)")),
     };
     match record {
-        Ok(record) if record.id == *id && record.backend == backend.kind() => {}
-        Ok(record) => {
+        None => {}
+        Some(Ok(record)) if record.id == *id && record.backend == backend.kind() => {}
+        Some(Ok(record)) => {
             return failed(format!(
                 "its record says drive {} ({}); it was changed by hand",
                 record.id, record.backend
             ));
         }
-        Err(error) => return failed(format!("its record .orlop/drive.json can't be used: {error}")),
+        Some(Err(error)) => return failed(format!("its record .orlop/drive.json can't be used: {error}")),
     }
     let site = Site { host: host.clone(), backend, layout: layout.clone() };
     let start = || {
         mount(host.as_ref(), backend, &device.path, layout.mount())?;
+        if maker == Maker::DirectPv {
+            directpv::verify(&site, id)?;
+        }
         backend.prepare(host.as_ref(), layout.mount())?;
-        take_stock(&site)
+        let stock = take_stock(&site)?;
+        let foreign = foreign(&site, &stock.0)?;
+        Ok::<_, linux::Error>((stock, foreign))
     };
     match start() {
-        Ok((volumes, removals)) => {
-            let serving =
-                Serving { id: id.clone(), device: device.path.clone(), size: device.size, site, volumes };
+        Ok(((volumes, removals), foreign)) => {
+            let serving = Serving {
+                id: id.clone(),
+                device: device.path.clone(),
+                size: device.size,
+                foreign,
+                site,
+                volumes,
+            };
             Opened { found: Some(Found::Serving(serving)), removals }
         }
         Err(error) => failed(error.to_string()),
@@ -226,7 +247,29 @@ fn take_stock(site: &Site) -> linux::Result<Stock> {
         }
         volumes.insert(key.to_owned(), entry);
     }
+    if site.layout.maker() == Maker::DirectPv {
+        for directory in host.list(&site.layout.volumes())? {
+            let recorded = directory.to_str().is_some_and(|key| volumes.contains_key(key));
+            if !recorded && let Some(entry) = directpv::volume(site, &directory)? {
+                volumes.insert(entry.record.key.clone(), entry);
+            }
+        }
+    }
     Ok((volumes, removals))
+}
+
+/// Bytes of an adopted drive that are used by what is neither a volume nor free, such as deletions that DirectPV never
+/// finished.
+fn foreign(site: &Site, volumes: &BTreeMap<String, Entry>) -> linux::Result<u64> {
+    if site.layout.maker() == Maker::Orlop {
+        return Ok(0);
+    }
+    let space = site.host.space(site.layout.mount())?;
+    let mut foreign = space.size.saturating_sub(space.available);
+    for entry in volumes.values().filter(|entry| !entry.lost && !entry.busy) {
+        foreign = foreign.saturating_sub(site.used(&entry.record)?);
+    }
+    Ok(foreign)
 }
 
 /// Two devices with one identity: one is a copy, and nobody knows which.

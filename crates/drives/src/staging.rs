@@ -20,7 +20,8 @@ impl Shown<'_> {
     /// Whether a mount shows this volume.
     fn is(&self, table: &MountTable, mount: &Mount) -> bool {
         let drive = table.at(self.layout.mount());
-        mount.root == root_of(&self.id.key) && drive.is_some_and(|drive| drive.device == mount.device)
+        mount.root == self.layout.root_of(&self.id.key)
+            && drive.is_some_and(|drive| drive.device == mount.device)
     }
 
     /// Where the volume, or a part of it, is mounted outside its drive.
@@ -28,14 +29,11 @@ impl Shown<'_> {
         let drive = table.at(self.layout.mount())?;
         table
             .iter()
-            .find(|mount| mount.device == drive.device && mount.root.starts_with(root_of(&self.id.key)))
+            .find(|mount| {
+                mount.device == drive.device && mount.root.starts_with(self.layout.root_of(&self.id.key))
+            })
             .map(|mount| mount.target.clone())
     }
-}
-
-/// The root of a volume's mounts within the drive's file system.
-fn root_of(key: &str) -> PathBuf {
-    Path::new("/volumes").join(key)
 }
 
 /// A path that can be compared with the mount table. `None` when its parent is missing.
@@ -141,7 +139,10 @@ pub(crate) fn hide(
         // Without its drive only the name within the file system is left to go by.
         let ours = match layout.filter(|layout| table.at(layout.mount()).is_some()) {
             Some(layout) => Shown { id, layout }.is(&table, mount),
-            None => mount.root == root_of(&id.key) && matches!(mount.filesystem.as_str(), "xfs" | "btrfs"),
+            None => {
+                Layout::could_show(&mount.root, &id.key)
+                    && matches!(mount.filesystem.as_str(), "xfs" | "btrfs")
+            }
         };
         if !ours {
             let why = format!(

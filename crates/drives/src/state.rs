@@ -34,6 +34,8 @@ pub(crate) struct Serving {
     pub(crate) id: DriveId,
     pub(crate) device: PathBuf,
     pub(crate) size: u64,
+    /// Bytes that somebody else's files use.
+    pub(crate) foreign: u64,
     pub(crate) site: Site,
     pub(crate) volumes: BTreeMap<String, Entry>,
 }
@@ -66,7 +68,8 @@ impl Entry {
 
 impl Serving {
     pub(crate) fn capacity(&self) -> u64 {
-        self.site.backend.usable(self.size)
+        // The file system's own needs are among what is used already.
+        self.site.backend.usable(self.size).min(self.size.saturating_sub(self.foreign))
     }
 
     pub(crate) fn allocated(&self) -> u64 {
@@ -154,6 +157,15 @@ impl State {
 
     pub(crate) fn entry_mut(&mut self, id: &VolumeId) -> Option<&mut Entry> {
         self.drive_mut(&id.drive)?.volumes.get_mut(&id.key)
+    }
+
+    /// The live volumes that have this key on their drives.
+    pub(crate) fn of_key(&self, key: &str) -> Vec<VolumeId> {
+        let is_volume = |entry: &&Entry| entry.live() && !entry.record.is_snapshot();
+        self.serving()
+            .filter(|serving| serving.volumes.get(key).filter(is_volume).is_some())
+            .map(|serving| VolumeId { drive: serving.id.clone(), key: key.to_owned() })
+            .collect()
     }
 
     /// A volume, live or not.
