@@ -7,6 +7,7 @@ use crate::serve::Driver;
 use crate::snapshots::content_source;
 use crate::status::refused;
 use csi::v1::controller_service_capability::{Rpc, Type, rpc};
+use csi::v1::volume_content_source::Type as Source;
 use csi::v1::{self, controller_server};
 use drives::{Volume, VolumeId};
 use tonic::{Request, Status};
@@ -30,7 +31,12 @@ impl controller_server::Controller for Driver {
         &self,
         request: Request<v1::CreateVolumeRequest>,
     ) -> Answer<v1::CreateVolumeResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        if let Some(v1::VolumeContentSource { r#type: Some(Source::Volume(source)) }) =
+            &mut request.volume_content_source
+        {
+            source.volume_id = self.identity(std::mem::take(&mut source.volume_id))?;
+        }
         let name = request.name.clone();
         answer("CreateVolume", &name, async {
             let Create(wanted) = Create::check(request, &self.node.segments)?;
@@ -48,7 +54,8 @@ impl controller_server::Controller for Driver {
         &self,
         request: Request<v1::DeleteVolumeRequest>,
     ) -> Answer<v1::DeleteVolumeResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
         answer("DeleteVolume", &request.volume_id, async {
             let id = match Delete::check(&request) {
                 Ok(Delete(id)) => id,
@@ -56,6 +63,9 @@ impl controller_server::Controller for Driver {
                 Err(Refusal::ForeignVolume(_)) => return Ok(v1::DeleteVolumeResponse {}),
                 Err(refusal) => return Err(refusal.into()),
             };
+            if let Some(answer) = self.nowhere(&id) {
+                return answer.map(|()| v1::DeleteVolumeResponse {});
+            }
             let drives = self.drives.clone();
             let key = Key::Volume(id.clone());
             self.flights.run(key, async move { drives.delete(&id).await.map_err(refused) }).await?;
@@ -68,7 +78,8 @@ impl controller_server::Controller for Driver {
         &self,
         request: Request<v1::ValidateVolumeCapabilitiesRequest>,
     ) -> Answer<v1::ValidateVolumeCapabilitiesResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
         let id = request.volume_id.clone();
         answer("ValidateVolumeCapabilities", &id, async {
             let asked = Validate::check(&request)?;
@@ -193,7 +204,8 @@ impl controller_server::Controller for Driver {
         &self,
         request: Request<v1::ControllerExpandVolumeRequest>,
     ) -> Answer<v1::ControllerExpandVolumeResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
         let id = request.volume_id.clone();
         answer("ControllerExpandVolume", &id, async {
             let Expand { volume, sizes } = Expand::check(request)?;
@@ -211,7 +223,8 @@ impl controller_server::Controller for Driver {
         &self,
         request: Request<v1::ControllerGetVolumeRequest>,
     ) -> Answer<v1::ControllerGetVolumeResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
         answer("ControllerGetVolume", &request.volume_id, async {
             let Get(id) = Get::check(&request)?;
             let volume = self.volume(&id)?;
@@ -243,10 +256,10 @@ impl Driver {
     fn shown(&self, volume: &Volume) -> v1::Volume {
         v1::Volume {
             capacity_bytes: signed(volume.size),
-            volume_id: volume.id.to_string(),
+            volume_id: self.node.name.handle(&volume.id),
             accessible_topology: vec![v1::Topology { segments: self.node.segments.clone() }],
             volume_context: volume.notes.clone().into_iter().collect(),
-            content_source: volume.origin.as_ref().map(content_source),
+            content_source: volume.origin.as_ref().map(|origin| content_source(self.node.name, origin)),
             ..v1::Volume::default()
         }
     }

@@ -1,7 +1,7 @@
 //! The Identity service.
 
 use crate::call::{Answer, answer};
-use crate::serve::{Driver, NAME};
+use crate::serve::Driver;
 use csi::v1::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
 use csi::v1::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse,
@@ -14,7 +14,7 @@ use tonic::{Request, Status};
 impl identity_server::Identity for Driver {
     async fn get_plugin_info(&self, _: Request<GetPluginInfoRequest>) -> Answer<GetPluginInfoResponse> {
         let info = GetPluginInfoResponse {
-            name: NAME.to_owned(),
+            name: self.node.name.to_string(),
             vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
             manifest: Default::default(),
         };

@@ -9,10 +9,12 @@ mod call;
 mod controller;
 mod flight;
 mod identity;
+mod name;
 mod node;
 mod request;
 mod serve;
 mod snapshots;
 mod status;
 
-pub use serve::{InvalidNode, NAME, NodeInfo, ServeError, serve};
+pub use name::{Name, UnknownName};
+pub use serve::{InvalidNode, NodeInfo, ServeError, serve};

@@ -26,7 +26,8 @@ impl node_server::Node for Driver {
         &self,
         request: Request<v1::NodeStageVolumeRequest>,
     ) -> Answer<v1::NodeStageVolumeResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
         answer("NodeStageVolume", &request.volume_id, async {
             let Stage { volume, staging, access } = Stage::check(&request)?;
             self.fits(&volume, &access)?;
@@ -43,7 +44,8 @@ impl node_server::Node for Driver {
         &self,
         request: Request<v1::NodeUnstageVolumeRequest>,
     ) -> Answer<v1::NodeUnstageVolumeResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
         answer("NodeUnstageVolume", &request.volume_id, async {
             let Unstage { volume, staging } = Unstage::check(&request)?;
             let drives = self.drives.clone();
@@ -59,7 +61,8 @@ impl node_server::Node for Driver {
         &self,
         request: Request<v1::NodePublishVolumeRequest>,
     ) -> Answer<v1::NodePublishVolumeResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
         answer("NodePublishVolume", &request.volume_id, async {
             let Publish { volume, staging, target, access, read_only } = Publish::check(&request)?;
             self.fits(&volume, &access)?;
@@ -81,7 +84,8 @@ impl node_server::Node for Driver {
         &self,
         request: Request<v1::NodeUnpublishVolumeRequest>,
     ) -> Answer<v1::NodeUnpublishVolumeResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
         answer("NodeUnpublishVolume", &request.volume_id, async {
             let Unpublish { volume, target } = Unpublish::check(&request)?;
             let drives = self.drives.clone();
@@ -97,7 +101,8 @@ impl node_server::Node for Driver {
         &self,
         request: Request<v1::NodeGetVolumeStatsRequest>,
     ) -> Answer<v1::NodeGetVolumeStatsResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
         answer("NodeGetVolumeStats", &request.volume_id, async {
             let Stats { volume, path } = Stats::check(&request)?;
             let stats = self.drives.stats(&volume, &path).await.map_err(refused)?;
@@ -121,7 +126,8 @@ impl node_server::Node for Driver {
         &self,
         request: Request<v1::NodeExpandVolumeRequest>,
     ) -> Answer<v1::NodeExpandVolumeResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
         answer("NodeExpandVolume", &request.volume_id, async {
             let ExpandOnNode { volume, path, sizes } = ExpandOnNode::check(&request)?;
             self.drives.stats(&volume, &path).await.map_err(refused)?;

@@ -1,6 +1,7 @@
 //! Serving the three services on one socket.
 
 use crate::flight::Flights;
+use crate::name::Name;
 use csi::v1::controller_server::ControllerServer;
 use csi::v1::identity_server::IdentityServer;
 use csi::v1::node_server::NodeServer;
@@ -10,9 +11,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// Name of the driver, as plugins are named in CSI.
-pub const NAME: &str = "orlop.dev";
 
 /// The specification's limit for a node's identity, in bytes.
 const LONGEST_NODE_ID: usize = 256;
@@ -30,6 +28,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// The node that the driver serves, as it tells the orchestrator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeInfo {
+    /// Name of the driver, which volumes' handles and the node's segments go by.
+    pub name: Name,
     /// Identity of the node, 1 to 256 bytes.
     pub node_id: String,
     /// Topology segments that stand for this node, such as `topology.orlop.dev/node` to the node's identity.
@@ -114,7 +114,7 @@ pub async fn serve(
     let incoming = csi::listen(socket)?;
     let driver = Driver { drives, node: Arc::new(node), flights: Flights::default() };
     let flights = driver.flights.clone();
-    tracing::info!(driver = NAME, node = driver.node.node_id, socket = %socket.display(), "serving");
+    tracing::info!(driver = %driver.node.name, node = driver.node.node_id, socket = %socket.display(), "serving");
 
     let served = tonic::transport::Server::builder()
         .max_concurrent_streams(OPEN_CALLS)
@@ -138,12 +138,13 @@ pub async fn serve(
 
 #[cfg(test)]
 mod tests {
-    use super::{InvalidNode, NodeInfo};
+    use super::{InvalidNode, Name, NodeInfo};
     use std::collections::BTreeMap;
 
     #[test]
     fn a_node_keeps_to_the_limits_of_the_specification() {
         let node = |id: &str, segments: &[(&str, &str)]| NodeInfo {
+            name: Name::Orlop,
             node_id: id.into(),
             segments: segments
                 .iter()

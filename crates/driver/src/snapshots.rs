@@ -2,6 +2,7 @@
 
 use crate::controller::{page, signed};
 use crate::flight::Key;
+use crate::name::Name;
 use crate::request::{CreateSnapshot, ListSnapshots, OneSnapshot, Refusal};
 use crate::serve::Driver;
 use crate::status::refused;
@@ -11,7 +12,11 @@ use drives::{Origin, Snapshot};
 use tonic::Status;
 
 impl Driver {
-    pub(crate) async fn snapshot(&self, request: v1::CreateSnapshotRequest) -> Result<v1::Snapshot, Status> {
+    pub(crate) async fn snapshot(
+        &self,
+        mut request: v1::CreateSnapshotRequest,
+    ) -> Result<v1::Snapshot, Status> {
+        request.source_volume_id = self.identity(request.source_volume_id)?;
         let CreateSnapshot { source, name } = CreateSnapshot::check(request, &self.node.segments)?;
         let drives = self.drives.clone();
         let key = Key::SnapshotName(name.clone());
@@ -47,7 +52,7 @@ impl Driver {
         let mut found = self.drives.snapshots();
         found.retain(|snapshot| {
             (id.is_empty() || snapshot.id.to_string() == id)
-                && (source.is_empty() || snapshot.source.to_string() == source)
+                && (source.is_empty() || self.node.name.handle(&snapshot.source) == source)
         });
         let (found, next_token) = page(found, |snapshot| &snapshot.id, &asked);
         let entry =
@@ -59,7 +64,7 @@ impl Driver {
         v1::Snapshot {
             size_bytes: signed(snapshot.restore_size),
             snapshot_id: snapshot.id.to_string(),
-            source_volume_id: snapshot.source.to_string(),
+            source_volume_id: self.node.name.handle(&snapshot.source),
             creation_time: Some(csi::Timestamp {
                 seconds: snapshot.created.as_second(),
                 nanos: snapshot.created.subsec_nanosecond(),
@@ -73,10 +78,10 @@ impl Driver {
 }
 
 /// What a volume was filled with, as CSI says it.
-pub(crate) fn content_source(origin: &Origin) -> v1::VolumeContentSource {
+pub(crate) fn content_source(name: Name, origin: &Origin) -> v1::VolumeContentSource {
     let kind = match origin {
         Origin::Snapshot(id) => Type::Snapshot(SnapshotSource { snapshot_id: id.to_string() }),
-        Origin::Volume(id) => Type::Volume(VolumeSource { volume_id: id.to_string() }),
+        Origin::Volume(id) => Type::Volume(VolumeSource { volume_id: name.handle(id) }),
     };
     v1::VolumeContentSource { r#type: Some(kind) }
 }

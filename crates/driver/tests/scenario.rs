@@ -4,6 +4,7 @@ mod world;
 
 use csi::v1::volume_capability::access_mode::Mode;
 use csi::v1::{self, volume_usage::Unit};
+use driver::Name;
 use futures::future::join_all;
 use std::fs;
 use std::io::{self, Write};
@@ -400,5 +401,46 @@ async fn a_snapshot_s_life_and_what_is_made_from_it() {
     }
     assert_eq!(code(world.controller.get_snapshot(get).await), Code::NotFound);
     assert_eq!(world.capacity().await, before);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_the_name_of_another_driver_its_handles_are_understood() {
+    let Some(world) = World::with_drive(GI).await else { return };
+    let own = world.create("pvc-1", 16 * MI).await.expect("created").volume_id;
+    let mut world = world.restart_as(Name::DirectPv).await;
+
+    let found = world.get("pvc-1").await.expect("by its name");
+    assert_eq!(found.volume_id, "pvc-1");
+    let segments = &found.accessible_topology[0].segments;
+    assert_eq!(segments.len(), 5);
+    assert_eq!(segments["directpv.min.io/node"], NODE);
+    assert_eq!(world.get(&own).await.expect("by its identity"), found);
+    let clone = v1::CreateVolumeRequest {
+        volume_content_source: Some(v1::VolumeContentSource {
+            r#type: Some(v1::volume_content_source::Type::Volume(v1::volume_content_source::VolumeSource {
+                volume_id: "pvc-1".into(),
+            })),
+        }),
+        ..world.request("pvc-2", 16 * MI)
+    };
+    let made = world.controller.create_volume(clone.clone()).await.expect("a clone").into_inner();
+    assert_eq!(made.volume.expect("a volume").content_source, clone.volume_content_source);
+
+    let (staging, target) = (world.path("staging"), world.path("pods/1/mount"));
+    world.stage("pvc-1", &staging).await.expect("staged");
+    world.publish("pvc-1", &staging, &target, false).await.expect("published");
+    assert!(world.stats("pvc-1", &target).await.is_ok());
+    assert_eq!(code(world.delete("pvc-1").await), Code::FailedPrecondition);
+    assert_eq!(world.expand("pvc-1", 32 * MI).await.expect("grown").capacity_bytes, 32 * MI as i64);
+    assert_eq!(code(world.get("pvc-9").await), Code::NotFound);
+    assert_eq!(code(world.stage("pvc-9", &world.path("other")).await), Code::NotFound);
+    world.unpublish("pvc-9", &world.path("other")).await.expect("nothing is there");
+    for _ in 0..2 {
+        world.unpublish("pvc-1", &target).await.expect("unpublished");
+        world.unstage("pvc-1", &staging).await.expect("unstaged");
+        world.delete("pvc-1").await.expect("deleted, and once more");
+    }
+    world.delete("pvc-2").await.expect("deleted");
     world.end().await;
 }

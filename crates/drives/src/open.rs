@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -198,6 +199,10 @@ pub(crate) fn open(
                 volumes,
             };
             Opened { found: Some(Found::Serving(serving)), removals }
+        }
+        // What a kernel without quotas says to a mount that asks for them.
+        Err(error) if backend.kind() == BackendKind::Xfs && error.kind() == ErrorKind::InvalidInput => {
+            failed(format!("{error} (does this kernel have XFS project quotas?)"))
         }
         Err(error) => failed(error.to_string()),
     }

@@ -159,9 +159,9 @@ impl State {
         self.drive_mut(&id.drive)?.volumes.get_mut(&id.key)
     }
 
-    /// The live volumes that have this key on their drives.
+    /// The volumes, live or not, that have this key on their drives.
     pub(crate) fn of_key(&self, key: &str) -> Vec<VolumeId> {
-        let is_volume = |entry: &&Entry| entry.live() && !entry.record.is_snapshot();
+        let is_volume = |entry: &&Entry| !entry.record.is_snapshot();
         self.serving()
             .filter(|serving| serving.volumes.get(key).filter(is_volume).is_some())
             .map(|serving| VolumeId { drive: serving.id.clone(), key: key.to_owned() })

@@ -1,6 +1,5 @@
 //! `orlop driver`: the CSI socket alone, with no Kubernetes anywhere.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::ensure;
@@ -9,7 +8,7 @@ use driver::NodeInfo;
 use tokio_util::sync::CancellationToken;
 
 use crate::signals::Signals;
-use crate::storage::{self, DataDir, Storage, TOPOLOGY};
+use crate::storage::{self, DataDir, Storage};
 
 /// Arguments of `orlop driver`.
 #[derive(Args)]
@@ -57,7 +56,8 @@ pub(crate) async fn driver(arguments: Driver) -> anyhow::Result<()> {
         .node_id
         .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     let info = NodeInfo {
-        segments: BTreeMap::from([(TOPOLOGY.to_owned(), node_id.clone())]),
+        name: layout.driver,
+        segments: layout.driver.segments(&node_id),
         node_id,
         max_volumes: None,
     };

@@ -76,7 +76,8 @@ pub(crate) async fn volumes(arguments: Volumes) -> anyhow::Result<()> {
 fn sockets(data: &Path) -> Vec<PathBuf> {
     let nodes = std::fs::read_dir(data.join("nodes")).into_iter().flatten().flatten();
     let mut sockets: Vec<PathBuf> = nodes
-        .map(|node| node.path().join("plugins").join(driver::NAME).join("csi.sock"))
+        .flat_map(|node| driver::Name::ALL.map(|name| node.path().join("plugins").join(name.as_str())))
+        .map(|plugin| plugin.join("csi.sock"))
         .filter(|socket| socket.exists())
         .collect();
     sockets.sort();

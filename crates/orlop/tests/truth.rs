@@ -119,3 +119,80 @@ fn data_of(place: &Place, pod: &str) -> String {
     wait_until("the container wrote", || std::fs::metadata(file).is_ok_and(|file| file.len() > 0));
     std::fs::read_to_string(file).unwrap()
 }
+
+/// A PersistentVolume as DirectPV's provisioner wrote it, and a claim and a pod for it.
+fn of_directpv(name: &str) -> String {
+    let term =
+        |key: &str, value: &str| format!("{{key: directpv.min.io/{key}, operator: In, values: [{value}]}}");
+    let terms = [
+        term("identity", "directpv-min-io"),
+        term("node", "orlop-0"),
+        term("rack", "default"),
+        term("region", "default"),
+        term("zone", "default"),
+    ];
+    format!(
+        "
+apiVersion: v1
+kind: PersistentVolume
+metadata:
+  name: {name}
+  annotations: {{pv.kubernetes.io/provisioned-by: directpv-min-io}}
+spec:
+  accessModes: [ReadWriteOnce]
+  capacity: {{storage: 32Mi}}
+  claimRef: {{namespace: default, name: journal}}
+  csi:
+    driver: directpv-min-io
+    volumeHandle: {name}
+    volumeAttributes: {{storage.kubernetes.io/csiProvisionerIdentity: 1678000000000-8081-directpv-min-io}}
+  nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{}]}}]}}}}
+  persistentVolumeReclaimPolicy: Delete
+  storageClassName: directpv-min-io
+---{MANIFEST}",
+        terms.join(", ")
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn persistent_volumes_of_directpv_are_served_under_its_name() {
+    let Some(kubectl) = kubectls().into_iter().next() else { return };
+    let devices = Place::new();
+    let device = LoopDevice::new(&devices, "drive.img");
+    let manifest = devices.path().join("manifest.yaml").display().to_string();
+    std::fs::write(&manifest, MANIFEST).unwrap();
+    let first = Place::new();
+    let orlop = first.up(&["--drive", &device.0]);
+    let ctl = |line: &str| orlop.run(&kubectl, &line.split(' ').collect::<Vec<_>>());
+    ctl(&format!("apply -f {manifest}"));
+    ctl("wait --for=condition=Ready pod/writer --timeout=60s");
+    let written = data_of(&first, &ctl("get pod writer -o jsonpath={.metadata.uid}"));
+    let name = ctl("get pv -o jsonpath={.items[0].metadata.name}");
+    orlop.stop();
+    run(BINARY, &["down", "--data-dir", &first.data().display().to_string()]);
+
+    let second = Place::new();
+    let orlop = second.up(&["--drive", &device.0, "--driver-name", "directpv-min-io"]);
+    let ctl = |line: &str| orlop.run(&kubectl, &line.split(' ').collect::<Vec<_>>());
+    std::fs::write(&manifest, of_directpv(&name)).unwrap();
+    ctl(&format!("apply -f {manifest}"));
+    ctl("wait --for=condition=Ready pod/writer --timeout=60s");
+    assert_eq!(data_of(&second, &ctl("get pod writer -o jsonpath={.metadata.uid}")), written);
+    orlop.stop();
+
+    // The name need not be given again; what was mounted comes away, and the volume is deleted as its policy says.
+    let orlop = second.up(&[]);
+    let ctl = |line: &str| orlop.run(&kubectl, &line.split(' ').collect::<Vec<_>>());
+    ctl("delete pod writer --timeout=60s");
+    ctl("delete pvc journal --timeout=60s");
+    wait_until("the volume is gone from its drive", || !volumes(&second, "table").contains(&name));
+    wait_until("and so is its object", || ctl("get pv -o name").is_empty());
+
+    // A new claim goes the same way.
+    std::fs::write(&manifest, MANIFEST).unwrap();
+    ctl(&format!("apply -f {manifest}"));
+    ctl("wait --for=condition=Ready pod/writer --timeout=60s");
+    let handle = ctl("get pv -o jsonpath={.items[0].spec.csi.volumeHandle}");
+    assert_eq!(handle, ctl("get pv -o jsonpath={.items[0].metadata.name}"), "the handle is the name");
+    orlop.stop();
+}

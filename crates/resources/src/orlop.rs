@@ -12,15 +12,21 @@ pub const STORAGE_CLASS: &str = "orlop";
 /// The name of the VolumeSnapshotClass that a fresh installation has.
 pub const SNAPSHOT_CLASS: &str = "orlop";
 
+/// The name of the StorageClass for our driver under a name: under another's it is called like that driver, as that
+/// one's class was.
+pub fn class_of(driver: &str) -> &str {
+    if driver == DRIVER { STORAGE_CLASS } else { driver }
+}
+
 /// The default StorageClass: volumes are made where their first pod goes, can grow, and are deleted with their claim.
-pub fn storage_class() -> StorageClass {
+pub fn storage_class(driver: &str) -> StorageClass {
     StorageClass {
         metadata: ObjectMeta {
-            name: Some(STORAGE_CLASS.to_owned()),
+            name: Some(class_of(driver).to_owned()),
             annotations: Some([(annotations::IS_DEFAULT_CLASS.to_owned(), "true".to_owned())].into()),
             ..ObjectMeta::default()
         },
-        provisioner: DRIVER.to_owned(),
+        provisioner: driver.to_owned(),
         volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
         reclaim_policy: Some("Delete".to_owned()),
         allow_volume_expansion: Some(true),
@@ -38,9 +44,9 @@ pub fn snapshot_class() -> VolumeSnapshotClass {
 
 /// The driver's traits: nothing to attach, no pod details wanted, capacity published, ownership of a volume set by
 /// the node agent as the pod's fsGroup says.
-pub fn csi_driver() -> CSIDriver {
+pub fn csi_driver(name: &str) -> CSIDriver {
     CSIDriver {
-        metadata: ObjectMeta { name: Some(DRIVER.to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
         spec: CSIDriverSpec {
             attach_required: Some(false),
             pod_info_on_mount: Some(false),

@@ -4,7 +4,7 @@ use csi::v1::controller_client::ControllerClient;
 use csi::v1::node_client::NodeClient;
 use csi::v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
 use csi::v1::{self, CapacityRange};
-use driver::{NodeInfo, ServeError};
+use driver::{Name, NodeInfo, ServeError};
 use drives::{BackendKind, Drives, Force, Source};
 use linux::{Kernel, LoopDevices, Mounts, Unmount};
 use std::collections::BTreeMap;
@@ -100,12 +100,13 @@ impl World {
         let drives = ground.open(size).await;
         let [source] = &drives.uninitialised()[..] else { panic!("a new file carries nothing") };
         drives.initialise(source.clone(), Some(BackendKind::Btrfs), Force::No).await.expect("formatted");
-        Some(Self::serve(ground, drives).await)
+        Some(Self::serve(Name::Orlop, ground, drives).await)
     }
 
-    async fn serve(ground: Ground, drives: Drives) -> Self {
+    async fn serve(name: Name, ground: Ground, drives: Drives) -> Self {
         let socket = ground.path(SOCKET);
-        let node = NodeInfo { node_id: NODE.into(), segments: node_segment(), max_volumes: Some(9) };
+        let node =
+            NodeInfo { name, node_id: NODE.into(), segments: name.segments(NODE), max_volumes: Some(9) };
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn({
             let (socket, drives, shutdown) = (socket.clone(), drives.clone(), shutdown.clone());
@@ -124,11 +125,16 @@ impl World {
     }
 
     /// Stops the driver and starts another, which knows nothing but the drive.
-    pub(crate) async fn restart(mut self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
+        self.restart_as(Name::Orlop).await
+    }
+
+    /// As [`restart`](Self::restart), under another name.
+    pub(crate) async fn restart_as(mut self, name: Name) -> Self {
         self.stop().await;
         let drives = self.ground.open(0).await;
         assert_eq!(drives.uninitialised(), [], "the drive is recognised");
-        Self::serve(self.ground, drives).await
+        Self::serve(name, self.ground, drives).await
     }
 
     async fn stop(&mut self) {

@@ -41,6 +41,9 @@ pub(crate) struct Layout {
     format: u32,
     /// One entry a node, named `orlop-0`, `orlop-1`, ….
     pub(crate) nodes: Vec<Vec<Source>>,
+    /// What the driver is called.
+    #[serde(default)]
+    pub(crate) driver: driver::Name,
 }
 
 impl DataDir {
@@ -107,7 +110,9 @@ impl DataDir {
         let layout: Layout = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|error| DataError::Layout { path: path.clone(), source: error.into() })?,
-            Err(error) if error.kind() == ErrorKind::NotFound => Layout { format: 1, nodes: Vec::new() },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Layout { format: 1, nodes: Vec::new(), driver: driver::Name::default() }
+            }
             Err(source) => return Err(DataError::Layout { path, source }),
         };
         if layout.format > 1 {
@@ -140,6 +145,8 @@ pub(crate) struct Asked {
     pub(crate) devices: Vec<PathBuf>,
     /// Sizes of loop drives, in bytes.
     pub(crate) loop_drives: Vec<u64>,
+    /// The driver's name; none keeps what it was.
+    pub(crate) driver: Option<driver::Name>,
 }
 
 /// The drive that a node gets when none is named: a sparse file of this many bytes.
@@ -156,6 +163,7 @@ impl Layout {
         }
         let mut layout = self.clone();
         layout.nodes.resize(nodes, Vec::new());
+        layout.driver = asked.driver.unwrap_or(self.driver);
         for device in &asked.devices {
             let source = Source::Device(device.clone());
             if !layout.nodes.iter().flatten().any(|known| *known == source) {
@@ -198,7 +206,7 @@ mod tests {
     use super::*;
 
     fn empty() -> Layout {
-        Layout { format: 1, nodes: Vec::new() }
+        Layout { format: 1, nodes: Vec::new(), driver: driver::Name::default() }
     }
 
     fn counts(layout: &Layout) -> Vec<usize> {
@@ -207,7 +215,12 @@ mod tests {
 
     #[test]
     fn drives_are_dealt_in_turn_and_a_restart_adds_nothing() {
-        let asked = Asked { nodes: Some(2), devices: vec!["/dev/sdb".into()], loop_drives: vec![1 << 30; 3] };
+        let asked = Asked {
+            nodes: Some(2),
+            devices: vec!["/dev/sdb".into()],
+            loop_drives: vec![1 << 30; 3],
+            ..Asked::default()
+        };
         let layout = empty().with(&asked, Path::new("/d")).unwrap();
         assert_eq!(counts(&layout), [2, 2]);
         assert_eq!(layout.with(&asked, Path::new("/d")).unwrap(), layout, "the same command line again");
@@ -248,7 +261,7 @@ mod tests {
     fn a_newer_layout_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
-        data.remember(&Layout { format: 2, nodes: Vec::new() }).unwrap();
+        data.remember(&Layout { format: 2, ..empty() }).unwrap();
         assert!(matches!(data.layout(), Err(DataError::Newer { format: 2, .. })));
     }
 }

@@ -10,9 +10,6 @@ use clap::Args;
 pub(crate) use data::{Asked, DataDir, Layout};
 pub(crate) use opening::{give_back, open};
 
-/// The topology key whose value is the node: a volume on a drive of a node can be used on that node only.
-pub(crate) const TOPOLOGY: &str = "topology.orlop.dev/node";
-
 /// The arguments.
 #[derive(Args)]
 pub(crate) struct Storage {
@@ -28,6 +25,10 @@ pub(crate) struct Storage {
     /// A drive in a sparse file of this size below the data directory, for trials. Dealt to the nodes in turn.
     #[arg(long = "loop-drive", value_name = "SIZE", value_parser = size)]
     loop_drives: Vec<u64>,
+    /// What the driver is called: directpv-min-io (or direct-csi-min-io) serves the PersistentVolumes that DirectPV made
+    /// from their drives as they are [default: as last time, or orlop.dev].
+    #[arg(long, value_name = "NAME")]
+    driver_name: Option<driver::Name>,
 }
 
 impl Storage {
@@ -37,6 +38,7 @@ impl Storage {
             nodes,
             devices: self.drives.iter().chain(&self.overwrite).cloned().collect(),
             loop_drives: self.loop_drives.clone(),
+            driver: self.driver_name,
         }
     }
 }

@@ -134,7 +134,8 @@ impl Process {
         let shutdown = CancellationToken::new();
         let client = kube::Client::new(api.in_process("system:orlop"), "default");
         let context = Context::new(client, Metrics::new(), shutdown.clone());
-        objects::ensure(&context.client).await?;
+        let driver = nodes.first().map(|node| node.driver).unwrap_or_default();
+        objects::ensure(&context.client, driver).await?;
 
         let mut tasks = Tasks::new(shutdown.clone());
         let mut drivers = Tasks::new(CancellationToken::new());
@@ -167,9 +168,10 @@ impl Process {
 
     /// Says when everything answers, and returns at a signal, or with the first part that fails.
     async fn serve(&mut self, mut signals: Signals, kubeconfig: &Path) -> anyhow::Result<()> {
+        let driver = self.nodes.first().map(|node| node.driver).unwrap_or_default();
         let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         tokio::select! {
-            ready = ready::wait(&self.context, &names) => ready?,
+            ready = ready::wait(&self.context, driver, &names) => ready?,
             failure = self.tasks.failure() => return Err(failure),
             failure = self.drivers.failure() => return Err(failure),
             () = signals.recv() => return Ok(()),
@@ -217,7 +219,14 @@ async fn nodes(data: &DataDir, layout: &Layout, overwrite: &[PathBuf]) -> anyhow
         let root = data.node(&name);
         match storage::open(&name, root.join("drives"), sources, overwrite).await {
             Ok(drives) => {
-                nodes.push(Node { name, root, drives, hidden: data.private(), registered: Drivers::new() });
+                nodes.push(Node {
+                    name,
+                    driver: layout.driver,
+                    root,
+                    drives,
+                    hidden: data.private(),
+                    registered: Drivers::new(),
+                });
             }
             Err(refusal) => {
                 for node in &nodes {

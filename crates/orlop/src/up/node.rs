@@ -1,6 +1,5 @@
 //! One node: its driver, what the sidecars do for that driver, and its node agent.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -17,7 +16,6 @@ use tokio::sync::watch;
 
 use super::mirror;
 use super::tasks::Tasks;
-use crate::storage::TOPOLOGY;
 
 /// Where CSIStorageCapacity objects are kept.
 const CAPACITY_NAMESPACE: &str = "kube-system";
@@ -26,6 +24,8 @@ const CAPACITY_NAMESPACE: &str = "kube-system";
 #[derive(Clone)]
 pub(super) struct Node {
     pub(super) name: String,
+    /// What its driver is called.
+    pub(super) driver: driver::Name,
     /// The root of kubelet's directory layout.
     pub(super) root: PathBuf,
     pub(super) drives: Drives,
@@ -36,7 +36,7 @@ pub(super) struct Node {
 
 impl Node {
     fn socket(&self) -> PathBuf {
-        self.root.join("plugins").join(driver::NAME).join("csi.sock")
+        self.root.join("plugins").join(self.driver.as_str()).join("csi.sock")
     }
 
     fn registry(&self) -> PathBuf {
@@ -54,8 +54,9 @@ impl Node {
         let shutdown = drivers.shutdown();
         drivers.spawn("driver", async move {
             let info = driver::NodeInfo {
+                name: node.driver,
                 node_id: node.name.clone(),
-                segments: BTreeMap::from([(TOPOLOGY.to_owned(), node.name.clone())]),
+                segments: node.driver.segments(&node.name),
                 max_volumes: None,
             };
             driver::serve(&socket, node.drives.clone(), info, shutdown).await
@@ -73,7 +74,7 @@ impl Node {
         tasks.spawn("driver's announcement", {
             let (node, context) = node();
             async move {
-                announce::run(&node.registry(), driver::NAME, &node.socket(), context.shutdown).await
+                announce::run(&node.registry(), node.driver.as_str(), &node.socket(), context.shutdown).await
             }
         });
         tasks.spawn("provisioner", {
@@ -115,7 +116,7 @@ impl Node {
 
     /// Ends all containers and unmounts all volumes, through the driver, which must serve. Data stays.
     pub(super) async fn empty(&self) -> anyhow::Result<()> {
-        Ok(node_agent::teardown(&self.name, &self.root, Arc::new(Own(self.socket()))).await?)
+        Ok(node_agent::teardown(&self.name, &self.root, Arc::new(Own(self.driver, self.socket()))).await?)
     }
 
     /// Unmounts the drives and detaches loop devices; the driver must have stopped.
@@ -154,11 +155,11 @@ impl node_agent::Drivers for Registered {
 }
 
 /// Our own driver alone, for tearing down.
-struct Own(PathBuf);
+struct Own(driver::Name, PathBuf);
 
 impl node_agent::Drivers for Own {
     fn endpoint(&self, driver: &str) -> Option<PathBuf> {
-        (driver == driver::NAME).then(|| self.0.clone())
+        (driver == self.0.as_str()).then(|| self.1.clone())
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

@@ -10,13 +10,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Creates what is missing. What is there stays as it is: it may have been changed on purpose.
-pub(super) async fn ensure(client: &Client) -> anyhow::Result<()> {
+pub(super) async fn ensure(client: &Client, driver: driver::Name) -> anyhow::Result<()> {
     let definitions = [Drive::crd(), ReferenceGrant::crd()].into_iter();
     for definition in definitions.chain(snapshot::definitions()).chain(group_snapshot::definitions()) {
         create::<CustomResourceDefinition>(client, definition).await?;
     }
-    create::<CSIDriver>(client, orlop::csi_driver()).await?;
-    create::<StorageClass>(client, orlop::storage_class()).await?;
+    create::<CSIDriver>(client, orlop::csi_driver(driver.as_str())).await?;
+    create::<StorageClass>(client, orlop::storage_class(driver.as_str())).await?;
     create::<VolumeSnapshotClass>(client, orlop::snapshot_class()).await
 }
 

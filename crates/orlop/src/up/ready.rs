@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::CSINode;
-use resources::orlop::{DRIVER, STORAGE_CLASS};
+use resources::orlop::class_of;
 use runtime::Context;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for all of `nodes`.
-pub(super) async fn wait(context: &Context, nodes: &[&str]) -> anyhow::Result<()> {
+pub(super) async fn wait(context: &Context, driver: driver::Name, nodes: &[&str]) -> anyhow::Result<()> {
     let changed = Arc::new(Notify::new());
     let informers = &context.informers;
     let (objects, csi_nodes, capacities) = (informers.nodes(), informers.csi_nodes(), informers.capacities());
@@ -23,11 +23,13 @@ pub(super) async fn wait(context: &Context, nodes: &[&str]) -> anyhow::Result<()
     capacities.subscribe(wake(&changed));
     let missing = || -> Vec<String> {
         let published = capacities.all();
-        let published =
-            published.iter().filter(|capacity| capacity.storage_class_name == STORAGE_CLASS).count();
+        let published = published
+            .iter()
+            .filter(|capacity| capacity.storage_class_name == class_of(driver.as_str()))
+            .count();
         let unready = nodes.iter().filter(|name| {
             !objects.get("", name).is_some_and(|node| is_ready(&node))
-                || !csi_nodes.get("", name).is_some_and(|node| has_driver(&node))
+                || !csi_nodes.get("", name).is_some_and(|node| has_driver(&node, driver))
         });
         let unready = unready.map(|name| format!("node {name} is not ready"));
         let unpublished =
@@ -55,6 +57,6 @@ fn is_ready(node: &Node) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn has_driver(node: &CSINode) -> bool {
-    node.spec.drivers.iter().any(|driver| driver.name == DRIVER)
+fn has_driver(node: &CSINode, driver: driver::Name) -> bool {
+    node.spec.drivers.iter().any(|it| it.name == driver.as_str())
 }
