@@ -54,8 +54,16 @@ fn clean(directory: &Path) -> anyhow::Result<()> {
 }
 
 fn test(sanity: &Path, directory: &Path) -> anyhow::Result<()> {
+    let tested = program(sanity, &options(directory)).run();
+    let report = std::fs::read(directory.join("report.json")).context("csi-sanity left no report")?;
+    tell_left_out(&report)?;
+    tested
+}
+
+/// What the test program is told; the driver's socket lies in the directory.
+pub(crate) fn options(directory: &Path) -> Vec<String> {
     let at = |name: &str| directory.join(name).display().to_string();
-    let options = [
+    vec![
         format!("--csi.endpoint={}", at("csi.sock")),
         format!("--csi.stagingdir={}", at("staging")),
         format!("--csi.mountdir={}", at("target")),
@@ -63,16 +71,18 @@ fn test(sanity: &Path, directory: &Path) -> anyhow::Result<()> {
         format!("--csi.testvolumeexpandsize={}", 2 * VOLUME_BYTES),
         "--ginkgo.no-color".to_owned(),
         format!("--ginkgo.json-report={}", at("report.json")),
-    ];
-    let tested = program(sanity, &options).run();
-    let report = std::fs::read(directory.join("report.json")).context("csi-sanity left no report")?;
-    for (reason, cases) in left_out(&serde_json::from_slice(&report)?) {
+    ]
+}
+
+/// Prints which cases did not apply, and why.
+pub(crate) fn tell_left_out(report: &[u8]) -> anyhow::Result<()> {
+    for (reason, cases) in left_out(&serde_json::from_slice(report)?) {
         eprintln!("left out, {} cases: {reason}", cases.len());
         for case in cases {
             eprintln!("  {case}");
         }
     }
-    tested
+    Ok(())
 }
 
 /// The cases that did not apply, by reason.
@@ -137,7 +147,7 @@ impl Driver {
 }
 
 /// csi-sanity, which the Go toolchain builds from its published module.
-fn sanity() -> anyhow::Result<PathBuf> {
+pub(crate) fn sanity() -> anyhow::Result<PathBuf> {
     let directory = cache()?.join(format!("csi-sanity-{SANITY}"));
     let binary = directory.join("csi-sanity");
     if !binary.exists() {

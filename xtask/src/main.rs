@@ -4,6 +4,7 @@ mod checks;
 mod command;
 mod conformance;
 mod demo;
+mod guest;
 mod packages;
 mod tools;
 
@@ -30,6 +31,15 @@ enum Task {
     Check,
     /// The CSI project's own tests of the driver.
     Conformance,
+    /// XFS quotas, LVM, persistent memory and faults, in an emulated Debian machine.
+    Guest {
+        /// The cases that take long, too: many power cuts at random moments.
+        #[arg(long)]
+        all: bool,
+        /// Only cases whose name contains this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
     /// The benchmarks, on a release build.
     Bench,
 }
@@ -46,12 +56,19 @@ fn main() -> anyhow::Result<()> {
             checks::without_build()?;
             checks::lints_and_tests()?;
             conformance::run_where_possible()?;
+            packages::install_for_guest()?;
+            guest::run(false, "")?;
             demo::run(true)
         }
         Task::Check => checks::without_build(),
         Task::Conformance => {
             packages::install()?;
             conformance::run()
+        }
+        Task::Guest { all, filter } => {
+            packages::install()?;
+            packages::install_for_guest()?;
+            guest::run(all, &filter)
         }
         Task::Bench => {
             packages::install()?;

@@ -16,13 +16,30 @@ const NEEDED: &[(&str, &str)] = &[
     ("cc", "gcc"),
 ];
 
+/// What builds and runs the emulated machine.
+const NEEDED_FOR_GUEST: &[(&str, &str)] = &[
+    ("mmdebstrap", "mmdebstrap"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("mke2fs", "e2fsprogs"),
+    ("setpriv", "util-linux"),
+];
+
 /// Installs what is missing; nothing is asked of apt when all is there.
 pub(crate) fn install() -> anyhow::Result<()> {
+    install_missing(NEEDED)
+}
+
+/// As [`install`], for the guest.
+pub(crate) fn install_for_guest() -> anyhow::Result<()> {
+    install_missing(NEEDED_FOR_GUEST)
+}
+
+fn install_missing(needed: &[(&str, &str)]) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("Orlop mounts drives, which needs root; run this task as root");
     }
     let missing: Vec<&str> =
-        NEEDED.iter().filter(|(tool, _)| !on_path(tool)).map(|(_, package)| *package).collect();
+        needed.iter().filter(|(tool, _)| !on_path(tool)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

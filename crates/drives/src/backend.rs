@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::{BackendKind, DriveId};
 
 pub(crate) use probe::probe;
+#[cfg(test)]
+pub(crate) use probe::trial;
 
 /// What the kernel counts a volume by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,20 +63,20 @@ pub(crate) trait Backend: Send + Sync {
     /// What a volume uses and may use.
     fn usage(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<Usage>;
 
-    /// Whether a volume in use can be frozen, which snapshots and clones are made from.
-    fn freezes(&self) -> bool {
-        false
-    }
+    /// Whether snapshots and clones can be made.
+    fn copies(&self) -> bool;
 
-    /// Makes the read-only directory `frozen` of what the volume holds at this moment.
-    fn freeze(&self, _: &dyn Host, volume: &Path, _frozen: &Path) -> Result<()> {
-        Err(linux::Error::because("freeze", volume.display(), "its backend can't"))
-    }
+    /// Makes the directory `frozen` of what the volume holds at this moment, where that can be done.
+    fn freeze(&self, host: &dyn Host, volume: &Path, frozen: &Path) -> Result<()>;
 
     /// Removes what was frozen, and waits until it takes no space.
-    fn thaw(&self, _: &dyn Host, _mount: &Path, _frozen: &Path) -> Result<()> {
-        Ok(())
-    }
+    fn thaw(&self, host: &dyn Host, mount: &Path, frozen: &Path) -> Result<()>;
+
+    /// Fills a new volume with what another one of this drive holds, which was frozen where that can be done.
+    fn fill(&self, host: &dyn Host, source: &Path, frozen: &Path, volume: &Path) -> Result<()>;
+
+    /// Fills a new volume with a snapshot, which lies on the same drive or on another.
+    fn restore(&self, host: &dyn Host, mount: &Path, snapshot: &Path, volume: &Path) -> Result<()>;
 
     /// Removes a volume's directory with all in it.
     fn destroy(&self, host: &dyn Host, mount: &Path, volume: &Path) -> Result<()>;

@@ -44,10 +44,10 @@ pub(crate) fn create(inner: &Inner, request: &CreateVolume) -> Result<Volume, Cr
     }
 }
 
-/// Whether a copy did not fit its limit.
+/// Whether a copy did not fit its limit: EDQUOT, and ENOSPC for a project.
 pub(crate) fn overflows(error: &linux::Error) -> bool {
-    const EDQUOT: i32 = 122;
-    error.errno() == Some(EDQUOT)
+    const FULL: [i32; 2] = [122, 28];
+    error.errno().is_some_and(|errno| FULL.contains(&errno))
 }
 
 /// Carries out a creation that was reserved, and settles in memory what became of it.

@@ -32,7 +32,7 @@ pub(crate) fn find(state: &State, origin: &Origin) -> Result<Found, SourceError>
         return Err(SourceError::NoDrive { id: id.clone(), reason });
     }
     let backend = serving.site.backend;
-    if !backend.freezes() {
+    if !backend.copies() {
         return Err(SourceError::Unserved { id: id.clone(), backend: backend.kind() });
     }
     let (record, key) = (&entry.record, entry.record.key.clone());

@@ -57,8 +57,11 @@ impl Site {
                     host.remove_tree(&volume.join(name))?;
                 }
                 match from {
-                    Content::Volume { .. } => host.copy_tree(&self.layout.frozen(key), &volume),
-                    Content::Snapshot { directory } => host.copy_tree(directory, &volume),
+                    Content::Volume { key: source } => {
+                        let (source, frozen) = (self.layout.volume(source), self.layout.frozen(key));
+                        self.backend.fill(host, &source, &frozen, &volume)
+                    }
+                    Content::Snapshot { directory } => self.backend.restore(host, mount, directory, &volume),
                 }
             }
             Step::Thaw { key } => self.backend.thaw(host, mount, &self.layout.frozen(key)),

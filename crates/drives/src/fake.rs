@@ -443,6 +443,10 @@ impl Files for FakeHost {
         })
     }
 
+    fn clone_tree(&self, from: &Path, to: &Path) -> Result<()> {
+        self.copy_tree(from, to)
+    }
+
     fn make_image(&self, file: &Path, _: u64) -> Result<()> {
         self.write_durable(file, b"", 0o600)
     }

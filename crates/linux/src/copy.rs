@@ -1,10 +1,11 @@
-//! Copying a tree whole, so that the copy shares no space with it: what each holds is counted for each alone.
+//! Copying a tree whole: one that stands still, so that the copy shares no space with it, or one that is in use, file by
+//! file, sharing the extents of each.
 
 use std::{
     collections::HashMap,
     ffi::{CString, OsStr},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -23,10 +24,24 @@ use crate::{Error, Result};
 /// What one call of the kernel copies at most.
 const PIECE: usize = 8 << 20;
 
+/// How deep directories may lie in a tree that is in use: each on the way is held open.
+const DEEPEST: usize = 500;
+
+/// How a tree is copied.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// Nobody else changes it; the copy shares nothing with it.
+    Whole,
+    /// Others change it; the copy shares its extents.
+    Live,
+}
+
 /// A directory on the way from the root to where the copy is now, and its entries that are still to be copied.
 struct Level {
     rest: Vec<CString>,
     attributes: Stat,
+    /// The directory above, where it could be moved away meanwhile.
+    above: Option<OwnedFd>,
 }
 
 /// Hard links: where in the copy a file with several names is, and how many of its names are still to come.
@@ -36,43 +51,83 @@ type Links = HashMap<u64, (PathBuf, u64)>;
 /// files and directories, hard links and holes; `to` gets the attributes of `from`. Nobody else may change either.
 /// May be repeated after it broke off.
 pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    begin(from, to, Way::Whole)
+}
+
+/// Copies as [`copy_tree`] does, while others may change `from`; files share their extents with the copy.
+pub(crate) fn clone_tree(from: &Path, to: &Path) -> Result<()> {
+    begin(from, to, Way::Live)
+}
+
+fn begin(from: &Path, to: &Path, way: Way) -> Result<()> {
     let mut inside = PathBuf::new();
-    copy(from, to, &mut inside).map_err(|error| Error::new("copy", from.join(&inside).display(), error))
+    copy(from, to, way, &mut inside).map_err(|error| Error::new("copy", from.join(&inside).display(), error))
 }
 
 /// `inside` is where the copy is, for messages.
-fn copy(from: &Path, to: &Path, inside: &mut PathBuf) -> rustix::io::Result<()> {
+fn copy(from: &Path, to: &Path, way: Way, inside: &mut PathBuf) -> rustix::io::Result<()> {
     let (mut source, mut target) = (directory(CWD, from)?, directory(CWD, to)?);
     let root = directory(CWD, to)?;
     let mut links = Links::new();
-    let mut levels = vec![level(source.as_fd())?];
+    let mut levels = vec![level(source.as_fd(), None)?];
     // One pair of descriptors, and no recursion, however deep the tree is: on the way back up `..` is opened, which
-    // is safe where nobody else renames anything.
+    // is safe where nobody else renames anything. Elsewhere the way up is kept open.
     while let Some(here) = levels.last_mut() {
         let Some(name) = here.rest.pop() else {
             attribute(source.as_fd(), target.as_fd(), &here.attributes)?;
+            let above = here.above.take();
             levels.pop();
             inside.pop();
             if !levels.is_empty() {
                 let up = Path::new("..");
-                (source, target) = (directory(source.as_fd(), up)?, directory(target.as_fd(), up)?);
+                source = above.map_or_else(|| directory(source.as_fd(), up), Ok)?;
+                target = directory(target.as_fd(), up)?;
             }
             continue;
         };
         let path = Path::new(OsStr::from_bytes(name.as_bytes()));
         inside.push(path);
-        let stat = rustix::fs::statat(&source, path, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = match rustix::fs::statat(&source, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) if way == Way::Live => {
+                inside.pop();
+                continue;
+            }
+            other => other?,
+        };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             match rustix::fs::mkdirat(&target, path, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
             }
-            (source, target) = (directory(source.as_fd(), path)?, directory(target.as_fd(), path)?);
-            levels.push(level(source.as_fd())?);
+            let below = match directory(source.as_fd(), path) {
+                // Gone, or something else by now.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if way == Way::Live => {
+                    inside.pop();
+                    continue;
+                }
+                other => other?,
+            };
+            if way == Way::Live && levels.len() >= DEEPEST {
+                return Err(Errno::NAMETOOLONG);
+            }
+            target = directory(target.as_fd(), path)?;
+            let above = std::mem::replace(&mut source, below);
+            levels.push(level(source.as_fd(), (way == Way::Live).then_some(above))?);
             continue;
         }
         if !link(root.as_fd(), target.as_fd(), path, inside, &stat, &mut links)? {
-            entry(source.as_fd(), target.as_fd(), path, &stat)?;
+            let copied = match way {
+                Way::Whole => entry(source.as_fd(), target.as_fd(), path, &stat),
+                Way::Live => live_entry(source.as_fd(), target.as_fd(), path, &stat),
+            };
+            match copied {
+                // Gone, or something else by now: other names of it are to be copied still.
+                Err(Errno::NOENT | Errno::LOOP | Errno::INVAL) if way == Way::Live => {
+                    remove(target.as_fd(), path)?;
+                    links.remove(&stat.st_ino);
+                }
+                other => other?,
+            }
         }
         inside.pop();
     }
@@ -84,7 +139,7 @@ fn directory(parent: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd>
     rustix::fs::openat(parent, path, flags, Mode::empty())
 }
 
-fn level(directory: BorrowedFd<'_>) -> rustix::io::Result<Level> {
+fn level(directory: BorrowedFd<'_>, above: Option<OwnedFd>) -> rustix::io::Result<Level> {
     let mut rest = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
@@ -92,7 +147,7 @@ fn level(directory: BorrowedFd<'_>) -> rustix::io::Result<Level> {
             rest.push(entry.file_name().to_owned());
         }
     }
-    Ok(Level { rest, attributes: rustix::fs::fstat(directory)? })
+    Ok(Level { rest, attributes: rustix::fs::fstat(directory)?, above })
 }
 
 /// Gives a file that was copied under another name this one too; `false` when it was not copied yet.
@@ -146,6 +201,37 @@ fn entry(source: BorrowedFd<'_>, target: BorrowedFd<'_>, name: &Path, stat: &Sta
             rustix::fs::chmodat(target, name, mode, AtFlags::empty())
         }
     }
+}
+
+/// Copies what is no directory from a tree in use. A name may mean something else from one call to the next, and to open
+/// a pipe or a device does something: so it is looked at again before it is opened.
+fn live_entry(
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    name: &Path,
+    stat: &Stat,
+) -> rustix::io::Result<()> {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return entry(source, target, name, stat);
+    }
+    remove(target, name)?;
+    let found =
+        rustix::fs::openat(source, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let now = rustix::fs::fstat(&found)?;
+    if (now.st_ino, now.st_mode & libc::S_IFMT) != (stat.st_ino, stat.st_mode & libc::S_IFMT) {
+        return Err(Errno::NOENT);
+    }
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let flags = OFlags::NOATIME | OFlags::CLOEXEC;
+    let from = rustix::fs::open(path.as_str(), OFlags::RDONLY | flags, Mode::empty())?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | flags;
+    let to = rustix::fs::openat(target, name, flags, Mode::RUSR | Mode::WUSR)?;
+    // The kernel holds writers off while it shares a file, however many extents it has.
+    match rustix::fs::ioctl_ficlone(&to, &from) {
+        Err(Errno::INVAL) => return Err(Errno::OPNOTSUPP),
+        other => other?,
+    }
+    attribute(from.as_fd(), to.as_fd(), &rustix::fs::fstat(&from)?)
 }
 
 fn remove(target: BorrowedFd<'_>, name: &Path) -> rustix::io::Result<()> {

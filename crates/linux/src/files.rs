@@ -107,6 +107,15 @@ pub trait Files {
     /// At the first entry that can't be copied: `EDQUOT` where `to` is too small for it.
     fn copy_tree(&self, from: &Path, to: &Path) -> Result<()>;
 
+    /// Copies as [`copy_tree`](Self::copy_tree) does, within one file system that shares extents (reflinks), while
+    /// others may change `from`: each file is of one moment, and what comes or goes meanwhile is there or not. What the
+    /// two share is counted for both.
+    ///
+    /// # Errors
+    /// At the first entry that can't be copied: `ENOSPC` or `EDQUOT` where `to` is too small for it, `ENAMETOOLONG` where
+    /// directories lie more than 500 deep.
+    fn clone_tree(&self, from: &Path, to: &Path) -> Result<()>;
+
     /// Makes a sparse file of this size (mode 0600), durably.
     ///
     /// # Errors
@@ -242,6 +251,10 @@ impl Files for Kernel {
 
     fn copy_tree(&self, from: &Path, to: &Path) -> Result<()> {
         crate::copy::copy_tree(from, to)
+    }
+
+    fn clone_tree(&self, from: &Path, to: &Path) -> Result<()> {
+        crate::copy::clone_tree(from, to)
     }
 
     fn make_image(&self, file: &Path, size: u64) -> Result<()> {

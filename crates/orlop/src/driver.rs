@@ -73,7 +73,7 @@ pub(crate) async fn driver(arguments: Driver) -> anyhow::Result<()> {
 
     let root = data.node(&storage::node_name(0)).join("drives");
     let sources = &layout.nodes[0];
-    let drives = storage::open(&info.node_id, root, sources, &arguments.storage.overwrite).await?;
+    let drives = storage::open(&info.node_id, root, sources, arguments.storage.making()).await?;
     let served = match data.remember(&layout) {
         Ok(()) => {
             driver::serve(&arguments.endpoint, drives.clone(), info, shutdown).await.map_err(Into::into)

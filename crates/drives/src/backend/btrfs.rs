@@ -67,7 +67,7 @@ impl Backend for Btrfs {
         Ok(Usage { used: quota.used, limit: quota.limit, inodes: None })
     }
 
-    fn freezes(&self) -> bool {
+    fn copies(&self) -> bool {
         true
     }
 
@@ -80,6 +80,14 @@ impl Backend for Btrfs {
         // What the volume overwrote meanwhile counts for it until then.
         host.wait_for_cleaning(mount, id)?;
         host.remove_subvolume_quota(mount, id)
+    }
+
+    fn fill(&self, host: &dyn Host, _: &Path, frozen: &Path, volume: &Path) -> Result<()> {
+        host.copy_tree(frozen, volume)
+    }
+
+    fn restore(&self, host: &dyn Host, _: &Path, snapshot: &Path, volume: &Path) -> Result<()> {
+        host.copy_tree(snapshot, volume)
     }
 
     fn destroy(&self, host: &dyn Host, mount: &Path, volume: &Path) -> Result<()> {

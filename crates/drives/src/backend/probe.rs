@@ -22,23 +22,32 @@ pub(crate) fn probe(host: &dyn Host, backend: &dyn Backend, scratch: &Path) -> R
     if let Some(verdict) = verdicts.get(&backend.kind()) {
         return verdict.clone();
     }
+    // Without a file or a formatting program nothing is known about the kernel: the next caller tries again.
+    let verdict = trial(host, backend, scratch).map_err(|error| error.to_string())?;
+    if let Err(reason) = &verdict {
+        tracing::info!(backend = %backend.kind(), reason, "backend can't serve on this machine");
+    }
+    verdicts.insert(backend.kind(), verdict.clone());
+    verdict
+}
+
+/// Tries a backend out, now: the verdict, if there can be one.
+pub(crate) fn trial(
+    host: &dyn Host,
+    backend: &dyn Backend,
+    scratch: &Path,
+) -> linux::Result<Result<(), String>> {
     let id = DriveId(uuid::Uuid::new_v4().to_string());
     let image = scratch.join(format!(".probe-{id}.img"));
     let mount = scratch.join(format!(".probe-{id}"));
-    // Without a file or a formatting program nothing is known about the kernel: the next caller tries again.
-    let verdict = furnish(host, backend, &id, &image).map_err(|error| error.to_string()).map(|device| {
-        let verdict = attempt(host, backend, &device, &mount).map_err(|error| match backend.kind() {
+    let verdict = furnish(host, backend, &id, &image).map(|device| {
+        attempt(host, backend, &device, &mount).map_err(|error| match backend.kind() {
             BackendKind::Xfs => format!("{error} (does this kernel have XFS project quotas?)"),
             BackendKind::Btrfs => error.to_string(),
-        });
-        if let Err(reason) = &verdict {
-            tracing::info!(backend = %backend.kind(), reason, "backend can't serve on this machine");
-        }
-        verdicts.insert(backend.kind(), verdict.clone());
-        verdict
+        })
     });
     clean_up(host, &image, &mount);
-    verdict?
+    verdict
 }
 
 /// A formatted file on a loop device.

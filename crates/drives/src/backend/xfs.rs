@@ -1,6 +1,9 @@
 //! XFS: a volume is a directory, held to its size by a project quota.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use linux::{Attributes, FilesystemMount, Host, ProjectId, Result};
 
@@ -36,9 +39,11 @@ impl Backend for Xfs {
         host.project_usage(mount, ProjectId(1)).map(drop)
     }
 
-    /// The log and the allocation groups' own trees: an eighth up to 1 GiB, a hundredth beyond, at least 64 MiB.
+    /// The log, what the kernel holds back and the allocation groups' own trees: measured, 92 MiB of 512 MiB, 124 MiB of
+    /// 4 GiB and three quarters of a hundredth of large drives. As much again is left for inodes, which count against
+    /// nobody.
     fn usable(&self, size: u64) -> u64 {
-        size.saturating_sub((size.min(1 << 30) / 8 + size.saturating_sub(1 << 30) / 100).max(64 << 20))
+        size.saturating_sub((112 << 20) + size / 64)
     }
 
     fn choose_key(&self, used: &[QuotaKey]) -> Option<QuotaKey> {
@@ -83,14 +88,53 @@ impl Backend for Xfs {
         Ok(Usage { used: usage.used, limit: usage.limit, inodes: Some(usage.inodes) })
     }
 
+    fn copies(&self) -> bool {
+        true
+    }
+
+    /// XFS freezes as a whole only, and would hold up all other volumes of the drive: writers go on.
+    fn freeze(&self, _: &dyn Host, _: &Path, _: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    fn thaw(&self, _: &dyn Host, _: &Path, _: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    /// Project quotas count what is shared for each volume in full, so sharing extents takes nothing from anyone.
+    fn fill(&self, host: &dyn Host, source: &Path, _: &Path, volume: &Path) -> Result<()> {
+        host.clone_tree(source, volume)
+    }
+
+    fn restore(&self, host: &dyn Host, mount: &Path, snapshot: &Path, volume: &Path) -> Result<()> {
+        match snapshot.starts_with(mount) {
+            true => host.clone_tree(snapshot, volume),
+            false => host.copy_tree(snapshot, volume),
+        }
+    }
+
     fn destroy(&self, host: &dyn Host, _: &Path, volume: &Path) -> Result<()> {
         host.remove_tree(volume).map(drop)
     }
 
     fn reclaim(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<()> {
-        host.limit_project(mount, project(quota)?, None)
+        let project = project(quota)?;
+        // The kernel gives files back in the background; until then they would count for the next volume with this key.
+        let until = Instant::now() + CLEANING;
+        while host.project_usage(mount, project)?.inodes > 0 {
+            if Instant::now() > until {
+                tracing::warn!(project = project.0, mount = %mount.display(), "files of a deleted volume are left");
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        host.limit_project(mount, project, None)
     }
 }
+
+/// How long the kernel may take to give the files of a deleted volume back; nothing tells when it has.
+const CLEANING: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(5);
 
 fn project(quota: QuotaKey) -> Result<ProjectId> {
     match quota {

@@ -247,8 +247,12 @@ impl ProjectQuota for FakeHost {
     fn project_usage(&self, mount: &Path, project: ProjectId) -> Result<ProjectUsage> {
         self.ask("ask", mount, |machine| {
             let (disk, _) = machine.locate(mount);
-            let limit = machine.disks[&disk].now.limits.get(&u64::from(project.0)).copied().flatten();
-            Ok(ProjectUsage { used: 0, limit, inodes: 1 })
+            let view = &machine.disks[&disk].now;
+            let limit = view.limits.get(&u64::from(project.0)).copied().flatten();
+            let counted =
+                |node: &&Node| matches!(node, Node::Directory { project: it, .. } if *it == project.0);
+            let inodes = view.nodes.values().filter(counted).count() as u64;
+            Ok(ProjectUsage { used: 0, limit, inodes })
         })
     }
 }

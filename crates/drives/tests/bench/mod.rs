@@ -9,23 +9,27 @@ use std::{
 };
 
 use drives::{BackendKind, CreateVolume, Drives, Force, Source};
-use linux::{Files, Kernel, LoopDevices, Mounts, Programs, Unmount};
+use linux::{Files, Kernel, LoopDevices, Mounts, Programs, ProjectId, ProjectQuota, ProjectUsage, Unmount};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
 /// A machine's directory with its drives; whatever a failed test left is taken down.
 pub(crate) struct Bench {
+    pub(crate) kind: BackendKind,
     directory: tempfile::TempDir,
 }
 
 impl Bench {
+    /// With drives of the backend that `$ORLOP_BACKEND` names, or else of btrfs.
     pub(crate) fn new() -> Option<Self> {
         if !rustix_is_root() {
             eprintln!("SKIPPED: drives on loop devices need root");
             assert!(std::env::var_os("CI").is_none(), "CI has to run this as root");
             return None;
         }
-        Some(Self { directory: tempfile::tempdir().expect("temporary directory") })
+        let kind = std::env::var("ORLOP_BACKEND").unwrap_or_else(|_| "btrfs".to_owned());
+        let kind = kind.parse().expect("$ORLOP_BACKEND names a backend");
+        Some(Self { kind, directory: tempfile::tempdir().expect("temporary directory") })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -45,13 +49,21 @@ impl Bench {
     pub(crate) async fn fresh(&self, names: &[&str]) -> Drives {
         let drives = self.open(names).await;
         for source in drives.uninitialised() {
-            drives.initialise(source, Some(BackendKind::Btrfs), Force::No).await.expect("initialise");
+            drives.initialise(source, Some(self.kind), Force::No).await.expect("initialise");
         }
         drives
     }
 
-    /// No subvolume or quota group is left on any drive, nor space that nobody has.
+    /// What writing to a full volume fails with.
+    pub(crate) fn full(&self) -> Option<i32> {
+        Some(if self.kind == BackendKind::Btrfs { 122 } else { 28 })
+    }
+
+    /// No subvolume, quota group or project is left on any drive, nor space that nobody has.
     pub(crate) fn leaves_nothing(&self, drives: &Drives) {
+        if self.kind != BackendKind::Btrfs {
+            return self.leaves_no_project(drives);
+        }
         for drive in drives.drives() {
             let mount = drive.mount.expect("mounted");
             let run = |words: [&str; 2]| {
@@ -63,6 +75,16 @@ impl Bench {
             assert_eq!(groups.lines().filter(|line| line.contains('/')).count(), 1, "{groups}");
             let used = drive.size - Kernel.space(&mount).expect("space").available;
             assert!(used < 200 * MIB, "the space is back: {used} bytes used");
+        }
+    }
+
+    fn leaves_no_project(&self, drives: &Drives) {
+        for drive in drives.drives() {
+            let mount = drive.mount.expect("mounted");
+            for project in 1..20 {
+                let usage = Kernel.project_usage(&mount, ProjectId(project)).expect("project");
+                assert_eq!(usage, ProjectUsage::default(), "project {project}");
+            }
         }
     }
 }

@@ -21,7 +21,11 @@ pub(crate) struct Storage {
     drives: Vec<PathBuf>,
     /// A block device to use as a drive even if it carries a file system, WHICH IS LOST. Never one in use.
     #[arg(long = "overwrite-drive", value_name = "DEVICE")]
-    pub(crate) overwrite: Vec<PathBuf>,
+    overwrite: Vec<PathBuf>,
+    /// What holds volumes to their sizes on drives that are made now [default: xfs where the kernel has its quotas, else
+    /// btrfs].
+    #[arg(long, value_name = "xfs|btrfs")]
+    backend: Option<drives::BackendKind>,
     /// A drive in a sparse file of this size below the data directory, for trials. Dealt to the nodes in turn.
     #[arg(long = "loop-drive", value_name = "SIZE", value_parser = size)]
     loop_drives: Vec<u64>,
@@ -31,7 +35,21 @@ pub(crate) struct Storage {
     driver_name: Option<driver::Name>,
 }
 
+/// How drives are made of devices that are none yet.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Making<'a> {
+    /// Devices whose file systems may be lost.
+    pub(crate) overwrite: &'a [PathBuf],
+    /// The first that the kernel can serve, if none is named.
+    pub(crate) backend: Option<drives::BackendKind>,
+}
+
 impl Storage {
+    /// How drives are made.
+    pub(crate) fn making(&self) -> Making<'_> {
+        Making { overwrite: &self.overwrite, backend: self.backend }
+    }
+
     /// What is asked for, with so many nodes.
     pub(crate) fn asked(&self, nodes: Option<usize>) -> Asked {
         Asked {

@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::Making;
 use anyhow::Context;
 use drives::{DriveState, Drives, Force, InitialiseError, Source};
 
-/// Opens what the node has. A source that is no drive yet is formatted if it carries nothing, or if it is one of
-/// `overwrite`; a refusal ends the start, because the user named the device and should know.
+/// Opens what the node has. A source that is no drive yet is formatted if it carries nothing, or if it may be
+/// overwritten; a refusal ends the start, because the user named the device and should know.
 pub(crate) async fn open(
     node: &str,
     root: PathBuf,
     sources: &[Source],
-    overwrite: &[PathBuf],
+    making: Making<'_>,
 ) -> anyhow::Result<Drives> {
     let drives = Drives::open(Arc::new(linux::Kernel), root, sources.to_vec())
         .await
@@ -25,11 +26,11 @@ pub(crate) async fn open(
         }
     }
     for source in drives.uninitialised() {
-        let force = match overwrite.iter().any(|path| path == source.path()) {
+        let force = match making.overwrite.iter().any(|path| path == source.path()) {
             true => Force::OverwriteFileSystem,
             false => Force::No,
         };
-        match drives.initialise(source.clone(), None, force).await {
+        match drives.initialise(source.clone(), making.backend, force).await {
             Ok(id) => tracing::info!(node, drive = %id, source = %source, "made a new drive"),
             Err(refusal) => {
                 let flag = format!("; if its content may go, name it with --overwrite-drive {source}");

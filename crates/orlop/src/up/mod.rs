@@ -28,7 +28,7 @@ use sidecars::register::Drivers;
 use tasks::Tasks;
 
 use crate::signals::Signals;
-use crate::storage::{self, DataDir, Layout, Storage};
+use crate::storage::{self, DataDir, Layout, Making, Storage};
 
 /// How long the parts have to finish what they are doing after a signal.
 const STOPPING: Duration = Duration::from_secs(60);
@@ -87,7 +87,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
 
     let store = Store::open(&data.store(), object_store::Options::default())?;
-    let nodes = nodes(&data, &layout, &arguments.storage.overwrite).await?;
+    let nodes = nodes(&data, &layout, arguments.storage.making()).await?;
     data.remember(&layout)?;
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
     let mut process = Process::start(&data, store, nodes, listener, health).await?;
@@ -212,12 +212,12 @@ async fn give_up(nodes: &[Node], drivers: Tasks) -> anyhow::Result<()> {
 }
 
 /// The nodes of a layout with their drives open.
-async fn nodes(data: &DataDir, layout: &Layout, overwrite: &[PathBuf]) -> anyhow::Result<Vec<Node>> {
+async fn nodes(data: &DataDir, layout: &Layout, making: Making<'_>) -> anyhow::Result<Vec<Node>> {
     let mut nodes: Vec<Node> = Vec::new();
     for (at, sources) in layout.nodes.iter().enumerate() {
         let name = storage::node_name(at);
         let root = data.node(&name);
-        match storage::open(&name, root.join("drives"), sources, overwrite).await {
+        match storage::open(&name, root.join("drives"), sources, making).await {
             Ok(drives) => {
                 nodes.push(Node {
                     name,
@@ -251,7 +251,7 @@ pub(crate) async fn down(arguments: Down) -> anyhow::Result<()> {
         arguments.data_dir.display()
     );
     let data = DataDir::open(&arguments.data_dir)?;
-    let nodes = nodes(&data, &data.layout()?, &[]).await?;
+    let nodes = nodes(&data, &data.layout()?, Making::default()).await?;
     let mut drivers = Tasks::new(CancellationToken::new());
     for node in &nodes {
         node.start_driver(&mut drivers)?;

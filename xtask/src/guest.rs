@@ -1,0 +1,196 @@
+//! `cargo xtask guest`: what this machine's kernel may lack, tried in an emulated Debian machine that is thrown away.
+
+mod image;
+mod machine;
+mod power;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+use crate::command::{cache, cargo};
+use crate::conformance;
+use image::Image;
+use machine::{Hardware, Machine};
+use power::Cuts;
+
+const GIB: u64 = 1 << 30;
+/// Of one test program, emulated on a busy machine.
+const TEST: Duration = Duration::from_secs(600);
+/// Of a command that has nothing to wait for.
+const SHORT: Duration = Duration::from_secs(60);
+
+/// Something to be tried, in a guest of its own.
+struct Case {
+    name: &'static str,
+    /// Left out of the test command.
+    long: bool,
+    run: fn(&Bench) -> anyhow::Result<()>,
+}
+
+const CASES: &[Case] = &[
+    Case { name: "xfs", long: false, run: xfs },
+    Case { name: "conformance-xfs", long: false, run: |bench| conformance(bench, "xfs") },
+    Case { name: "power-xfs", long: false, run: |bench| power::cuts(bench, "xfs", Cuts::Few) },
+    Case { name: "many-power-cuts-xfs", long: true, run: |bench| power::cuts(bench, "xfs", Cuts::Many) },
+];
+
+/// Runs the cases whose name contains `filter`; those that take long only if asked for `all`.
+pub(crate) fn run(all: bool, filter: &str) -> anyhow::Result<()> {
+    clean_up_on_interrupt()?;
+    let image = Image::get()?;
+    let directory = Directory::new()?;
+    let share = directory.0.join("share");
+    std::fs::create_dir(&share)?;
+    build(&share)?;
+    let bench = Bench { image, directory: directory.0.clone(), share };
+    let mut told = Vec::new();
+    for case in CASES.iter().filter(|case| case.name.contains(filter)) {
+        if case.long && !all {
+            told.push(format!("left out  {} (takes long: cargo xtask guest --all)", case.name));
+            continue;
+        }
+        eprintln!("\n» guest: {}", case.name);
+        let began = Instant::now();
+        (case.run)(&bench).with_context(|| format!("case {}", case.name))?;
+        told.push(format!("passed    {} ({:.0} s)", case.name, began.elapsed().as_secs_f64()));
+    }
+    ensure!(!told.is_empty(), "no case is named like {filter}");
+    println!("\ncases in the guest:\n  {}", told.join("\n  "));
+    Ok(())
+}
+
+/// The tests of drives that hold on every backend.
+const COMMON: &str = "a_volume_lives every_volume_of_a_full creations_at_once a_copied_drive";
+
+/// Project quotas, copies and recovery on a real XFS.
+fn xfs(bench: &Bench) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], None)?;
+    let mut guest = bench.start(&hardware)?;
+    test(&mut guest, "xfs", "drives", "a_real_drive")?;
+    test(&mut guest, "xfs", "xfs", "")?;
+    test(&mut guest, "xfs", "copies", "a_snapshot_keeps")?;
+    test(&mut guest, "xfs", "btrfs", COMMON)?;
+    guest.cut_power()
+}
+
+/// csi-sanity against the driver on an NVMe drive.
+fn conformance(bench: &Bench, backend: &str) -> anyhow::Result<()> {
+    link(&conformance::sanity()?, &bench.share.join("csi-sanity"))?;
+    let hardware = bench.hardware(&[4 * GIB], None)?;
+    let mut guest = bench.start(&hardware)?;
+    let directory = Path::new("/var/conformance");
+    let driver = "RUST_LOG=error /host/orlop driver --node-id conformance --endpoint unix:///var/conformance/csi.sock \
+        --data-dir /var/conformance/data --drive /dev/nvme0n1";
+    guest.run(
+        &format!("mkdir /var/conformance; {driver} --backend {backend} >/var/driver.log 2>&1 &"),
+        SHORT,
+    )?;
+    let serving = "timeout 60 sh -c 'until [ -S /var/conformance/csi.sock ]; do sleep 0.1; done' || cat /var/driver.log";
+    guest.run(serving, TEST)?;
+    let command = format!("/host/csi-sanity {}", conformance::options(directory).join(" "));
+    let status = guest.follow(&command, TEST, &mut |line| println!("  {line}"))?;
+    let report = guest.run("cat /var/conformance/report.json", SHORT)?;
+    conformance::tell_left_out(report.as_bytes())?;
+    let said = guest.run("cat /var/driver.log", SHORT)?;
+    ensure!(status == 0, "csi-sanity on {backend} failed in the guest; the driver said:\n{said}");
+    guest.cut_power()
+}
+
+/// Runs the tests of one program whose names contain `filter`, on drives of a backend.
+fn test(guest: &mut Machine<'_>, backend: &str, program: &str, filter: &str) -> anyhow::Result<()> {
+    let command =
+        format!("cd /tmp && CI=true ORLOP_BACKEND={backend} /host/{program} --test-threads 2 {filter}");
+    let status = guest.follow(&command, TEST, &mut |line| println!("  {line}"))?;
+    ensure!(status == 0, "tests {program} {filter} on {backend} failed in the guest");
+    Ok(())
+}
+
+/// What every case has at hand.
+struct Bench {
+    image: Image,
+    directory: PathBuf,
+    share: PathBuf,
+}
+
+impl Bench {
+    fn hardware(&self, drives: &[u64], memory: Option<u64>) -> anyhow::Result<Hardware> {
+        Hardware::new(self.directory.join("machine"), drives, memory)
+    }
+
+    fn start<'a>(&self, hardware: &'a Hardware) -> anyhow::Result<Machine<'a>> {
+        let began = Instant::now();
+        let machine = Machine::start(&self.image, hardware, &self.share)?;
+        eprintln!("guest started in {:.1} s", began.elapsed().as_secs_f64());
+        Ok(machine)
+    }
+}
+
+/// Builds the tests and the program, and puts them where the guest sees them.
+fn build(share: &Path) -> anyhow::Result<()> {
+    cargo(&["build", "--quiet", "--package", "orlop"]).run()?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    link(&target.join("debug/orlop"), &share.join("orlop"))?;
+    let arguments =
+        ["test", "--no-run", "--package", "drives", "--message-format", "json-render-diagnostics"];
+    for line in cargo(&arguments).read()?.lines() {
+        let message: Value = serde_json::from_str(line).unwrap_or_default();
+        if let Some(file) = message["executable"].as_str()
+            && let Some(name) = message["target"]["name"].as_str()
+            && message["target"]["kind"][0] != "bench"
+        {
+            link(Path::new(file), &share.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// A link where that works, else a copy.
+fn link(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let done = std::fs::hard_link(from, to).or_else(|_| std::fs::copy(from, to).map(drop));
+    done.with_context(|| format!("sharing {}", from.display()))
+}
+
+/// A directory of this run alone; what a run that was killed left behind is removed by the next.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> anyhow::Result<Directory> {
+        let all = cache()?.join("guest-runs");
+        std::fs::create_dir_all(&all)?;
+        for entry in std::fs::read_dir(&all)? {
+            let entry = entry?;
+            let alive = Path::new("/proc").join(entry.file_name()).exists();
+            if !alive {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        let own = all.join(std::process::id().to_string());
+        std::fs::create_dir(&own).with_context(|| format!("creating {}", own.display()))?;
+        Ok(Directory(own))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("removing {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// An interrupt ends the guest with this process; its files go here.
+fn clean_up_on_interrupt() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            if let Ok(cache) = cache() {
+                std::fs::remove_dir_all(cache.join("guest-runs").join(std::process::id().to_string())).ok();
+            }
+            std::process::exit(130);
+        }
+    });
+    Ok(())
+}
