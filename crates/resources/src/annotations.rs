@@ -36,6 +36,9 @@ pub const CONTROLLER_MANAGED_ATTACH: &str = "volumes.kubernetes.io/controller-ma
 pub const CSI_NODE_ID: &str = "csi.volume.kubernetes.io/nodeid";
 /// On a VolumeAttachment, the node's id in the driver, for a detach after the CSINode went away.
 pub const ATTACHMENT_NODE_ID: &str = "csi.alpha.kubernetes.io/node-id";
+/// On a VolumeAttachment that nobody wants, of a node that can't be asked to unmount: since when. Ours; it makes the
+/// wait for a forced detach outlast restarts.
+pub const DETACH_WANTED: &str = "orlop.dev/detach-wanted";
 /// On a class, "true": claims that name no class get this one.
 pub const IS_DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 /// The older name of [`IS_DEFAULT_CLASS`].

@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod annotations;
+pub mod attachment;
 pub mod claim;
 pub mod class;
 mod drive;
@@ -13,6 +14,7 @@ pub mod finalizers;
 pub mod fit;
 pub mod group_snapshot;
 pub mod labels;
+pub mod node;
 pub mod orlop;
 mod reference;
 mod reference_grant;

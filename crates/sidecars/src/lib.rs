@@ -1,9 +1,10 @@
-//! What the CSI sidecars do, for any CSI driver: register, provision, resize, publish capacity.
+//! What the CSI sidecars do, for any CSI driver: register, provision, attach, resize, publish capacity.
 //!
 //! Everything here is node-local: it talks to a driver over a unix socket of this machine and takes care of the
 //! claims and volumes of this node. Several nodes may be served by one process; they share its informers.
 
 pub mod announce;
+pub mod attach;
 pub mod capacity;
 mod driver;
 mod place;

@@ -1,6 +1,6 @@
 //! A CSI driver that keeps its volumes in memory and answers as it is told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,6 +34,14 @@ pub enum Growth {
     GrowAndFail(Status),
 }
 
+/// How a ControllerPublishVolume or ControllerUnpublishVolume is answered; as it should be, if nothing is scripted.
+pub enum Publishing {
+    /// With an error, and nothing done.
+    Refuse(Status),
+    /// With an error, although it is done.
+    DoAndFail(Status),
+}
+
 /// Cloning gives another handle on the same driver.
 #[derive(Clone)]
 pub struct FakeDriver {
@@ -53,6 +61,12 @@ struct State {
     node_only: bool,
     capacity: i64,
     asked: usize,
+    attaches: bool,
+    publishing: VecDeque<Publishing>,
+    /// Volume and node ids.
+    published: BTreeSet<(String, String)>,
+    publish_calls: Vec<String>,
+    listed: usize,
 }
 
 impl FakeDriver {
@@ -70,6 +84,11 @@ impl FakeDriver {
             node_only: false,
             capacity: 100 << 30,
             asked: 0,
+            attaches: true,
+            publishing: VecDeque::new(),
+            published: BTreeSet::new(),
+            publish_calls: Vec::new(),
+            listed: 0,
         };
         FakeDriver { state: Arc::new(Mutex::new(state)) }
     }
@@ -99,6 +118,35 @@ impl FakeDriver {
     /// Only the node service can expand; to be said before the driver is served.
     pub fn only_node_expands(&self) {
         self.state.lock().node_only = true;
+    }
+
+    /// Nothing has to be attached; to be said before the driver is served.
+    pub fn attaches_nothing(&self) {
+        self.state.lock().attaches = false;
+    }
+
+    pub fn answer_publishing(&self, answers: impl IntoIterator<Item = Publishing>) {
+        self.state.lock().publishing.extend(answers);
+    }
+
+    /// Volume and node ids of what is published.
+    pub fn published(&self) -> BTreeSet<(String, String)> {
+        self.state.lock().published.clone()
+    }
+
+    /// Takes a volume from its node behind everybody's back.
+    pub fn lose_publications(&self) {
+        self.state.lock().published.clear();
+    }
+
+    /// How often the last page of volumes was read.
+    pub fn listed(&self) -> usize {
+        self.state.lock().listed
+    }
+
+    /// Calls that publish and unpublish, as `publish VOLUME NODE`.
+    pub fn publish_calls(&self) -> Vec<String> {
+        self.state.lock().publish_calls.clone()
     }
 
     /// Sizes by name.
@@ -195,6 +243,24 @@ impl Served {
         Ok(Response::new(ControllerExpandVolumeResponse { capacity_bytes, node_expansion_required }))
     }
 
+    /// Publishes, or takes back.
+    fn publish(&self, call: &str, volume: String, node: String, there: bool) -> Result<(), Status> {
+        let mut state = self.state.lock();
+        state.publish_calls.push(format!("{call} {volume} {node}"));
+        let answer = state.publishing.pop_front();
+        if let Some(Publishing::Refuse(status)) = answer {
+            return Err(status);
+        }
+        match there {
+            true => state.published.insert((volume, node)),
+            false => state.published.remove(&(volume, node)),
+        };
+        match answer {
+            Some(Publishing::DoAndFail(status)) => Err(status),
+            _ => Ok(()),
+        }
+    }
+
     fn delete(&self, request: &DeleteVolumeRequest) -> Result<Response<DeleteVolumeResponse>, Status> {
         let mut state = self.state.lock();
         if let Some(refusal) = state.delete.pop_front() {
@@ -236,6 +302,14 @@ impl Controller for Served {
         if !self.state.lock().node_only {
             types.push(rpc::Type::ExpandVolume);
         }
+        if self.state.lock().attaches {
+            types.extend([
+                rpc::Type::PublishUnpublishVolume,
+                rpc::Type::PublishReadonly,
+                rpc::Type::ListVolumes,
+                rpc::Type::ListVolumesPublishedNodes,
+            ]);
+        }
         let capabilities = types.into_iter().map(|kind| ControllerServiceCapability {
             r#type: Some(controller_service_capability::Type::Rpc(Rpc { r#type: kind as i32 })),
         });
@@ -261,6 +335,54 @@ impl Controller for Served {
         request: Request<DeleteVolumeRequest>,
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
         self.steps.step(async { self.delete(&request.into_inner()) }).await
+    }
+
+    async fn controller_publish_volume(
+        &self,
+        request: Request<ControllerPublishVolumeRequest>,
+    ) -> Result<Response<ControllerPublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        assert!(request.volume_capability.is_some());
+        let call = if request.readonly { "publish read-only" } else { "publish" };
+        let publish_context = [("device".to_owned(), format!("dev-{}", request.volume_id))].into();
+        self.steps.step(async { self.publish(call, request.volume_id, request.node_id, true) }).await?;
+        Ok(Response::new(ControllerPublishVolumeResponse { publish_context }))
+    }
+
+    async fn controller_unpublish_volume(
+        &self,
+        request: Request<ControllerUnpublishVolumeRequest>,
+    ) -> Result<Response<ControllerUnpublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        self.steps
+            .step(async { self.publish("unpublish", request.volume_id, request.node_id, false) })
+            .await?;
+        Ok(Response::new(ControllerUnpublishVolumeResponse {}))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<ListVolumesRequest>,
+    ) -> Result<Response<ListVolumesResponse>, Status> {
+        // One volume per page.
+        let at: usize = request.into_inner().starting_token.parse().unwrap_or_default();
+        let mut state = self.state.lock();
+        let published = state.published.clone();
+        let ids: BTreeSet<&String> = published.iter().map(|(volume, _)| volume).collect();
+        let entries = ids.iter().skip(at).take(1).map(|id| {
+            let nodes = published.iter().filter(|(volume, _)| volume == *id).map(|(_, node)| node.clone());
+            list_volumes_response::Entry {
+                volume: Some(Volume { volume_id: id.to_string(), ..Volume::default() }),
+                status: Some(list_volumes_response::VolumeStatus {
+                    published_node_ids: nodes.collect(),
+                    ..Default::default()
+                }),
+            }
+        });
+        let is_last = at + 1 >= ids.len();
+        state.listed += usize::from(is_last);
+        let next_token = if !is_last { (at + 1).to_string() } else { String::new() };
+        Ok(Response::new(ListVolumesResponse { entries: entries.collect(), next_token }))
     }
 
     async fn get_capacity(

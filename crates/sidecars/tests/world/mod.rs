@@ -178,6 +178,20 @@ impl World {
         Process { shutdown, task }
     }
 
+    /// A process that attaches volumes of the world's driver, from `n1`.
+    pub async fn attach(&self, steps: &Steps) -> Process {
+        let socket = self.socket("csi.sock");
+        let serving = self.driver.serve(&socket, steps);
+        let driver = sidecars::Driver::connect(&socket).await.unwrap();
+        let context = self.context(steps);
+        let shutdown = context.shutdown.clone();
+        let task = tokio::spawn(async move {
+            let _serving = serving;
+            sidecars::attach::run(context, driver, "n1").await;
+        });
+        Process { shutdown, task }
+    }
+
     /// A claim that is bound to a volume; one on a node, if one is named.
     pub async fn bound_pair(&self, name: &str, class: &str, node: Option<&str>, size: &str) {
         let claim = self.claim(name, class, None, size).await;
