@@ -1,8 +1,9 @@
-//! What kube-controller-manager does for volumes: bind, reclaim, protect, collect, namespaces.
+//! What kube-controller-manager does for volumes: bind, reclaim, attach and detach, protect, collect, namespaces.
 //!
 //! Each controller is a pure step from what is known to writes, and a thin executor. All are driven by the shared
 //! watches: nothing is looked at again without cause.
 
+pub mod attach_detach;
 pub mod bind;
 pub mod collect;
 pub mod ephemeral;
@@ -17,6 +18,8 @@ use runtime::Context;
 pub enum Controller {
     /// Ties claims and volumes together and reclaims released volumes.
     Bind,
+    /// Attaches volumes to the nodes of their pods, and detaches them.
+    AttachDetach,
     /// Keeps claims in use and bound volumes from being deleted.
     Protect,
     /// Makes claims for pods' generic ephemeral volumes.
@@ -29,12 +32,20 @@ pub enum Controller {
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Bind, Self::Protect, Self::Ephemeral, Self::Collect, Self::StatefulSet];
+    pub const ALL: [Self; 6] = [
+        Self::Bind,
+        Self::AttachDetach,
+        Self::Protect,
+        Self::Ephemeral,
+        Self::Collect,
+        Self::StatefulSet,
+    ];
 
     /// The name by which it is chosen.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bind => "bind",
+            Self::AttachDetach => "attach-detach",
             Self::Protect => "protect",
             Self::Ephemeral => "ephemeral",
             Self::Collect => "collect",
@@ -49,6 +60,7 @@ pub async fn run(context: Context, only: &[Controller]) {
         let context = || context.clone();
         match controller {
             Controller::Bind => vec![Box::pin(bind::run(context()))],
+            Controller::AttachDetach => vec![Box::pin(attach_detach::run(context()))],
             Controller::Protect => {
                 vec![Box::pin(protect::claims(context())), Box::pin(protect::volumes(context()))]
             }
