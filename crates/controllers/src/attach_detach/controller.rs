@@ -12,7 +12,7 @@ use kube::core::ObjectMeta;
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
 use resources::{annotations, attachment, node, reference};
-use runtime::{Context, Next, Queue, Recorder, update_if_changed};
+use runtime::{Context, Next, Recorder, update_if_changed};
 use serde_json::json;
 
 use super::Key;
@@ -40,7 +40,6 @@ struct Told {
 
 pub(super) struct Controller {
     world: Arc<World>,
-    queue: Queue<Key>,
     attachments: Api<VolumeAttachment>,
     nodes: Api<Node>,
     recorder: Recorder,
@@ -50,7 +49,7 @@ pub(super) struct Controller {
 
 impl Controller {
     /// The world must be known.
-    pub(super) fn new(context: &Context, world: Arc<World>, queue: Queue<Key>) -> Controller {
+    pub(super) fn new(context: &Context, world: Arc<World>) -> Controller {
         let client: &Client = &context.client;
         let mut told: HashMap<String, BTreeMap<String, Told>> = HashMap::new();
         for (volume, node) in world.attached() {
@@ -59,7 +58,6 @@ impl Controller {
         }
         Controller {
             world,
-            queue,
             attachments: Api::all(client.clone()),
             nodes: Api::all(client.clone()),
             recorder: context.recorder("attachdetach-controller", ""),
@@ -192,10 +190,11 @@ impl Controller {
             (true, _) => self.report(name, &step).await?,
             (false, true) => self.take_back(name, &step).await?,
             (false, false) => {
+                let mut done = true;
                 for one in &step.take_back {
-                    self.delete(one).await?;
+                    done &= self.delete(one).await?;
                 }
-                true
+                done
             }
         };
         Ok(if done { next } else { Next::After(AFTER_CONFLICT) })
@@ -229,7 +228,7 @@ impl Controller {
     }
 
     /// Takes volumes out of the node's `volumesAttached` first, looks last whether the node uses them, and then deletes
-    /// their attachments. False: the node is gone.
+    /// their attachments. False: it has to be looked at again.
     async fn take_back(&self, name: &str, step: &NodeStep) -> Result<bool, AttachDetachError> {
         let live = self.nodes.get_opt(name).await.map_err(api(format!("read the Node {name}")))?;
         let Some(mut live) = live else { return Ok(false) };
@@ -252,16 +251,13 @@ impl Controller {
             .filter_map(|volume| attachment::parse_status_name(volume))
             .map(|(driver, handle)| attachment::name(handle, driver, name))
             .collect();
+        let mut done = true;
         for one in &step.take_back {
-            // Its pod came back, or the node took it after all: the news of that lead here again.
+            // Its pod came back, or the node took it after all, and the watch has yet to say so.
             let kept = one.forced.is_none() && in_use.contains(&one.attachment.name_any());
-            if kept || self.world.still_wanted(&one.attachment) {
-                self.queue.add_after(Key::Node(name.to_owned()), AFTER_CONFLICT);
-                continue;
-            }
-            self.delete(one).await?;
+            done &= !kept && !self.world.still_wanted(&one.attachment) && self.delete(one).await?;
         }
-        Ok(true)
+        Ok(done)
     }
 
     /// The node as it is after the write; none if it is gone.
@@ -278,7 +274,8 @@ impl Controller {
         }
     }
 
-    async fn delete(&self, one: &TakeBack) -> Result<(), AttachDetachError> {
+    /// False: it is another one by now.
+    async fn delete(&self, one: &TakeBack) -> Result<bool, AttachDetachError> {
         let (object, name) = (&one.attachment, one.attachment.name_any());
         if let Some(reason) = one.forced {
             tracing::warn!(
@@ -292,12 +289,13 @@ impl Controller {
         let preconditions = Preconditions { uid: object.uid(), resource_version: None };
         match self.attachments.delete(&name, &DeleteParams::default().preconditions(preconditions)).await {
             Ok(_) => {}
-            // Gone, or another one has the name.
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            // Another one has the name; the watch will show it.
+            Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(false),
             Err(error) => return Err(api(format!("delete the VolumeAttachment {name}"))(error)),
         }
         self.world.deleted(object);
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -44,6 +44,6 @@ pub async fn run(context: Context) {
     if context.shutdown.run_until_cancelled(world.synced()).await.is_none() {
         return;
     }
-    let controller = Controller::new(&context, world, queue.clone());
+    let controller = Controller::new(&context, world);
     work(queue, CONCURRENCY, context.shutdown.clone(), |key| controller.reconcile(key)).await;
 }

@@ -23,6 +23,7 @@ use kube::{Api, Client, ResourceExt};
 use runtime::{Context, Metrics};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,6 +42,10 @@ pub(crate) enum Fault {
     AnswerLost,
     /// It is made, and the client waits for the answer until it is killed.
     Halt,
+    /// The process ends before it is made.
+    CutBefore,
+    /// The process ends before it hears that it was made.
+    CutAfter,
 }
 
 /// The writes of the controllers, counted; one of them may fail.
@@ -51,6 +56,7 @@ pub(crate) struct Writes {
     fault: Option<(usize, Fault)>,
     /// New objects of this resource are refused as by a quota.
     forbidden: Option<&'static str>,
+    cut: Arc<Notify>,
 }
 
 impl tower::Service<http::Request<Body>> for Writes {
@@ -69,7 +75,7 @@ impl tower::Service<http::Request<Body>> for Writes {
         let is_write = request.method() != http::Method::GET && !is_event;
         let number = if is_write { self.count.fetch_add(1, Ordering::SeqCst) } else { usize::MAX };
         let fault = self.fault.filter(|(at, _)| *at == number).map(|(_, fault)| fault);
-        let mut inner = self.inner.clone();
+        let (mut inner, cut) = (self.inner.clone(), self.cut.clone());
         Box::pin(async move {
             let refuse = |code: u16, reason: &str| {
                 let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
@@ -88,9 +94,17 @@ impl tower::Service<http::Request<Body>> for Writes {
             match fault {
                 Some(Fault::Conflict) => return Ok(refuse(409, "Conflict")),
                 Some(Fault::Refused) => return Ok(refuse(500, "InternalError")),
+                Some(Fault::CutBefore) => {
+                    cut.notify_one();
+                    return std::future::pending().await;
+                }
                 _ => {}
             }
             let answer = tower::Service::call(&mut inner, request).await?;
+            if fault == Some(Fault::CutAfter) {
+                cut.notify_one();
+                return std::future::pending().await;
+            }
             let answer = answer.map(|body| body.map_err(Into::into).boxed_unsync());
             if fault == Some(Fault::Halt) {
                 return std::future::pending().await;
@@ -106,6 +120,8 @@ pub(crate) struct World {
     pub(crate) client: Client,
     /// For controllers.
     pub(crate) context: Context,
+    /// Told when the process shall have ended.
+    pub(crate) cut: Arc<Notify>,
     writes: Arc<AtomicUsize>,
     _running: DropGuard,
 }
@@ -131,11 +147,13 @@ impl World {
             ApiServer::start(store, api_server::Options::default()).await.expect("the API server starts");
         let writes = Arc::new(AtomicUsize::new(0));
         let inner = api.in_process("system:controllers");
-        let service = Writes { inner, count: Arc::clone(&writes), fault, forbidden };
+        let cut = Arc::new(Notify::new());
+        let (count, told) = (Arc::clone(&writes), Arc::clone(&cut));
+        let service = Writes { inner, count, fault, forbidden, cut: told };
         let shutdown = CancellationToken::new();
         let context = Context::new(Client::new(service, "default"), Metrics::new(), shutdown.clone());
         let client = Client::new(api.in_process("admin"), "default");
-        Self { client, context, writes, _running: shutdown.drop_guard() }
+        Self { client, context, cut, writes, _running: shutdown.drop_guard() }
     }
 
     /// Runs controllers that meet no fault.
@@ -262,6 +280,8 @@ kinds! {
     k8s_openapi::api::core::v1::ConfigMap: namespaced,
     k8s_openapi::api::storage::v1::StorageClass: cluster,
     k8s_openapi::api::storage::v1::CSIDriver: cluster,
+    k8s_openapi::api::storage::v1::VolumeAttachment: cluster,
+    k8s_openapi::api::storage::v1::VolumeAttributesClass: cluster,
     k8s_openapi::api::storage::v1::CSINode: cluster,
     k8s_openapi::api::storage::v1::CSIStorageCapacity: namespaced,
 }
