@@ -25,6 +25,7 @@ const ROOMS: &[&str] = &[
     "linux",
     "csi",
     "values",
+    "corpus",
 ];
 /// The first room that knows nothing of Kubernetes.
 const LINE: &str = "driver";

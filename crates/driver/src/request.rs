@@ -3,6 +3,8 @@
 
 mod access;
 mod controller;
+#[cfg(test)]
+mod fuzz;
 mod node;
 mod parameters;
 mod snapshot;

@@ -10,9 +10,18 @@ pub(crate) trait Coded: std::error::Error {
     fn code(&self) -> Code;
 }
 
+/// Bytes of a refusal that a caller gets: it travels in a header, and may quote what was asked.
+const LONGEST_MESSAGE: usize = 4096;
+
 /// The refusal as the caller gets it: its code and its own words.
 pub(crate) fn refused(error: impl Coded) -> Status {
-    Status::new(error.code(), error.to_string())
+    let mut message = error.to_string();
+    if message.len() > LONGEST_MESSAGE {
+        const CUT: &str = "…";
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE - CUT.len()));
+        message.push_str(CUT);
+    }
+    Status::new(error.code(), message)
 }
 
 /// As [`refused`], where something is to be taken away: what is in the way there is no earlier volume of the caller's.

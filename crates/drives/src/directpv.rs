@@ -34,7 +34,7 @@ fn project_of(name: &str) -> u32 {
 ///
 /// # Errors
 /// In words, when it is about another.
-fn check_meta(meta: &[u8], drive: &DriveId) -> Result<(), String> {
+pub(crate) fn check_meta(meta: &[u8], drive: &DriveId) -> Result<(), String> {
     let text = String::from_utf8_lossy(meta);
     match text.lines().find_map(|line| line.strip_prefix("FSUUID=")) {
         Some(noted) if !noted.trim().eq_ignore_ascii_case(drive.as_str()) => Err(format!(
@@ -47,7 +47,7 @@ fn check_meta(meta: &[u8], drive: &DriveId) -> Result<(), String> {
 
 /// The name of a volume, if a directory in the root could be one's. DirectPV's own begin with a dot or are leftovers
 /// of deletions.
-fn volume_name(directory: &OsStr) -> Option<&str> {
+pub(crate) fn volume_name(directory: &OsStr) -> Option<&str> {
     let name = directory.to_str()?;
     let plain = format!("drive/{name}").parse::<VolumeId>().is_ok();
     (plain && !name.ends_with(DELETED)).then_some(name)

@@ -13,7 +13,7 @@ use crate::{
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Sighting {
+pub(crate) struct Sighting {
     format: u32,
     source: Source,
 }

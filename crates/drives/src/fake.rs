@@ -289,6 +289,11 @@ impl View {
         Some((id, used.sum()))
     }
 
+    /// Whether something is at a path.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        self.nodes.contains_key(path)
+    }
+
     /// Directories in the root, and all limits by project.
     pub(crate) fn adopted(&self) -> (Vec<String>, BTreeMap<u64, Option<u64>>) {
         let name = |path: PathBuf| path.to_string_lossy().into_owned();

@@ -18,6 +18,8 @@ mod expected;
 mod fake;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod fuzz;
 mod initialise;
 mod inventory;
 mod layout;

@@ -73,7 +73,8 @@ impl Serving {
     }
 
     pub(crate) fn allocated(&self) -> u64 {
-        self.volumes.values().map(|entry| entry.record.size).sum()
+        // A record can claim any size.
+        self.volumes.values().fold(0, |sum, entry| sum.saturating_add(entry.record.size))
     }
 
     pub(crate) fn free(&self) -> u64 {

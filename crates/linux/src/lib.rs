@@ -9,6 +9,8 @@ mod btrfs;
 mod copy;
 mod error;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod ioctl;
 mod loops;
 mod mount_table;

@@ -94,8 +94,8 @@ impl ProjectQuota for Kernel {
         let mut answer = DiskQuota::default();
         match quotactl(open(mount)?.as_fd(), GET_QUOTA, project, &mut answer) {
             Ok(()) => Ok(ProjectUsage {
-                used: answer.blocks * BLOCK,
-                limit: (answer.hard_blocks != 0).then_some(answer.hard_blocks * BLOCK),
+                used: answer.blocks.saturating_mul(BLOCK),
+                limit: (answer.hard_blocks != 0).then_some(answer.hard_blocks.saturating_mul(BLOCK)),
                 inodes: answer.inodes,
             }),
             Err(Errno::NOENT) => Ok(ProjectUsage::default()),

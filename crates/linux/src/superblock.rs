@@ -213,6 +213,14 @@ fn mbr(first: Bytes<'_>, _: Bytes<'_>) -> Option<Signature> {
     (sane && used > 0).then(|| found("MBR partition table"))?
 }
 
+/// The start of a device of each kind, for tests.
+#[cfg(test)]
+pub(crate) fn samples() -> Vec<Vec<u8>> {
+    // As far as anything is looked for.
+    const FAR: usize = 133 << 10;
+    tests::owners().into_iter().map(|(_, _, image)| image[..FAR].to_vec()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -227,14 +235,14 @@ mod tests {
         image
     }
 
-    #[test]
-    fn each_owner_is_recognised() {
+    /// What is recognised, its identity, and an image of it.
+    pub(super) fn owners() -> Vec<(&'static str, Option<&'static str>, Vec<u8>)> {
         let id: [u8; 16] = std::array::from_fn(|byte| byte as u8);
         let text = "00010203-0405-0607-0809-0a0b0c0d0e0f";
         let ext = |compatible: u8, incompatible: u8| {
             image(&[(0x438, &[0x53, 0xef]), (0x45c, &[compatible]), (0x460, &[incompatible]), (0x468, &id)])
         };
-        let cases: Vec<(&str, Option<&str>, Vec<u8>)> = vec![
+        vec![
             ("xfs", Some(text), image(&[(0, b"XFSB"), (32, &id), (108, b"DIRECTPV")])),
             ("btrfs", Some(text), image(&[(0x10040, b"_BHRfS_M"), (0x10020, &id)])),
             ("ext2", Some(text), ext(0, 2)),
@@ -250,8 +258,12 @@ mod tests {
             ("FAT", None, image(&[(82, b"FAT32   "), (510, &[0x55, 0xaa])])),
             ("swap", Some(text), image(&[(4086, b"SWAPSPACE2"), (0x40c, &id)])),
             ("ZFS", None, image(&[(132 << 10, &0x00ba_b10c_u64.to_le_bytes())])),
-        ];
-        for (kind, uuid, image) in cases {
+        ]
+    }
+
+    #[test]
+    fn each_owner_is_recognised() {
+        for (kind, uuid, image) in owners() {
             let signature =
                 probe_superblock(&image, &image).unwrap_or_else(|| panic!("{kind} was not recognised"));
             assert_eq!((signature.kind, signature.uuid.as_deref()), (kind, uuid));

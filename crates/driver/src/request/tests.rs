@@ -16,11 +16,11 @@ type Change<T> = fn(&mut T);
 type Outcome = Result<(), (Code, &'static str)>;
 type Case<T> = (Change<T>, Outcome);
 
-fn map(of: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(super) fn map(of: &[(&str, &str)]) -> BTreeMap<String, String> {
     of.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-fn segments() -> BTreeMap<String, String> {
+pub(super) fn segments() -> BTreeMap<String, String> {
     map(&[("topology.orlop.dev/node", "n1")])
 }
 
@@ -28,35 +28,35 @@ fn place(node: &str) -> v1::Topology {
     v1::Topology { segments: map(&[("topology.orlop.dev/node", node)]) }
 }
 
-fn places(requisite: &[&str], preferred: &[&str]) -> Option<v1::TopologyRequirement> {
+pub(super) fn places(requisite: &[&str], preferred: &[&str]) -> Option<v1::TopologyRequirement> {
     let all = |nodes: &[&str]| nodes.iter().map(|node| place(node)).collect();
     Some(v1::TopologyRequirement { requisite: all(requisite), preferred: all(preferred) })
 }
 
-fn capability(mode: Mode) -> v1::VolumeCapability {
+pub(super) fn capability(mode: Mode) -> v1::VolumeCapability {
     v1::VolumeCapability {
         access_type: Some(AccessType::Mount(MountVolume::default())),
         access_mode: Some(AccessMode { mode: mode.into() }),
     }
 }
 
-fn mounted(fs_type: &str, flags: &[&str]) -> v1::VolumeCapability {
+pub(super) fn mounted(fs_type: &str, flags: &[&str]) -> v1::VolumeCapability {
     let mount_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     let mount = MountVolume { fs_type: fs_type.to_owned(), mount_flags, ..MountVolume::default() };
     v1::VolumeCapability { access_type: Some(AccessType::Mount(mount)), ..capability(Mode::SingleNodeWriter) }
 }
 
-fn of_snapshot(id: &str) -> Option<v1::VolumeContentSource> {
+pub(super) fn of_snapshot(id: &str) -> Option<v1::VolumeContentSource> {
     let kind = Type::Snapshot(SnapshotSource { snapshot_id: id.into() });
     Some(v1::VolumeContentSource { r#type: Some(kind) })
 }
 
-fn of_volume(id: &str) -> Option<v1::VolumeContentSource> {
+pub(super) fn of_volume(id: &str) -> Option<v1::VolumeContentSource> {
     let kind = Type::Volume(VolumeSource { volume_id: id.into() });
     Some(v1::VolumeContentSource { r#type: Some(kind) })
 }
 
-fn range(required_bytes: i64, limit_bytes: i64) -> Option<v1::CapacityRange> {
+pub(super) fn range(required_bytes: i64, limit_bytes: i64) -> Option<v1::CapacityRange> {
     Some(v1::CapacityRange { required_bytes, limit_bytes })
 }
 
