@@ -8,6 +8,7 @@ pub mod bind;
 pub mod collect;
 pub mod ephemeral;
 pub mod protect;
+pub mod snapshot;
 pub mod stateful_set;
 
 use futures::future::BoxFuture;
@@ -28,17 +29,20 @@ pub enum Controller {
     Collect,
     /// Keeps the pods and claims of stateful sets.
     StatefulSet,
+    /// Ties snapshots and their contents together.
+    Snapshots,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Bind,
         Self::AttachDetach,
         Self::Protect,
         Self::Ephemeral,
         Self::Collect,
         Self::StatefulSet,
+        Self::Snapshots,
     ];
 
     /// The name by which it is chosen.
@@ -50,6 +54,7 @@ impl Controller {
             Self::Ephemeral => "ephemeral",
             Self::Collect => "collect",
             Self::StatefulSet => "stateful-set",
+            Self::Snapshots => "snapshots",
         }
     }
 }
@@ -71,6 +76,7 @@ pub async fn run(context: Context, only: &[Controller]) {
                 Box::pin(collect::namespaces(context())),
                 Box::pin(collect::lost_pods(context())),
             ],
+            Controller::Snapshots => vec![Box::pin(snapshot::run(context()))],
         }
     });
     futures::future::join_all(running.map(tokio::spawn)).await;
