@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use csi::v1::controller_client::ControllerClient;
 use csi::v1::controller_service_capability::{self, rpc};
+use csi::v1::group_controller_client::GroupControllerClient;
 use csi::v1::identity_client::IdentityClient;
 use csi::v1::node_client::NodeClient;
 use csi::v1::plugin_capability::{self, service};
 use csi::v1::{
     ControllerGetCapabilitiesRequest, GetPluginCapabilitiesRequest, GetPluginInfoRequest,
-    NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse, node_service_capability,
+    GroupControllerGetCapabilitiesRequest, NodeGetCapabilitiesRequest, NodeGetInfoRequest,
+    NodeGetInfoResponse, group_controller_service_capability, node_service_capability,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
@@ -47,6 +49,7 @@ pub struct Driver {
     channel: Channel,
     has_topology: bool,
     controller: BTreeSet<i32>,
+    takes_groups: bool,
     expands_on_node: bool,
     node: NodeGetInfoResponse,
 }
@@ -81,6 +84,17 @@ impl Driver {
                 Some(rpc.r#type)
             }));
         }
+        let mut takes_groups = false;
+        if services.contains(&(service::Type::GroupControllerService as i32)) {
+            use group_controller_service_capability::{Type, rpc::Type::CreateDeleteGetVolumeGroupSnapshot};
+            let mut client = GroupControllerClient::new(channel.clone());
+            let answer = client.group_controller_get_capabilities(GroupControllerGetCapabilitiesRequest {});
+            let answer = within(ASK, answer).await.map_err(failed("GroupControllerGetCapabilities"))?;
+            takes_groups = answer.capabilities.iter().any(|capability| {
+                const GROUPS: i32 = CreateDeleteGetVolumeGroupSnapshot as i32;
+                matches!(capability.r#type, Some(Type::Rpc(rpc)) if rpc.r#type == GROUPS)
+            });
+        }
         let mut node = NodeClient::new(channel.clone());
         let answer = within(ASK, node.node_get_capabilities(NodeGetCapabilitiesRequest {})).await;
         let answer = answer.map_err(failed("NodeGetCapabilities"))?;
@@ -97,6 +111,7 @@ impl Driver {
             channel,
             has_topology,
             controller,
+            takes_groups,
             expands_on_node,
             node,
         })
@@ -123,9 +138,18 @@ impl Driver {
         self.controller.contains(&(capability as i32))
     }
 
+    /// Whether it takes snapshots of several volumes at one moment.
+    pub fn takes_groups(&self) -> bool {
+        self.takes_groups
+    }
+
     /// Whether its node service lets volumes grow.
     pub fn expands_on_node(&self) -> bool {
         self.expands_on_node
+    }
+
+    pub(crate) fn group_controller(&self) -> GroupControllerClient<Channel> {
+        GroupControllerClient::new(self.channel.clone())
     }
 
     pub(crate) fn controller(&self) -> ControllerClient<Channel> {

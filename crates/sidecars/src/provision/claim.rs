@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
+use resources::source::{self, Source, SourceKind};
 use resources::{claim, class, volume};
 
 use super::intent::{self, Holder};
@@ -42,7 +43,8 @@ pub(super) fn plan<'a>(
         && !intent::is_held(of)
         && !has_volume
         && claim::volume_name(of).is_empty()
-        && claim::provisioner(of) == Some(here.driver);
+        && claim::provisioner(of) == Some(here.driver)
+        && !is_populated(of);
     if !wanted {
         return Plan::Nothing;
     }
@@ -76,6 +78,11 @@ fn plan_held<'a>(
     }
 }
 
+/// Whether a populator fills the claim's volume: it makes one of its own, and hands it over.
+fn is_populated(of: &PersistentVolumeClaim) -> bool {
+    matches!(source::of(of), Some(Source { kind: SourceKind::Other { .. }, .. }))
+}
+
 /// What the claim asks for that can't be had. Only what is immutable in a claim may be refused here.
 fn refusal(of: &PersistentVolumeClaim) -> Option<&'static str> {
     let spec = of.spec.as_ref()?;
@@ -83,9 +90,6 @@ fn refusal(of: &PersistentVolumeClaim) -> Option<&'static str> {
         return Some(
             "claim Selector is not supported; remove it, or create a volume with these labels by hand",
         );
-    }
-    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
-        return Some("a data source is not supported yet; create an empty claim and copy the data");
     }
     if spec.volume_attributes_class_name.as_deref().is_some_and(|name| !name.is_empty()) {
         return Some("a VolumeAttributesClass is not supported; leave volumeAttributesClassName empty");
@@ -139,7 +143,7 @@ mod tests {
 
     fn held(by: Holder<'_>) -> PersistentVolumeClaim {
         let mut claim = on_node("n1");
-        intent::record(&mut claim, by);
+        intent::record(&mut claim, by, None);
         claim
     }
 

@@ -16,6 +16,7 @@ use super::claim::{Plan, plan};
 use super::owner::{self, Draw};
 use super::parameters::{self, Parameters, Subject};
 use super::request::{self, Manner, RequestError};
+use super::source::{Content, Where};
 use super::{ProvisionError, Provisioner, intent, volume};
 use crate::driver::{CHANGE, within};
 
@@ -47,6 +48,7 @@ struct Order<'a> {
     parameters: Parameters,
     request: CreateVolumeRequest,
     bytes: i64,
+    source: Option<Content>,
 }
 
 impl Provisioner {
@@ -70,7 +72,11 @@ impl Provisioner {
         {
             self.tell_failure(&claim, &explain(error));
         }
-        result.map(|()| Next::Done)
+        match result {
+            // Looked at again when the source changes.
+            Err(ProvisionError::Source(_)) => Ok(Next::Done),
+            result => result.map(|()| Next::Done),
+        }
     }
 
     fn tell_failure(&self, claim: &PersistentVolumeClaim, why: &str) {
@@ -100,7 +106,7 @@ impl Provisioner {
         // Before the draw: a change of capacities during it must bring the claim back.
         self.lost.lock().insert(key.clone());
         let informers = &self.context.informers;
-        let is_ours = owner::is_ours(
+        let is_drawn = owner::is_ours(
             draw(claim, class, bytes),
             self.driver.name(),
             &self.options.node,
@@ -108,6 +114,17 @@ impl Provisioner {
             &informers.capacities().all(),
             &informers.csi_nodes().all(),
         );
+        let is_ours = match self.origin(claim).await {
+            Ok(Some((_, place @ (Where::Node(_) | Where::With(_))))) => self.is_source_here(claim, &place),
+            Err(ProvisionError::Source(error)) => {
+                if is_drawn {
+                    self.tell_failure(claim, &error.to_string());
+                }
+                return Ok(Next::Done);
+            }
+            Err(error) => return Err(error),
+            Ok(_) => is_drawn,
+        };
         if is_ours {
             self.lost.lock().remove(key);
             let node = self.options.node.clone();
@@ -128,8 +145,17 @@ impl Provisioner {
     ) -> Result<(), ProvisionError> {
         let first = !intent::is_held_by(seen, self.holder());
         // What can be refused without a trace is refused before the intent is recorded.
-        let order = self.order(seen.clone(), class)?;
-        let Some(claim) = self.record(key, seen, class).await? else { return Ok(()) };
+        let source = match first {
+            true => self.source(key, seen).await?,
+            false => intent::source(seen),
+        };
+        let order = self.order(seen.clone(), class, source)?;
+        if first && order.source.is_some() {
+            self.keep_source(seen).await?;
+        }
+        let Some(claim) = self.record(key, seen, class, order.source.as_ref()).await? else {
+            return Ok(());
+        };
         let order = Order { claim, ..order };
         if first {
             let message = format!("External provisioner is provisioning volume for claim \"{key}\"");
@@ -139,7 +165,7 @@ impl Provisioner {
             Ok(made) => made,
             Err(error) => return self.give_up(key, &order, error).await,
         };
-        if let Err(unfit) = volume::check(&made, order.bytes) {
+        if let Err(unfit) = volume::check(&made, order.bytes, order.source.as_ref()) {
             if !made.volume_id.is_empty() {
                 self.delete_again(&order, &made).await?;
             }
@@ -168,7 +194,7 @@ impl Provisioner {
     ) -> Result<(), ProvisionError> {
         // The store may lag behind: a volume that has an object is not ours to delete.
         if self.live_volume(seen).await?.is_none() {
-            let order = self.order(seen.clone(), class)?;
+            let order = self.order(seen.clone(), class, intent::source(seen))?;
             match self.create(&order).await {
                 Ok(made) => self.delete_again(&order, &made).await?,
                 Err(ProvisionError::Create { status, .. }) if failure(&status) != Failure::Open => {}
@@ -178,10 +204,47 @@ impl Provisioner {
         self.settle(key, seen, false).await
     }
 
+    /// The content that the claim's volume is to have, if it can be made here. A claim that was given the wrong node
+    /// is handed back.
+    async fn source(
+        &self,
+        key: &Key,
+        claim: &PersistentVolumeClaim,
+    ) -> Result<Option<Content>, ProvisionError> {
+        let Some((content, place)) = self.origin(claim).await? else { return Ok(None) };
+        if let Err(elsewhere) = self.check_place(claim, &place) {
+            let claims = self.claims_in(key);
+            let handed_back = update_if_changed(&claims, claim, |claim| {
+                claim.annotations_mut().remove(annotations::SELECTED_NODE);
+            });
+            ignore_conflict(handed_back.await)
+                .map_err(api(format!("take the selected node off the claim {key}")))?;
+            return Err(elsewhere.into());
+        }
+        Ok(Some(content))
+    }
+
+    /// Whether this is the one node to make a volume of a source that only some nodes have.
+    fn is_source_here(&self, claim: &PersistentVolumeClaim, place: &Where) -> bool {
+        if self.check_place(claim, place).is_err() {
+            return false;
+        }
+        let Where::With(volume) = place else { return true };
+        let here = self.options.node.as_str();
+        let nodes = self.context.informers.csi_nodes().all();
+        let others = nodes
+            .iter()
+            .filter(|node| node.spec.drivers.iter().any(|driver| driver.name == self.driver.name()))
+            .filter_map(|node| node.metadata.name.as_deref())
+            .filter(|name| *name != here && self.place.admits(volume, name));
+        owner::draw(claim.metadata.uid.as_deref().unwrap_or_default(), others.chain([here])) == Some(here)
+    }
+
     fn order<'a>(
         &self,
         claim: PersistentVolumeClaim,
         class: &'a StorageClass,
+        source: Option<Content>,
     ) -> Result<Order<'a>, ProvisionError> {
         if !request::allows(class, &self.place.segments) {
             return Err(RequestError::Topology(self.options.node.clone()).into());
@@ -202,9 +265,9 @@ impl Provisioner {
             extra_metadata: self.options.extra_metadata,
             segments: self.place.segments.clone(),
         };
-        let request = request::create(&claim, class, &parameters, &manner)?;
+        let request = request::create(&claim, class, &parameters, &manner, source.as_ref())?;
         let bytes = request::requested_bytes(&claim)?;
-        Ok(Order { claim, class, parameters, request, bytes })
+        Ok(Order { claim, class, parameters, request, bytes, source })
     }
 
     /// Records the intent on the claim as it is now. `None` if the claim turns out to want no volume.
@@ -215,6 +278,7 @@ impl Provisioner {
         key: &Key,
         seen: &PersistentVolumeClaim,
         class: &StorageClass,
+        source: Option<&Content>,
     ) -> Result<Option<PersistentVolumeClaim>, ProvisionError> {
         let claims = self.claims_in(key);
         let action = || format!("record on the claim {key} that its volume is being made");
@@ -228,7 +292,8 @@ impl Provisioner {
             if !matches!(plan(&live, Some(class), has_volume, self.holder()), Plan::Provision(_)) {
                 return Ok(None);
             }
-            let recorded = update_if_changed(&claims, &live, |claim| intent::record(claim, self.holder()));
+            let recorded =
+                update_if_changed(&claims, &live, |claim| intent::record(claim, self.holder(), source));
             match recorded.await {
                 Ok(written) => return Ok(Some(written.unwrap_or(live))),
                 Err(kube::Error::Api(status)) if status.is_conflict() => {}

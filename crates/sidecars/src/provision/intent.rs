@@ -21,6 +21,8 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use resources::{annotations, finalizers};
 
+use super::source::Content;
+
 /// A driver's provisioner on a node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Holder<'a> {
@@ -40,8 +42,16 @@ pub(super) fn is_held_by(claim: &PersistentVolumeClaim, holder: Holder<'_>) -> b
     })
 }
 
+/// What the volume of a recorded intent is being filled with.
+pub(super) fn source(claim: &PersistentVolumeClaim) -> Option<Content> {
+    Content::of_mark(claim.annotations().get(annotations::PROVISIONING_SOURCE)?)
+}
+
 /// Records the intent.
-pub(super) fn record(claim: &mut PersistentVolumeClaim, holder: Holder<'_>) {
+pub(super) fn record(claim: &mut PersistentVolumeClaim, holder: Holder<'_>, source: Option<&Content>) {
+    if let Some(source) = source {
+        claim.annotations_mut().insert(annotations::PROVISIONING_SOURCE.to_owned(), source.to_mark());
+    }
     let value = format!("{}/{}", holder.driver, holder.node);
     claim.annotations_mut().insert(annotations::PROVISIONING.to_owned(), value);
     // The API refuses new finalizers on what is being deleted.
@@ -55,6 +65,7 @@ pub(super) fn record(claim: &mut PersistentVolumeClaim, holder: Holder<'_>) {
 pub(super) fn clear(claim: &mut PersistentVolumeClaim) {
     if is_held(claim) {
         claim.annotations_mut().remove(annotations::PROVISIONING);
+        claim.annotations_mut().remove(annotations::PROVISIONING_SOURCE);
     }
     if claim.finalizers().iter().any(|name| name == finalizers::PROVISIONING) {
         claim.finalizers_mut().retain(|name| name != finalizers::PROVISIONING);

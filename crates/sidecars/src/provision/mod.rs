@@ -9,10 +9,12 @@ mod claim;
 mod create;
 mod delete;
 mod intent;
+mod origin;
 pub(crate) mod owner;
 mod parameters;
 mod release;
 pub(crate) mod request;
+mod source;
 mod volume;
 
 use std::collections::{BTreeMap, HashSet};
@@ -24,12 +26,15 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Secret
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use parking_lot::Mutex;
+use resources::source::Source;
 use runtime::{Backoff, Change, Context, Informer, Key, Queue, Recorder, work};
 use tonic::Status;
 
+use self::origin::Unfinished;
 pub use self::parameters::ParameterError;
 pub(crate) use self::parameters::for_driver;
 pub use self::request::RequestError;
+pub use self::source::SourceError;
 pub use self::volume::UnfitVolume;
 use crate::Driver;
 use crate::capacity::Signal;
@@ -65,6 +70,9 @@ pub enum ProvisionError {
     /// The claim or its class asks for something that can't be had.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// The claim can't be filled from its data source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The driver refused, or did not answer.
     #[error("CreateVolume {volume}: {}", crate::driver::wording(status))]
     Create {
@@ -116,6 +124,8 @@ pub async fn run(context: Context, driver: Driver, options: Options, signal: Sig
     let provisioner = Arc::new(Provisioner::new(&context, driver, options, signal));
     let claims: Queue<Key> = Queue::with_backoff("provision", &context.metrics, BACKOFF);
     let volumes: Queue<Key> = Queue::with_backoff("delete-volume", &context.metrics, BACKOFF);
+    let sources: Queue<Source> = Queue::with_backoff("release-sources", &context.metrics, BACKOFF);
+    provisioner.follow_sources(&context, &claims, &sources);
     provisioner.subscribe(&context, &claims, &volumes);
     let informers = &context.informers;
     let synced = async {
@@ -135,6 +145,7 @@ pub async fn run(context: Context, driver: Driver, options: Options, signal: Sig
     tokio::join!(
         work(claims, CONCURRENCY, context.shutdown.clone(), |key| provisioner.reconcile_claim(key)),
         work(volumes, CONCURRENCY, context.shutdown.clone(), |key| provisioner.reconcile_volume(key)),
+        work(sources, CONCURRENCY, context.shutdown.clone(), |source| provisioner.release_source(source)),
     );
 }
 
@@ -151,6 +162,7 @@ struct Provisioner {
     context: Context,
     /// Claims that bind at once and that another node won: drawn for again when capacities change.
     lost: Mutex<HashSet<Key>>,
+    unfinished: Unfinished,
 }
 
 impl Provisioner {
@@ -167,6 +179,7 @@ impl Provisioner {
             classes: context.informers.classes(),
             context: context.clone(),
             lost: Mutex::default(),
+            unfinished: Unfinished::default(),
         }
     }
 

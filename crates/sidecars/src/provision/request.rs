@@ -9,6 +9,7 @@ use resources::{claim, volume};
 use values::{Quantity, QuantityError, Segments};
 
 use super::parameters::{ParameterError, Parameters};
+use super::source::Content;
 
 /// Why no volume can be asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +53,7 @@ pub(super) fn create(
     class: &StorageClass,
     parameters: &Parameters,
     manner: &Manner,
+    source: Option<&Content>,
 ) -> Result<CreateVolumeRequest, RequestError> {
     let name = volume::name_for(of.metadata.uid.as_deref().unwrap_or_default());
     let mut for_driver = parameters.driver.clone();
@@ -73,6 +75,7 @@ pub(super) fn create(
         capacity_range: Some(CapacityRange { required_bytes: requested_bytes(of)?, limit_bytes: 0 }),
         volume_capabilities: vec![capability(of, class, parameters, manner.single_node_multi_writer)?],
         parameters: for_driver,
+        volume_content_source: source.map(Content::to_csi),
         accessibility_requirements: requirement,
         ..CreateVolumeRequest::default()
     })
@@ -215,7 +218,7 @@ mod tests {
         let request = |extra_metadata, volume_mode| {
             let manner =
                 Manner { single_node_multi_writer: false, extra_metadata, segments: segments.clone() };
-            create(&claim("1Gi", &["ReadWriteOnce"], volume_mode), &class, &parameters, &manner)
+            create(&claim("1Gi", &["ReadWriteOnce"], volume_mode), &class, &parameters, &manner, None)
                 .expect("valid")
         };
         let plain = request(false, None);

@@ -15,6 +15,7 @@ use values::Quantity;
 
 use super::intent::Holder;
 use super::parameters::Parameters;
+use super::source::Content;
 
 /// The attribute that says which provisioner made a volume.
 const IDENTITY: &str = "storage.kubernetes.io/csiProvisionerIdentity";
@@ -32,8 +33,8 @@ pub enum UnfitVolume {
         /// Bytes that were asked for.
         asked: i64,
     },
-    /// Copied from something that was not asked for.
-    #[error("the driver made the volume from a source that was not asked for; the volume is deleted again")]
+    /// Not copied from what was asked for.
+    #[error("the driver made the volume from another source than was asked for; the volume is deleted again")]
     WrongSource,
     /// No volume, or one without id.
     #[error("the driver answered CreateVolume without a volume id; that is an error of the driver")]
@@ -41,14 +42,14 @@ pub enum UnfitVolume {
 }
 
 /// Whether a volume is what the claim asked for. A capacity of 0 stands for the size that was asked for.
-pub(super) fn check(made: &Volume, asked: i64) -> Result<(), UnfitVolume> {
+pub(super) fn check(made: &Volume, asked: i64, source: Option<&Content>) -> Result<(), UnfitVolume> {
     if made.volume_id.is_empty() {
         return Err(UnfitVolume::NoId);
     }
     if made.capacity_bytes > 0 && made.capacity_bytes < asked {
         return Err(UnfitVolume::TooSmall { actual: made.capacity_bytes, asked });
     }
-    if made.content_source.is_some() {
+    if made.content_source != source.map(Content::to_csi) {
         return Err(UnfitVolume::WrongSource);
     }
     Ok(())
@@ -139,7 +140,6 @@ fn affinity(topologies: &[Topology]) -> Option<VolumeNodeAffinity> {
 
 #[cfg(test)]
 mod tests {
-    use csi::v1::VolumeContentSource;
     use k8s_openapi::api::core::v1::PersistentVolumeClaimSpec;
     use kube::ResourceExt;
 
@@ -156,13 +156,16 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_must_be_large_enough_and_from_nothing() {
-        assert_eq!(check(&made(0), 10), Ok(()));
-        assert_eq!(check(&made(10), 10), Ok(()));
-        assert_eq!(check(&made(9), 10), Err(UnfitVolume::TooSmall { actual: 9, asked: 10 }));
-        let copied = Volume { content_source: Some(VolumeContentSource::default()), ..made(10) };
-        assert_eq!(check(&copied, 10), Err(UnfitVolume::WrongSource));
-        assert_eq!(check(&Volume::default(), 10), Err(UnfitVolume::NoId));
+    fn a_volume_must_be_large_enough_and_from_its_source() {
+        assert_eq!(check(&made(0), 10, None), Ok(()));
+        assert_eq!(check(&made(10), 10, None), Ok(()));
+        assert_eq!(check(&made(9), 10, None), Err(UnfitVolume::TooSmall { actual: 9, asked: 10 }));
+        let source = Content::Snapshot("s".to_owned());
+        let copied = Volume { content_source: Some(source.to_csi()), ..made(10) };
+        assert_eq!(check(&copied, 10, Some(&source)), Ok(()));
+        assert_eq!(check(&copied, 10, None), Err(UnfitVolume::WrongSource));
+        assert_eq!(check(&made(10), 10, Some(&source)), Err(UnfitVolume::WrongSource));
+        assert_eq!(check(&Volume::default(), 10, None), Err(UnfitVolume::NoId));
     }
 
     fn volume_for(policy: &str, modes: &[&str], volume_mode: &str, made: &Volume) -> PersistentVolume {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use csi::v1::controller_server::{Controller, ControllerServer};
 use csi::v1::controller_service_capability::{self, Rpc, rpc};
+use csi::v1::group_controller_server::{GroupController, GroupControllerServer};
 use csi::v1::identity_server::{Identity, IdentityServer};
 use csi::v1::node_server::{Node, NodeServer};
 use csi::v1::plugin_capability::{self, Service, service};
@@ -42,6 +43,16 @@ pub enum Publishing {
     DoAndFail(Status),
 }
 
+/// How a CreateSnapshot is answered; with a ready snapshot, if nothing is scripted.
+pub enum Shot {
+    /// With an error, and nothing made.
+    Refuse(Status),
+    /// With an error, although the snapshot is made.
+    MakeAndFail(Status),
+    /// With a snapshot that is not ready yet.
+    Unready,
+}
+
 /// Cloning gives another handle on the same driver.
 #[derive(Clone)]
 pub struct FakeDriver {
@@ -67,6 +78,10 @@ struct State {
     published: BTreeSet<(String, String)>,
     publish_calls: Vec<String>,
     listed: usize,
+    /// Sources of snapshots by their names.
+    snapshots: BTreeMap<String, String>,
+    shots: VecDeque<Shot>,
+    shot: Vec<CreateSnapshotRequest>,
 }
 
 impl FakeDriver {
@@ -89,6 +104,9 @@ impl FakeDriver {
             published: BTreeSet::new(),
             publish_calls: Vec::new(),
             listed: 0,
+            snapshots: BTreeMap::new(),
+            shots: VecDeque::new(),
+            shot: Vec::new(),
         };
         FakeDriver { state: Arc::new(Mutex::new(state)) }
     }
@@ -158,6 +176,25 @@ impl FakeDriver {
         self.state.lock().requests.clone()
     }
 
+    pub fn answer_snapshot(&self, answers: impl IntoIterator<Item = Shot>) {
+        self.state.lock().shots.extend(answers);
+    }
+
+    /// Names of snapshots.
+    pub fn snapshots(&self) -> Vec<String> {
+        self.state.lock().snapshots.keys().cloned().collect()
+    }
+
+    /// A snapshot that was made by other means.
+    pub fn add_snapshot(&self, name: &str, source: &str) {
+        self.state.lock().snapshots.insert(name.to_owned(), source.to_owned());
+    }
+
+    /// What CreateSnapshot was asked.
+    pub fn shot(&self) -> Vec<CreateSnapshotRequest> {
+        self.state.lock().shot.clone()
+    }
+
     pub fn set_capacity(&self, bytes: i64) {
         self.state.lock().capacity = bytes;
     }
@@ -176,6 +213,7 @@ impl FakeDriver {
         let server = tonic::transport::Server::builder()
             .add_service(IdentityServer::new(served.clone()))
             .add_service(ControllerServer::new(served.clone()))
+            .add_service(GroupControllerServer::new(served.clone()))
             .add_service(NodeServer::new(served))
             .serve_with_incoming(incoming);
         let until = shutdown.clone();
@@ -201,6 +239,7 @@ impl Served {
             capacity_bytes: bytes,
             volume_id: format!("id-{}", request.name),
             accessible_topology: vec![self.here()],
+            content_source: request.volume_content_source.clone(),
             ..Volume::default()
         }
     }
@@ -261,6 +300,37 @@ impl Served {
         }
     }
 
+    fn shoot(&self, request: &CreateSnapshotRequest) -> Result<Response<CreateSnapshotResponse>, Status> {
+        let mut state = self.state.lock();
+        state.shot.push(request.clone());
+        let answer = state.shots.pop_front();
+        if let Some(Shot::Refuse(status)) = answer {
+            return Err(status);
+        }
+        state.snapshots.insert(request.name.clone(), request.source_volume_id.clone());
+        if let Some(Shot::MakeAndFail(status)) = answer {
+            return Err(status);
+        }
+        let mut snapshot = snapshot(&request.name, &request.source_volume_id);
+        snapshot.ready_to_use = answer.is_none();
+        Ok(Response::new(CreateSnapshotResponse { snapshot: Some(snapshot) }))
+    }
+
+    fn group(&self, name: &str, sources: &[String]) -> VolumeGroupSnapshot {
+        let mut state = self.state.lock();
+        let snapshots = sources.iter().map(|source| {
+            let name = format!("{name}-{source}");
+            state.snapshots.insert(name.clone(), source.clone());
+            Snapshot { group_snapshot_id: format!("id-{name}"), ..snapshot(&name, source) }
+        });
+        VolumeGroupSnapshot {
+            group_snapshot_id: format!("id-{name}"),
+            snapshots: snapshots.collect(),
+            creation_time: Some(csi::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+            ready_to_use: true,
+        }
+    }
+
     fn delete(&self, request: &DeleteVolumeRequest) -> Result<Response<DeleteVolumeResponse>, Status> {
         let mut state = self.state.lock();
         if let Some(refusal) = state.delete.pop_front() {
@@ -284,7 +354,11 @@ impl Identity for Served {
         &self,
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        let types = [service::Type::ControllerService, service::Type::VolumeAccessibilityConstraints];
+        let types = [
+            service::Type::ControllerService,
+            service::Type::VolumeAccessibilityConstraints,
+            service::Type::GroupControllerService,
+        ];
         let capabilities = types.map(|kind| PluginCapability {
             r#type: Some(plugin_capability::Type::Service(Service { r#type: kind as i32 })),
         });
@@ -298,7 +372,13 @@ impl Controller for Served {
         &self,
         _: Request<ControllerGetCapabilitiesRequest>,
     ) -> Result<Response<ControllerGetCapabilitiesResponse>, Status> {
-        let mut types = vec![rpc::Type::CreateDeleteVolume, rpc::Type::GetCapacity];
+        let mut types = vec![
+            rpc::Type::CreateDeleteVolume,
+            rpc::Type::GetCapacity,
+            rpc::Type::CreateDeleteSnapshot,
+            rpc::Type::ListSnapshots,
+            rpc::Type::CloneVolume,
+        ];
         if !self.state.lock().node_only {
             types.push(rpc::Type::ExpandVolume);
         }
@@ -385,6 +465,38 @@ impl Controller for Served {
         Ok(Response::new(ListVolumesResponse { entries: entries.collect(), next_token }))
     }
 
+    async fn create_snapshot(
+        &self,
+        request: Request<CreateSnapshotRequest>,
+    ) -> Result<Response<CreateSnapshotResponse>, Status> {
+        self.steps.step(async { self.shoot(&request.into_inner()) }).await
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<DeleteSnapshotRequest>,
+    ) -> Result<Response<DeleteSnapshotResponse>, Status> {
+        self.steps
+            .step(async {
+                let id = request.into_inner().snapshot_id;
+                self.state.lock().snapshots.remove(id.strip_prefix("id-").unwrap());
+                Ok(Response::new(DeleteSnapshotResponse {}))
+            })
+            .await
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<ListSnapshotsRequest>,
+    ) -> Result<Response<ListSnapshotsResponse>, Status> {
+        let id = request.into_inner().snapshot_id;
+        let state = self.state.lock();
+        let found = id.strip_prefix("id-").and_then(|name| Some(snapshot(name, state.snapshots.get(name)?)));
+        let entry = |snapshot| list_snapshots_response::Entry { snapshot: Some(snapshot) };
+        let entries = found.into_iter().map(entry).collect();
+        Ok(Response::new(ListSnapshotsResponse { entries, next_token: String::new() }))
+    }
+
     async fn get_capacity(
         &self,
         request: Request<GetCapacityRequest>,
@@ -401,6 +513,57 @@ impl Controller for Served {
             maximum_volume_size: Some(state.capacity / 2),
             minimum_volume_size: None,
         }))
+    }
+}
+
+#[tonic::async_trait]
+impl GroupController for Served {
+    async fn group_controller_get_capabilities(
+        &self,
+        _: Request<GroupControllerGetCapabilitiesRequest>,
+    ) -> Result<Response<GroupControllerGetCapabilitiesResponse>, Status> {
+        use group_controller_service_capability::{Rpc, Type, rpc::Type::CreateDeleteGetVolumeGroupSnapshot};
+        let rpc = Rpc { r#type: CreateDeleteGetVolumeGroupSnapshot as i32 };
+        let capabilities = vec![GroupControllerServiceCapability { r#type: Some(Type::Rpc(rpc)) }];
+        Ok(Response::new(GroupControllerGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn create_volume_group_snapshot(
+        &self,
+        request: Request<CreateVolumeGroupSnapshotRequest>,
+    ) -> Result<Response<CreateVolumeGroupSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let answer = async {
+            let group_snapshot = Some(self.group(&request.name, &request.source_volume_ids));
+            Ok(Response::new(CreateVolumeGroupSnapshotResponse { group_snapshot }))
+        };
+        self.steps.step(answer).await
+    }
+
+    async fn delete_volume_group_snapshot(
+        &self,
+        request: Request<DeleteVolumeGroupSnapshotRequest>,
+    ) -> Result<Response<DeleteVolumeGroupSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let answer = async {
+            let mut state = self.state.lock();
+            for id in &request.snapshot_ids {
+                state.snapshots.remove(id.strip_prefix("id-").unwrap());
+            }
+            Ok(Response::new(DeleteVolumeGroupSnapshotResponse {}))
+        };
+        self.steps.step(answer).await
+    }
+}
+
+fn snapshot(name: &str, source: &str) -> Snapshot {
+    Snapshot {
+        snapshot_id: format!("id-{name}"),
+        source_volume_id: source.to_owned(),
+        size_bytes: 1 << 20,
+        creation_time: Some(csi::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+        ready_to_use: true,
+        ..Snapshot::default()
     }
 }
 

@@ -13,10 +13,14 @@ use std::time::{Duration, Instant};
 use api_server::{ApiServer, Options};
 use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt};
+use kube::{Client, CustomResourceExt, ResourceExt};
 use object_store::Store;
-use resources::{annotations, claim, finalizers, volume};
+use resources::{
+    ReferenceGrant, VolumeGroupSnapshotClass, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent,
+    annotations, claim, finalizers, group_snapshot, snapshot, volume,
+};
 use runtime::{Context, Metrics};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -160,6 +164,61 @@ impl World {
         let task = tokio::spawn(async move {
             let _serving = serving;
             sidecars::provision::run(context, driver, options, sidecars::capacity::Signal::new()).await;
+        });
+        Process { shutdown, task }
+    }
+
+    /// The kinds of snapshots, and their default classes.
+    pub async fn define_snapshots(&self, edit: impl FnOnce(&mut VolumeSnapshotClass)) {
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let all = snapshot::definitions().into_iter().chain(group_snapshot::definitions());
+        for definition in all.chain([ReferenceGrant::crd()]) {
+            definitions.create(&PostParams::default(), &definition).await.unwrap();
+        }
+        let mut class = VolumeSnapshotClass::new("shots", DRIVER);
+        class.metadata.annotations =
+            Some([(annotations::IS_DEFAULT_SNAPSHOT_CLASS.to_owned(), "true".to_owned())].into());
+        edit(&mut class);
+        Api::all(self.client.clone()).create(&PostParams::default(), &class).await.unwrap();
+        let mut class = VolumeGroupSnapshotClass::new("groups", DRIVER);
+        class.metadata.annotations =
+            Some([(annotations::IS_DEFAULT_GROUP_CLASS.to_owned(), "true".to_owned())].into());
+        Api::all(self.client.clone()).create(&PostParams::default(), &class).await.unwrap();
+    }
+
+    pub fn snapshots(&self) -> Api<VolumeSnapshot> {
+        Api::default_namespaced(self.client.clone())
+    }
+
+    pub fn contents(&self) -> Api<VolumeSnapshotContent> {
+        Api::all(self.client.clone())
+    }
+
+    pub async fn snapshot(&self, name: &str, claim: &str) -> VolumeSnapshot {
+        let snapshot = object(json!({
+            "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": {"name": name},
+            "spec": {"source": {"persistentVolumeClaimName": claim}},
+        }));
+        self.snapshots().create(&PostParams::default(), &snapshot).await.unwrap()
+    }
+
+    /// A process that takes snapshots by the world's driver on `n1`, ties them to their contents, and provisions.
+    pub async fn take_snapshots(&self, steps: &Steps) -> Process {
+        let socket = self.socket("csi.sock");
+        let serving = self.driver.serve(&socket, steps);
+        let driver = sidecars::Driver::connect(&socket).await.unwrap();
+        let context = self.context(steps);
+        let shutdown = context.shutdown.clone();
+        let provision = sidecars::provision::Options { node: "n1".to_owned(), extra_metadata: false };
+        let snapshot = sidecars::snapshot::Options { node: "n1".to_owned(), extra_metadata: false };
+        let signal = sidecars::capacity::Signal::new();
+        let task = tokio::spawn(async move {
+            let _serving = serving;
+            tokio::join!(
+                controllers::snapshot::run(context.clone()),
+                sidecars::snapshot::run(context.clone(), driver.clone(), snapshot, signal.clone()),
+                sidecars::provision::run(context, driver, provision, signal),
+            );
         });
         Process { shutdown, task }
     }

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use tokio::sync::Notify;
 use tower::Service;
 
@@ -25,6 +28,7 @@ pub struct Steps {
     taken: Arc<AtomicUsize>,
     crash: Option<(usize, When)>,
     crashed: Arc<Notify>,
+    fault: Option<(usize, u16)>,
 }
 
 impl Steps {
@@ -36,6 +40,16 @@ impl Steps {
     /// The step of this number, from 0, is the last one.
     pub fn crashing_at(step: usize, when: When) -> Steps {
         Steps { crash: Some((step, when)), ..Steps::default() }
+    }
+
+    /// The write of this number is refused with a status code: 409 as if the object had changed, 500 for no reason.
+    pub fn refusing_at(write: usize, code: u16) -> Steps {
+        Steps { fault: Some((write, code)), ..Steps::default() }
+    }
+
+    /// How many steps were taken.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::SeqCst)
     }
 
     /// Waits until the last step was taken.
@@ -71,14 +85,18 @@ pub struct Stepping<S> {
     writes: Arc<AtomicUsize>,
 }
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 impl<S, B, C> Service<Request<B>> for Stepping<S>
 where
     S: Service<Request<B>, Response = Response<C>>,
     S::Future: Send + 'static,
+    C: http_body::Body<Data = Bytes> + Send + 'static,
+    C::Error: Into<BoxError>,
 {
-    type Response = S::Response;
+    type Response = Response<UnsyncBoxBody<Bytes, BoxError>>;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -89,11 +107,23 @@ where
         let answer = self.inner.call(request);
         let (steps, writes) = (self.steps.clone(), self.writes.clone());
         Box::pin(async move {
+            let boxed = |answer: Response<C>| answer.map(|body| body.map_err(Into::into).boxed_unsync());
             if !is_step {
-                return answer.await;
+                return answer.await.map(boxed);
             }
-            writes.fetch_add(1, Ordering::SeqCst);
-            steps.step(answer).await
+            let number = writes.fetch_add(1, Ordering::SeqCst);
+            if let Some((_, code)) = steps.fault.filter(|(at, _)| *at == number) {
+                return Ok(refusal(code));
+            }
+            steps.step(answer).await.map(boxed)
         })
     }
+}
+
+fn refusal(code: u16) -> Response<UnsyncBoxBody<Bytes, BoxError>> {
+    let reason = if code == 409 { "Conflict" } else { "InternalError" };
+    let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+        "reason": reason, "message": "as the test asks"});
+    let body = Full::new(Bytes::from(status.to_string())).map_err(|never| match never {}).boxed_unsync();
+    Response::builder().status(code).header("content-type", "application/json").body(body).unwrap()
 }

@@ -1,0 +1,264 @@
+//! What csi-snapshotter does, node-locally: the driver's part of VolumeSnapshotContents and of their groups.
+//!
+//! A content is this node's when it says so (`snapshot.storage.kubernetes.io/managed-by`), or when its volume can be
+//! used here; of several such nodes all draw the same one. Of one that stands for a snapshot made by other means nobody
+//! knows where it is: each node asks its driver, and the one that has it puts its name on the content. What to do is
+//! pure ([`plan`]) and the same for single snapshots and groups ([`kind`]); the steps between the API and the driver
+//! are in [`life`].
+
+mod group;
+mod kind;
+mod life;
+mod plan;
+mod single;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use csi::v1::controller_service_capability::rpc;
+use k8s_openapi::api::storage::v1::CSINode;
+use kube::{Client, Resource, ResourceExt};
+use parking_lot::Mutex;
+use resources::labels::SNAPSHOT_MANAGED_BY;
+use resources::{VolumeGroupSnapshotContent, VolumeSnapshotContent};
+use runtime::{Backoff, Change, Context, Informer, Queue, Recorder, work};
+use tonic::Status;
+
+use self::kind::Content;
+use crate::capacity::Signal;
+use crate::place::Place;
+use crate::provision::owner;
+use crate::{Driver, SecretError};
+
+/// Contents worked on at a time.
+const CONCURRENCY: usize = 10;
+/// Failing contents are tried again after one second up to five minutes.
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), cap: Duration::from_secs(300) };
+
+/// How to take snapshots on a node.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The node.
+    pub node: String,
+    /// Whether the driver is told the names of snapshot and content, as `csi.storage.k8s.io/volumesnapshot/name` and so
+    /// on. Only for drivers that accept parameters they don't know.
+    pub extra_metadata: bool,
+}
+
+/// Why a content is not what it should be yet.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The API refused or could not be reached.
+    #[error("could not {action}")]
+    Api {
+        /// What was to be done, and with what.
+        action: String,
+        /// The refusal.
+        source: kube::Error,
+    },
+    /// The driver refused, or did not answer.
+    #[error("{call} {about}: {}", crate::driver::wording(status))]
+    Call {
+        /// The call.
+        call: &'static str,
+        /// What it was about.
+        about: String,
+        /// The answer.
+        status: Box<Status>,
+    },
+    /// The class is gone.
+    #[error("the class {0} is not found; create it again")]
+    ClassGone(String),
+    /// A reserved parameter that means nothing.
+    #[error(
+        "found unknown parameter key \"{0}\" with reserved prefix csi.storage.k8s.io/; remove it from the class"
+    )]
+    UnknownParameter(String),
+    /// The driver's answer makes no sense.
+    #[error("the driver answered {0} without an id; that is an error of the driver")]
+    NoId(&'static str),
+    /// The driver does not have the snapshot.
+    #[error("the snapshot {0} is not found by the driver; check the handle in the content")]
+    Unknown(String),
+    /// The secret that the class names.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+/// Takes and deletes snapshots by one driver on one node until the context's shutdown.
+///
+/// `signal` is raised after every snapshot made or deleted.
+pub async fn run(context: Context, driver: Driver, options: Options, signal: Signal) {
+    if !driver.can(rpc::Type::CreateDeleteSnapshot) {
+        tracing::info!(driver = driver.name(), "the driver takes no snapshots");
+        return context.shutdown.cancelled().await;
+    }
+    let takes_groups = driver.takes_groups();
+    let snapshotter = Arc::new(Snapshotter::new(&context, driver, options, signal));
+    snapshotter.follow_volumes();
+    let groups = async {
+        if takes_groups {
+            snapshotter.care_for::<VolumeGroupSnapshotContent>(&context, "snapshot-groups").await;
+        }
+    };
+    tokio::join!(snapshotter.care_for::<VolumeSnapshotContent>(&context, "snapshot-contents"), groups);
+}
+
+struct Snapshotter {
+    client: Client,
+    driver: Driver,
+    options: Options,
+    place: Place,
+    recorder: Recorder,
+    signal: Signal,
+    context: Context,
+    csi_nodes: Informer<CSINode>,
+    /// Volumes that can be used here, by their ids.
+    here: Mutex<HashMap<String, String>>,
+}
+
+impl Snapshotter {
+    fn new(context: &Context, driver: Driver, options: Options, signal: Signal) -> Snapshotter {
+        Snapshotter {
+            client: context.client.clone(),
+            place: Place::new(context, &driver, &options.node),
+            recorder: context.recorder(format!("csi-snapshotter {}", driver.name()), &options.node),
+            driver,
+            options,
+            signal,
+            context: context.clone(),
+            csi_nodes: context.informers.csi_nodes(),
+            here: Mutex::default(),
+        }
+    }
+
+    fn follow_volumes(self: &Arc<Self>) {
+        let this = self.clone();
+        self.context.informers.volumes().subscribe(move |change| {
+            let volume = change.object();
+            let Some(csi) = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()) else { return };
+            if csi.driver != this.driver.name() {
+                return;
+            }
+            match change {
+                Change::Applied { .. } if this.place.has(volume) => {
+                    this.here.lock().insert(csi.volume_handle.clone(), volume.name_any());
+                }
+                _ => _ = this.here.lock().remove(&csi.volume_handle),
+            }
+        });
+    }
+
+    /// Takes care of contents of a kind.
+    async fn care_for<C: Content>(self: &Arc<Self>, context: &Context, name: &'static str) {
+        let queue: Queue<String> = Queue::with_backoff(name, &context.metrics, BACKOFF);
+        let (contents, classes) = (context.informers.of::<C>(), context.informers.of::<C::Class>());
+        let (this, tasks) = (self.clone(), queue.clone());
+        contents.subscribe(move |change| {
+            let Change::Applied { old, new } = change else { return };
+            if new.driver() == this.driver.name()
+                && managed_elsewhere(&**new, &this.options.node).is_none()
+                && old.as_ref().is_none_or(|old| plan::decides(&**old) != plan::decides(&**new))
+            {
+                tasks.add(new.name_any());
+            }
+        });
+        let (all, tasks) = (contents.clone(), queue.clone());
+        let (driver, node) = (self.driver.name().to_owned(), self.options.node.clone());
+        classes.subscribe(move |change| {
+            let Change::Applied { new: class, .. } = change else { return };
+            let of_class = all.all().into_iter().filter(|content| {
+                content.driver() == driver
+                    && content.class_name() == class.meta().name.as_deref()
+                    && !content.is_ready()
+                    && managed_elsewhere(&**content, &node).is_none()
+            });
+            of_class.for_each(|content| tasks.add(content.name_any()));
+        });
+        // Who takes care of a content may change with the nodes.
+        let lost: Arc<Mutex<HashSet<String>>> = Arc::default();
+        let (waiting, tasks) = (lost.clone(), queue.clone());
+        self.csi_nodes.subscribe(move |_| waiting.lock().drain().for_each(|name| tasks.add(name)));
+        let informers = &context.informers;
+        let synced = async {
+            tokio::join!(
+                contents.synced(),
+                classes.synced(),
+                self.csi_nodes.synced(),
+                informers.nodes().synced(),
+                informers.volumes().synced(),
+            )
+        };
+        if context.shutdown.run_until_cancelled(synced).await.is_none() {
+            return;
+        }
+        work(queue, CONCURRENCY, context.shutdown.clone(), |name| {
+            // Before the draw: a change of nodes during it must bring the content back.
+            lost.lock().insert(name.clone());
+            let content = contents.get("", &name);
+            let ours = content.as_ref().map_or(Ours::No, |content| self.is_ours(&**content));
+            if ours != Ours::No {
+                lost.lock().remove(&name);
+            }
+            let class = content.as_ref().and_then(|content| classes.get("", content.class_name()?));
+            let this = self.clone();
+            async move {
+                match (content, ours) {
+                    (Some(content), Ours::Yes | Ours::Perhaps) => {
+                        Box::pin(this.live(&*content, class.as_deref(), ours)).await
+                    }
+                    _ => Ok(runtime::Next::Done),
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Whether this node takes care of a content.
+    fn is_ours<C: Content>(&self, content: &C) -> Ours {
+        let node = self.options.node.as_str();
+        match content.labels().get(SNAPSHOT_MANAGED_BY) {
+            Some(manager) if manager == node => return Ours::Yes,
+            Some(_) => return Ours::No,
+            None => {}
+        }
+        let volume = content.volumes().first().and_then(|id| self.here.lock().get(id).cloned());
+        let volume = volume.and_then(|name| self.context.informers.volumes().get("", &name));
+        let is_local = !self.place.segments.is_empty();
+        let nodes = self.csi_nodes.all();
+        let with_driver = nodes
+            .iter()
+            .filter(|node| node.spec.drivers.iter().any(|driver| driver.name == self.driver.name()))
+            .filter_map(|node| node.metadata.name.as_deref())
+            .filter(|name| *name != node);
+        let uid = content.meta().uid.as_deref().unwrap_or_default();
+        let is_drawn = match &volume {
+            Some(volume) => {
+                let reach = with_driver.filter(|name| self.place.admits(volume, name));
+                owner::draw(uid, reach.chain([node])) == Some(node)
+            }
+            None => owner::draw(uid, with_driver.chain([node])) == Some(node),
+        };
+        match (is_drawn, volume.is_none() && is_local && content.is_given()) {
+            (true, _) => Ours::Yes,
+            (false, true) => Ours::Perhaps,
+            (false, false) => Ours::No,
+        }
+    }
+}
+
+/// Whether a content is a node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ours {
+    Yes,
+    /// If its driver knows the snapshot.
+    Perhaps,
+    No,
+}
+
+/// The other node that a content belongs to.
+fn managed_elsewhere<'a>(content: &'a impl Resource, node: &str) -> Option<&'a str> {
+    let manager = content.meta().labels.as_ref()?.get(SNAPSHOT_MANAGED_BY)?;
+    (manager != node).then_some(manager.as_str())
+}
