@@ -5,14 +5,16 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
-use resources::{claim, volume};
+use resources::source::{Source, SourceKind};
+use resources::{VolumeSnapshot, VolumeSnapshotContent, claim, volume};
 use runtime::{Change, Key};
 use tokio::time::Instant;
 
 use crate::node::is_ready;
 use crate::place::concerns;
 use crate::scheduler::{AVOID, AVOID_LONGEST, Scheduler, State, Task, promise, version};
-use crate::world::{Cause, World};
+use crate::sources;
+use crate::world::{Cause, World, referred};
 
 impl Scheduler {
     pub(crate) fn wake(&self, world: &mut World, cause: &Cause) {
@@ -82,11 +84,38 @@ impl Scheduler {
         self.wake(world, &Cause::Storage(change.object().storage_class_name.clone()));
     }
 
+    pub(crate) fn snapshot_changed(&self, change: &Change<VolumeSnapshot>) {
+        let world = &mut self.state.lock().world;
+        let key = Key::of(&**change.object());
+        let source = sources::of_snapshot(&key.namespace, &key.name);
+        match change {
+            Change::Applied { new, .. } => _ = world.snapshots.insert(key, Arc::clone(new)),
+            Change::Deleted(_) => _ = world.snapshots.remove(&key),
+        }
+        self.wake(world, &Cause::Source(source));
+    }
+
+    pub(crate) fn content_changed(&self, change: &Change<VolumeSnapshotContent>) {
+        let world = &mut self.state.lock().world;
+        let content = change.object();
+        match change {
+            Change::Applied { new, .. } => _ = world.contents.insert(new.name_any(), Arc::clone(new)),
+            Change::Deleted(_) => _ = world.contents.remove(&content.name_any()),
+        }
+        let reference = &content.spec.volume_snapshot_ref;
+        if let (Some(namespace), Some(name)) = (&reference.namespace, &reference.name) {
+            self.wake(world, &Cause::Source(sources::of_snapshot(namespace, name)));
+        }
+    }
+
     pub(crate) fn volume_changed(&self, change: &Change<PersistentVolume>) {
         let world = &mut self.state.lock().world;
         match change {
             Change::Applied { new, .. } => {
                 world.put_volume(new);
+                if let Some(Key { namespace, name }) = referred(new) {
+                    self.wake(world, &Cause::Source(Source { kind: SourceKind::Claim, namespace, name }));
+                }
                 if new.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_none()) {
                     self.wake(world, &Cause::Storage(volume::class(new).to_owned()));
                 }
@@ -107,6 +136,8 @@ impl Scheduler {
             }
             Change::Deleted(_) => state.world.remove_claim(&key),
         }
+        let Key { namespace, name } = key.clone();
+        self.wake(&mut state.world, &Cause::Source(Source { kind: SourceKind::Claim, namespace, name }));
         let users = state.world.users_of(&key);
         for pod in users.filter(|pod| state.world.pod(pod).is_some_and(|pod| concerns(pod))) {
             self.queue.add(Task::Pod(pod.clone()));

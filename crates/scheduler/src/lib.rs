@@ -13,6 +13,7 @@ mod node;
 mod place;
 mod reasons;
 mod scheduler;
+mod sources;
 mod world;
 mod writes;
 

@@ -12,6 +12,7 @@ use runtime::Key;
 
 use crate::matching::volume_on_node;
 use crate::reasons::{Reason, Refusal};
+use crate::sources::{self, Place};
 use crate::world::{Labels, World, claims_of, node_of};
 use crate::{limits, node};
 
@@ -124,12 +125,15 @@ struct Claims<'a> {
     bound: Vec<&'a Arc<PersistentVolumeClaim>>,
     /// They wait for the node; smallest first, so that the smallest volumes are given first.
     delayed: Vec<(Key, &'a Arc<PersistentVolumeClaim>, &'a StorageClass)>,
+    /// Where the data sources of those are.
+    sources: Vec<Place<'a>>,
 }
 
 impl<'a> Claims<'a> {
     /// A pod's claims, if none of them rules out every node.
     fn of(world: &'a World, pod: &Pod) -> Result<Self, String> {
-        let mut claims = Claims { keys: Vec::new(), bound: Vec::new(), delayed: Vec::new() };
+        let mut claims =
+            Claims { keys: Vec::new(), bound: Vec::new(), delayed: Vec::new(), sources: Vec::new() };
         let pod_key = Key::of(pod);
         for (key, ephemeral) in claims_of(pod) {
             let name = &key.name;
@@ -171,6 +175,9 @@ impl<'a> Claims<'a> {
             match world.classes.get(claim::class(claim)) {
                 _ if is_named && claim::is_bind_completed(claim) => claims.bound.push(claim),
                 Some(class) if !is_named && world.is_delayed(claim) => {
+                    if claim::selected_node(claim).is_none() {
+                        claims.sources.push(sources::place(world, claim)?);
+                    }
                     claims.delayed.push((key.clone(), claim, class))
                 }
                 _ => return Err("pod has unbound immediate PersistentVolumeClaims".to_owned()),
@@ -214,6 +221,9 @@ impl<'a> Claims<'a> {
             if !volume::admits_zone(volume, labels) {
                 return Err(Reason::VolumeZone);
             }
+        }
+        if !self.sources.iter().all(|place| place.admits(&name, labels)) {
+            return Err(Reason::SourceElsewhere);
         }
         let mut placement = Placement { node: name.clone(), give: Vec::new(), provision: Vec::new() };
         let mut chosen = HashSet::new();

@@ -27,6 +27,8 @@ pub enum Reason {
     VolumeAffinity,
     /// A claim's volume is in another zone.
     VolumeZone,
+    /// What a claim is to be filled from is on another node.
+    SourceElsewhere,
     /// No existing volume fits, and none can be made there.
     NoVolume,
     /// The driver has too little free storage there.
@@ -51,6 +53,7 @@ impl Reason {
             Self::VolumeGone => "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
             Self::VolumeAffinity => "node(s) didn't match PersistentVolume's node affinity",
             Self::VolumeZone => "node(s) had no available volume zone",
+            Self::SourceElsewhere => "node(s) didn't have the data source of a claim",
             Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
             Self::NoCapacity => "node(s) did not have enough free storage",
             Self::Unpublished => "node(s) published no free storage for the claim's class",

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use parking_lot::Mutex;
-use resources::{claim, reference, volume};
+use resources::{VolumeSnapshot, VolumeSnapshotContent, claim, reference, volume};
 use runtime::{Context, Key, Next, Queue, Recorder};
 use tokio::time::Instant;
 
 use crate::capacity::Promise;
 use crate::place::{Placement, Provision, concerns, place, place_on};
 use crate::reasons::{Reason, Refusal};
+use crate::sources;
 use crate::world::{Cause, World, claims_of, node_of};
 
 /// Pods whose writes may be under way at a time.
@@ -92,6 +93,11 @@ pub async fn run(context: Context) {
     let volumes = follow!(volumes, volume_changed);
     let claims = follow!(claims, claim_changed);
     let pods = follow!(pods, pod_changed);
+    // Not waited for: a cluster may have no snapshots.
+    let it = scheduler.clone();
+    informers.of::<VolumeSnapshot>().subscribe(move |change| it.snapshot_changed(change));
+    let it = scheduler.clone();
+    informers.of::<VolumeSnapshotContent>().subscribe(move |change| it.content_changed(change));
     let synced = async {
         tokio::join!(
             nodes.synced(),
@@ -274,6 +280,7 @@ fn causes(world: &World, pod: &Pod) -> Vec<Cause> {
     for (key, _) in claims_of(pod) {
         if let Some(claim) = world.claim(&key) {
             let class = claim::class(claim).to_owned();
+            causes.extend(sources::awaited(claim).map(Cause::Source));
             causes.push(Cause::Class(class.clone()));
             causes.push(Cause::Storage(class));
         }

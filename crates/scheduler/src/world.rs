@@ -7,6 +7,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass};
 use kube::ResourceExt;
+use resources::source::Source;
+use resources::{VolumeSnapshot, VolumeSnapshotContent};
 use resources::{claim, class, fit, volume};
 use runtime::Key;
 use values::Quantity;
@@ -27,6 +29,8 @@ pub enum Cause {
     Storage(String),
     /// A pod went, and its volumes with it.
     Pods,
+    /// A snapshot or a claim changed that other claims are to be filled from.
+    Source(Source),
 }
 
 /// Everything that placements rest upon.
@@ -42,6 +46,10 @@ pub struct World {
     pub drivers: HashMap<String, Arc<CSIDriver>>,
     /// Storage classes.
     pub classes: HashMap<String, Arc<StorageClass>>,
+    /// Snapshots.
+    pub snapshots: HashMap<Key, Arc<VolumeSnapshot>>,
+    /// What stands for the drivers' part of them.
+    pub contents: HashMap<String, Arc<VolumeSnapshotContent>>,
     /// Free storage and what is promised of it.
     pub ledger: Ledger,
     volumes: HashMap<String, Arc<PersistentVolume>>,

@@ -11,7 +11,7 @@ use drives::Drives;
 use runtime::Context;
 use sidecars::capacity::{self, Signal};
 use sidecars::register::{self, Drivers};
-use sidecars::{Driver, announce, provision, resize};
+use sidecars::{Driver, announce, provision, resize, snapshot};
 use tokio::sync::watch;
 
 use super::mirror;
@@ -98,17 +98,19 @@ impl Node {
         });
     }
 
-    /// Provisions for our own driver, lets its volumes grow, and publishes its capacity.
+    /// Provisions for our own driver, lets its volumes grow, takes their snapshots, and publishes its capacity.
     async fn provision(self, context: Context) -> anyhow::Result<()> {
         let driver = Driver::connect(&self.socket()).await?;
         let signal = Signal::new();
         let changes = Some(self.drives.changed());
         let options = provision::Options { node: self.name.clone(), extra_metadata: true };
+        let snapshots = snapshot::Options { node: self.name.clone(), extra_metadata: true };
         let published =
             capacity::Options { node: self.name.clone(), namespace: CAPACITY_NAMESPACE.to_owned() };
         tokio::join!(
             provision::run(context.clone(), driver.clone(), options, signal.clone()),
             resize::run(context.clone(), driver.clone(), &self.name, signal.clone()),
+            snapshot::run(context.clone(), driver.clone(), snapshots, signal.clone()),
             capacity::run(context, driver, published, signal, changes),
         );
         Ok(())

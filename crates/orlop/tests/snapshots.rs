@@ -1,0 +1,194 @@
+//! Snapshots, claims made from them, and clones, with a real kubectl and real data.
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+
+use common::{Orlop, Place, kubectls, wait_until, world};
+
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+
+/// Where the volume of a claim is mounted in a pod on one of two nodes.
+fn mount(place: &Place, ctl: &dyn Fn(&str) -> String, pod: &str, claim: &str) -> PathBuf {
+    let volume = ctl(&format!("get pvc {claim} -o jsonpath={{.spec.volumeName}}"));
+    let uid = ctl(&format!("get pod {pod} -o jsonpath={{.metadata.uid}}"));
+    let node = ctl(&format!("get pod {pod} -o jsonpath={{.spec.nodeName}}"));
+    let pods = place.data().join("nodes").join(node).join("pods");
+    pods.join(uid).join("volumes/kubernetes.io~csi").join(volume).join("mount")
+}
+
+fn apply(orlop: &Orlop, kubectl: &str, place: &Place, manifest: &str) {
+    let file = place.path().join("manifest.yaml");
+    fs::write(&file, manifest).expect("writing");
+    orlop.run(kubectl, &["apply", "-f", &file.display().to_string()]);
+}
+
+#[test]
+fn a_snapshot_is_restored_and_a_claim_cloned_where_the_data_is() {
+    let Some(kubectl) = kubectls().into_iter().next() else { return };
+    let place = Place::new();
+    let orlop = place.up(&["--nodes", "2", "--loop-drive", "1Gi"]);
+    let ctl = |line: &str| orlop.run(&kubectl, &line.split(' ').collect::<Vec<_>>());
+
+    ctl(&format!("apply -f {EXAMPLES}/quickstart.yaml"));
+    ctl("wait --for=condition=Ready pod/writer --timeout=60s");
+    let journal = mount(&place, &ctl, "writer", "journal");
+    let data: Vec<u8> = (0..3_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(journal.join("data"), &data).expect("writing");
+    let before = fs::read(journal.join("journal")).expect("reading");
+
+    ctl(&format!("apply -f {EXAMPLES}/snapshot.yaml"));
+    ctl("wait --for=jsonpath={.status.readyToUse}=true vs/journal-before --timeout=60s");
+    let table = ctl("get vs");
+    assert!(table.contains("READYTOUSE") && table.contains("journal"), "{table}");
+    assert!(ctl("get vsc").contains("orlop.dev"));
+    fs::write(journal.join("data"), b"later").expect("writing");
+
+    ctl("wait --for=condition=Ready pod/reader --timeout=60s");
+    let node = |pod: &str| ctl(&format!("get pod {pod} -o jsonpath={{.spec.nodeName}}"));
+    assert_eq!(node("reader"), node("writer"), "the data is on that node only");
+    let restored = mount(&place, &ctl, "reader", "journal-restored");
+    assert_eq!(fs::read(restored.join("journal")).expect("reading"), before);
+    assert!(fs::read(restored.join("data")).expect("reading") == data, "what was there at the snapshot");
+    let clone = mount(&place, &ctl, "reader", "journal-clone");
+    assert_eq!(fs::read(clone.join("journal")).expect("reading"), before);
+    // The restored claim asked for more than its snapshot, and has that: not less, and not more.
+    fs::write(restored.join("more"), vec![7; 72 << 20]).expect("72 MiB more in 96Mi");
+    fs::write(restored.join("even"), vec![7; 32 << 20]).expect_err("107 MiB in 96Mi");
+    fs::remove_file(restored.join("even")).expect("removing");
+    let patch = r#"{"spec":{"resources":{"requests":{"storage":"160Mi"}}}}"#;
+    orlop.run(&kubectl, &["patch", "pvc", "journal-restored", "-p", patch]);
+    ctl("wait --for=jsonpath={.status.capacity.storage}=160Mi pvc/journal-restored --timeout=60s");
+    wait_until("there is room for 32 MiB more", || {
+        fs::write(restored.join("even"), vec![7; 32 << 20]).is_ok()
+    });
+
+    // Nothing holds the sources any more, so everything goes at one word, data and all.
+    let free = || ctl("get pvc journal -o jsonpath={.metadata.finalizers}");
+    wait_until("the sources are let go", || {
+        free() == r#"["kubernetes.io/pvc-protection"]"#
+            && !ctl("get vs journal-before -o jsonpath={.metadata.finalizers}")
+                .contains("provisioner.storage")
+    });
+    ctl(&format!("delete -f {EXAMPLES}/snapshot.yaml --timeout=60s"));
+    ctl(&format!("delete -f {EXAMPLES}/quickstart.yaml --timeout=60s"));
+    wait_until("nothing is left", || {
+        ctl("get vsc,pv -o name").is_empty() && world::volumes_on_drives(&place.data()).is_empty()
+    });
+    orlop.stop();
+}
+
+#[test]
+fn what_can_not_be_made_says_why_and_comes_when_it_can() {
+    let Some(kubectl) = kubectls().into_iter().next() else { return };
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "1Gi"]);
+    let ctl = |line: &str| orlop.run(&kubectl, &line.split(' ').collect::<Vec<_>>());
+    let now =
+        "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: now}\nprovisioner: orlop.dev\n";
+    apply(&orlop, &kubectl, &place, now);
+    let claim = |name: &str, source: &str, size: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec: {{storageClassName: \
+             now, accessModes: [ReadWriteOnce], {source} resources: {{requests: {{storage: {size}}}}}}}\n"
+        )
+    };
+    let clone = |of: &str| format!("dataSource: {{kind: PersistentVolumeClaim, name: {of}}},");
+    let restore = |of: &str| {
+        format!("dataSource: {{apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: {of}}},")
+    };
+    let told = |name: &str, what: &str| {
+        let line = format!(
+            "get events --field-selector involvedObject.name={name} -o jsonpath={{.items[*].message}}"
+        );
+        wait_until(&format!("{name} is told {what:?}"), || ctl(&line).contains(what));
+    };
+    let manifest = [
+        claim("a", &clone("b"), "8Mi"),
+        claim("b", &clone("a"), "8Mi"),
+        claim("early", &restore("later"), "16Mi"),
+        claim("small", &restore("later"), "1Mi"),
+        claim("source", "", "8Mi"),
+    ];
+    apply(&orlop, &kubectl, &place, &manifest.concat());
+    told("a", "the data sources go in a circle, default/a from default/b from default/a");
+    told("early", "the data source VolumeSnapshot default/later does not exist");
+    ctl("wait --for=jsonpath={.status.phase}=Bound pvc/source --timeout=60s");
+
+    let snapshot = |name: &str, of: &str| {
+        format!(
+            "---\napiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\nmetadata: {{name: {name}}}\nspec: \
+             {{source: {{persistentVolumeClaimName: {of}}}}}\n"
+        )
+    };
+    apply(&orlop, &kubectl, &place, &[snapshot("later", "source"), snapshot("lost", "nothing")].concat());
+    ctl("wait --for=jsonpath={.status.phase}=Bound pvc/early --timeout=60s");
+    told("small", "1Mi is less than the size 8Mi of the data source");
+    told("lost", "claim nothing not found");
+    let error = ctl("get vs lost -o jsonpath={.status.error.message}");
+    assert!(error.contains("claim nothing not found; create it, or delete the snapshot"), "{error}");
+    let output = orlop.attempt(
+        &kubectl,
+        &[
+            "patch",
+            "vs",
+            "later",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"source":{"persistentVolumeClaimName":"a"}}}"#,
+        ],
+    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("field is immutable"), "{output:?}");
+
+    // From another namespace only with a grant.
+    ctl("create namespace dev");
+    let across = claim(
+        "copy",
+        "dataSourceRef: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: later, namespace: default},",
+        "16Mi",
+    )
+    .replace("{name: copy}", "{name: copy, namespace: dev}");
+    apply(&orlop, &kubectl, &place, &across);
+    let events = "get events -n dev -o jsonpath={.items[*].message}";
+    wait_until("the missing grant is told", || {
+        ctl(events).contains("create a ReferenceGrant in the namespace")
+    });
+    apply(
+        &orlop,
+        &kubectl,
+        &place,
+        "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: copies, namespace: \
+         default}\nspec:\n  from: [{group: '', kind: PersistentVolumeClaim, namespace: dev}]\n  to: [{group: \
+         snapshot.storage.k8s.io, kind: VolumeSnapshot}]\n",
+    );
+    ctl("wait -n dev --for=jsonpath={.status.phase}=Bound pvc/copy --timeout=60s");
+
+    // A snapshot that is known by its id only; and its claim may go before it.
+    let handle = ctl("get vsc -o jsonpath={.items[0].status.snapshotHandle}");
+    apply(
+        &orlop,
+        &kubectl,
+        &place,
+        &format!(
+            "apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshotContent\nmetadata: {{name: known}}\nspec: \
+             {{deletionPolicy: Retain, driver: orlop.dev, source: {{snapshotHandle: {handle}}}, volumeSnapshotRef: \
+             {{name: found, namespace: default}}}}\n---\napiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\n\
+             metadata: {{name: found}}\nspec: {{source: {{volumeSnapshotContentName: known}}}}\n"
+        ),
+    );
+    ctl("wait --for=jsonpath={.status.readyToUse}=true vs/found --timeout=60s");
+    assert_eq!(ctl("get vsc known -o jsonpath={.metadata.labels}").contains("orlop-0"), true);
+    ctl("delete pvc source --timeout=60s");
+    ctl("delete vs found --timeout=60s");
+    ctl("delete vsc known --timeout=60s");
+    apply(&orlop, &kubectl, &place, &claim("late", &restore("later"), "16Mi"));
+    ctl("wait --for=jsonpath={.status.phase}=Bound pvc/late --timeout=60s");
+
+    ctl("delete -n dev pvc/copy --timeout=60s");
+    ctl("delete pvc/a pvc/b pvc/early pvc/small pvc/late vs/later vs/lost --timeout=60s");
+    wait_until("nothing is left", || {
+        ctl("get vsc,pv -o name").is_empty() && world::volumes_on_drives(&place.data()).is_empty()
+    });
+    orlop.stop();
+}
