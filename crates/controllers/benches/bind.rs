@@ -11,10 +11,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use controllers::Controller;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::{WatchEvent, WatchParams};
-use support::{World, claim, volume};
+use support::{World, await_each, claim, volume};
 
 fn main() {
     // `cargo test --benches` runs every bench target once; these figures mean nothing there.
@@ -45,17 +44,12 @@ async fn static_binding(count: usize) {
     made.buffer_unordered(64).collect::<()>().await;
     let stored = anonymous_memory();
 
-    let watched = WatchParams::default().timeout(290);
-    let mut events = world.api::<PersistentVolumeClaim>().watch(&watched, "0").await.unwrap().boxed();
     let began = Instant::now();
+    let bound = await_each(&world.context.informers.claims(), count, |claim: &PersistentVolumeClaim| {
+        resources::claim::phase(claim) == "Bound"
+    });
     tokio::spawn(controllers::run(world.context.clone(), &[Controller::Bind]));
-    let mut bound = 0;
-    while bound < count {
-        match events.try_next().await.unwrap().expect("the watch goes on") {
-            WatchEvent::Modified(claim) if resources::claim::phase(&claim) == "Bound" => bound += 1,
-            _ => {}
-        }
-    }
+    bound.await;
     report(count, began.elapsed(), world.writes(), stored - empty, anonymous_memory() - empty);
 }
 

@@ -15,10 +15,9 @@ use std::time::Instant;
 
 use controllers::Controller;
 use driver::{CLASS, Driver};
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::api::{WatchEvent, WatchParams};
-use support::{World, claim, pod};
+use support::{World, await_each, claim, pod};
 
 /// MiB of each drive of each node.
 const DRIVES: [u64; 10] = [100_000; 10];
@@ -52,20 +51,14 @@ async fn placement(pods: usize, nodes: usize) {
     });
     made.buffer_unordered(64).collect::<()>().await;
 
-    let watched = WatchParams::default().timeout(290);
-    let mut events = world.api::<Pod>().watch(&watched, "0").await.unwrap().boxed();
+    let placed = await_each(&world.context.informers.pods(), pods, |pod: &Pod| {
+        pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
+    });
     let began = Instant::now();
     tokio::spawn(controllers::run(world.context.clone(), &[Controller::Bind]));
     tokio::spawn(scheduler::run(world.context.clone()));
     tokio::spawn(driver.clone().run(world.context.clone()));
-    let mut placed = std::collections::HashSet::new();
-    while placed.len() < pods {
-        if let WatchEvent::Modified(pod) = events.try_next().await.unwrap().expect("the watch goes on")
-            && pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
-        {
-            placed.insert(pod.metadata.name);
-        }
-    }
+    placed.await;
     println!(
         "{pods} pods with a claim each over {nodes} nodes with {} drives each: {:.0} pods per second, {:.2} API \
          writes per pod, {} refused by the driver",

@@ -77,9 +77,45 @@ pub struct Promise {
     /// The version at which the claim carried the node's name.
     pub written: Option<u64>,
     made: Option<Instant>,
-    /// What each pool that it may be taken from doesn't show yet.
-    owed: HashMap<Key, u64>,
+    /// The pools that it may be taken from.
+    pools: Vec<Key>,
     sequence: u64,
+}
+
+/// What a pool owes to promises: bytes that its published capacity doesn't show yet, the oldest promise first.
+#[derive(Default)]
+struct Debts {
+    by_promise: BTreeMap<u64, u64>,
+    total: u64,
+}
+
+impl Debts {
+    fn owe(&mut self, promise: u64, bytes: u64) {
+        self.by_promise.insert(promise, bytes);
+        self.total = self.total.saturating_add(bytes);
+    }
+
+    fn to(&self, promise: u64) -> u64 {
+        self.by_promise.get(&promise).copied().unwrap_or_default()
+    }
+
+    fn forget(&mut self, promise: u64) {
+        self.total = self.total.saturating_sub(self.by_promise.remove(&promise).unwrap_or_default());
+    }
+
+    fn pay(&mut self, mut bytes: u64) {
+        while bytes > 0
+            && let Some(mut oldest) = self.by_promise.first_entry()
+        {
+            let paid = bytes.min(*oldest.get());
+            bytes -= paid;
+            self.total -= paid;
+            *oldest.get_mut() -= paid;
+            if *oldest.get() == 0 {
+                oldest.remove();
+            }
+        }
+    }
 }
 
 /// The pools of one class.
@@ -126,10 +162,8 @@ pub struct Ledger {
     pools: HashMap<String, Pools>,
     classes: HashMap<Key, String>,
     promises: HashMap<Key, Promise>,
-    /// Claims in the order of their promises.
-    order: BTreeMap<u64, Key>,
-    /// What each pool owes to all promises together.
-    owed: HashMap<Key, u64>,
+    /// By pool.
+    debts: HashMap<Key, Debts>,
     next: u64,
     swept: Option<Instant>,
 }
@@ -140,20 +174,9 @@ impl Ledger {
         let name = Key::of(object);
         let before = self.withdraw(object);
         let Some(pool) = Pool::of(object) else { return };
-        let mut drop = before.map_or(0, |before| before.free.saturating_sub(pool.free));
-        if let Some(total) = self.owed.get_mut(&name).filter(|_| drop > 0) {
-            for claim in self.order.values() {
-                let owed = self.promises.get_mut(claim).and_then(|promise| promise.owed.get_mut(&name));
-                if let Some(owed) = owed {
-                    let paid = drop.min(*owed);
-                    *owed -= paid;
-                    drop -= paid;
-                    *total = total.saturating_sub(paid);
-                }
-                if drop == 0 {
-                    break;
-                }
-            }
+        let drop = before.map_or(0, |before| before.free.saturating_sub(pool.free));
+        if let Some(debts) = self.debts.get_mut(&name) {
+            debts.pay(drop);
         }
         self.classes.insert(name, object.storage_class_name.clone());
         self.pools.entry(object.storage_class_name.clone()).or_default().insert(pool);
@@ -173,23 +196,22 @@ impl Ledger {
 
     /// Bytes promised out of a pool, to claims other than these.
     pub fn promised(&self, pool: &Pool, except: &[Key]) -> u64 {
-        let total = self.owed.get(&pool.name).copied().unwrap_or_default();
-        let own = except.iter().filter_map(|claim| self.promises.get(claim)?.owed.get(&pool.name));
-        total.saturating_sub(own.sum())
+        let Some(debts) = self.debts.get(&pool.name) else { return 0 };
+        let own = except.iter().filter_map(|claim| Some(debts.to(self.promises.get(claim)?.sequence)));
+        debts.total.saturating_sub(own.sum())
     }
 
     /// Holds space for a claim on a node, against every pool of the driver's classes that the node reaches.
     pub fn promise(&mut self, claim: Key, promise: Promise, size: u64, classes: &[String], labels: &Labels) {
         self.settle(&claim);
         let pools = classes.iter().flat_map(|class| self.pools(class, labels));
-        let owed: HashMap<_, _> = pools.map(|pool| (pool.name.clone(), size)).collect();
-        for pool in owed.keys() {
-            *self.owed.entry(pool.clone()).or_default() += size;
-        }
+        let pools: Vec<Key> = pools.map(|pool| pool.name.clone()).collect();
         let sequence = self.next;
         self.next += 1;
-        self.order.insert(sequence, claim.clone());
-        self.promises.insert(claim, Promise { owed, sequence, ..promise });
+        for pool in &pools {
+            self.debts.entry(pool.clone()).or_default().owe(sequence, size);
+        }
+        self.promises.insert(claim, Promise { pools, sequence, ..promise });
     }
 
     /// The promise to a claim.
@@ -206,19 +228,23 @@ impl Ledger {
 
     /// The claim's volume was made.
     pub fn made(&mut self, claim: &Key) {
-        if let Some(promise) = self.promises.get_mut(claim) {
-            promise.made.get_or_insert_with(Instant::now);
-            if promise.owed.values().all(|owed| *owed == 0) {
-                self.settle(claim);
-            }
+        let Some(promise) = self.promises.get_mut(claim) else { return };
+        promise.made.get_or_insert_with(Instant::now);
+        if self.promises.get(claim).is_some_and(|promise| self.is_settled(promise)) {
+            self.settle(claim);
         }
+    }
+
+    fn is_settled(&self, promise: &Promise) -> bool {
+        let is_paid = |pool| self.debts.get(pool).is_none_or(|debts| debts.to(promise.sequence) == 0);
+        promise.made.is_some_and(|made| made.elapsed() > SETTLED || promise.pools.iter().all(is_paid))
     }
 
     /// Drops promises whose volumes were made long enough ago.
     pub fn sweep(&mut self) {
         if self.swept.is_none_or(|swept| swept.elapsed() > SETTLED / 5) {
             self.swept = Some(Instant::now());
-            let settled = self.promises.iter().filter(|(_, promise)| promise.is_settled());
+            let settled = self.promises.iter().filter(|(_, promise)| self.is_settled(promise));
             let settled: Vec<_> = settled.map(|(claim, _)| claim.clone()).collect();
             for claim in settled {
                 self.settle(&claim);
@@ -229,12 +255,11 @@ impl Ledger {
     /// Drops a promise.
     pub fn settle(&mut self, claim: &Key) -> Option<Promise> {
         let promise = self.promises.remove(claim)?;
-        self.order.remove(&promise.sequence);
-        for (pool, owed) in &promise.owed {
-            if let Some(total) = self.owed.get_mut(pool) {
-                *total = total.saturating_sub(*owed);
-                if *total == 0 {
-                    self.owed.remove(pool);
+        for pool in &promise.pools {
+            if let Some(debts) = self.debts.get_mut(pool) {
+                debts.forget(promise.sequence);
+                if debts.by_promise.is_empty() {
+                    self.debts.remove(pool);
                 }
             }
         }
@@ -260,13 +285,9 @@ impl Promise {
             pod,
             written: None,
             made: None,
-            owed: HashMap::new(),
+            pools: Vec::new(),
             sequence: 0,
         }
-    }
-
-    fn is_settled(&self) -> bool {
-        self.made.is_some_and(|made| made.elapsed() > SETTLED || self.owed.values().all(|owed| *owed == 0))
     }
 }
 

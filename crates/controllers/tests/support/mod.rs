@@ -4,6 +4,7 @@
 
 pub(crate) mod kubelet;
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim,
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::client::Body;
 use kube::{Api, Client, ResourceExt};
-use runtime::{Context, Metrics};
+use runtime::{Change, Context, Informer, Key, Metrics};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -299,6 +300,31 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
         assert!(start.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Becomes ready when this many objects have been seen as wanted; each counts once.
+pub(crate) fn await_each<K, F>(
+    informer: &Informer<K>,
+    count: usize,
+    wanted: F,
+) -> impl Future<Output = ()> + use<K, F>
+where
+    F: Fn(&K) -> bool + Send + Sync + 'static,
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (done, is_done) = tokio::sync::oneshot::channel();
+    let (done, seen) = (parking_lot::Mutex::new(Some(done)), parking_lot::Mutex::new(HashSet::new()));
+    informer.subscribe(move |change| {
+        if let Change::Applied { new, .. } = change
+            && wanted(new)
+        {
+            let mut seen = seen.lock();
+            if seen.insert(Key::of(&**new)) && seen.len() == count {
+                done.lock().take().map(|done| done.send(()));
+            }
+        }
+    });
+    async { is_done.await.expect("the informer goes on") }
 }
 
 pub(crate) fn volume(name: &str, size: &str, class: &str) -> Value {
