@@ -14,6 +14,8 @@ use crate::command::{cache, cargo, program};
 
 const SANITY: &str = "5.6.0";
 const DRIVE: &str = "4Gi";
+/// What the test program asks volumes as: each in a run of its own.
+pub(crate) const ACCESS_TYPES: [&str; 2] = ["mount", "block"];
 const VOLUME_BYTES: u64 = 64 << 20;
 
 /// Runs every applicable case; an unmet one is an error.
@@ -38,7 +40,7 @@ fn against(sanity: &Path) -> anyhow::Result<()> {
     let directory = std::env::temp_dir().join(format!("orlop-conformance-{}", std::process::id()));
     std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     let outcome = Driver::start(&directory).and_then(|driver| {
-        let tested = test(sanity, &directory);
+        let tested = ACCESS_TYPES.iter().try_for_each(|access| test(sanity, &directory, access));
         driver.stop().and(tested)
     });
     outcome.and(clean(&directory))
@@ -53,20 +55,22 @@ fn clean(directory: &Path) -> anyhow::Result<()> {
     std::fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))
 }
 
-fn test(sanity: &Path, directory: &Path) -> anyhow::Result<()> {
-    let tested = program(sanity, &options(directory)).run();
+fn test(sanity: &Path, directory: &Path, access: &str) -> anyhow::Result<()> {
+    eprintln!("\nvolumes as {access}:");
+    let tested = program(sanity, &options(directory, access)).run();
     let report = std::fs::read(directory.join("report.json")).context("csi-sanity left no report")?;
     tell_left_out(&report)?;
     tested
 }
 
-/// What the test program is told; the driver's socket lies in the directory.
-pub(crate) fn options(directory: &Path) -> Vec<String> {
+/// What the test program is told; the driver's socket lies in the directory, and `access` is how volumes are asked for.
+pub(crate) fn options(directory: &Path, access: &str) -> Vec<String> {
     let at = |name: &str| directory.join(name).display().to_string();
     vec![
         format!("--csi.endpoint={}", at("csi.sock")),
         format!("--csi.stagingdir={}", at("staging")),
         format!("--csi.mountdir={}", at("target")),
+        format!("--csi.testvolumeaccesstype={access}"),
         format!("--csi.testvolumesize={VOLUME_BYTES}"),
         format!("--csi.testvolumeexpandsize={}", 2 * VOLUME_BYTES),
         "--ginkgo.no-color".to_owned(),

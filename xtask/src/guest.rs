@@ -90,12 +90,17 @@ fn conformance(bench: &Bench, backend: &str) -> anyhow::Result<()> {
     )?;
     let serving = "timeout 60 sh -c 'until [ -S /var/conformance/csi.sock ]; do sleep 0.1; done' || cat /var/driver.log";
     guest.run(serving, TEST)?;
-    let command = format!("/host/csi-sanity {}", conformance::options(directory).join(" "));
-    let status = guest.follow(&command, TEST, &mut |line| println!("  {line}"))?;
-    let report = guest.run("cat /var/conformance/report.json", SHORT)?;
-    conformance::tell_left_out(report.as_bytes())?;
-    let said = guest.run("cat /var/driver.log", SHORT)?;
-    ensure!(status == 0, "csi-sanity on {backend} failed in the guest; the driver said:\n{said}");
+    for access in conformance::ACCESS_TYPES {
+        let command = format!("/host/csi-sanity {}", conformance::options(directory, access).join(" "));
+        let status = guest.follow(&command, TEST, &mut |line| println!("  {line}"))?;
+        let report = guest.run("cat /var/conformance/report.json", SHORT)?;
+        conformance::tell_left_out(report.as_bytes())?;
+        let said = guest.run("cat /var/driver.log", SHORT)?;
+        ensure!(
+            status == 0,
+            "csi-sanity ({access}) on {backend} failed in the guest; the driver said:\n{said}"
+        );
+    }
     guest.cut_power()
 }
 

@@ -9,8 +9,13 @@ use crate::status::refused;
 use csi::v1::controller_service_capability::{Rpc, Type, rpc};
 use csi::v1::volume_content_source::Type as Source;
 use csi::v1::{self, controller_server};
-use drives::{Volume, VolumeId};
+use drives::{AccessType, Volume, VolumeId};
+use std::collections::BTreeMap;
 use tonic::{Request, Status};
+
+/// In a volume's context, what it shows its users, if that is not a file system: `block`. For people and tools; no call
+/// needs it.
+pub const ACCESS_TYPE: &str = "orlop.dev/access-type";
 
 const ABILITIES: [rpc::Type; 10] = [
     rpc::Type::CreateDeleteVolume,
@@ -129,11 +134,15 @@ impl controller_server::Controller for Driver {
                     maximum_volume_size: Some(0),
                     minimum_volume_size: None,
                 },
-                Capacity::Of(backend) => {
+                Capacity::Of(kind, backend) => {
                     let capacity = self.drives.capacity(backend);
+                    let largest = match kind {
+                        AccessType::Mount => capacity.largest_volume,
+                        AccessType::Block => capacity.largest_block_volume,
+                    };
                     v1::GetCapacityResponse {
                         available_capacity: signed(capacity.available),
-                        maximum_volume_size: Some(signed(capacity.largest_volume)),
+                        maximum_volume_size: Some(signed(largest)),
                         minimum_volume_size: Some(signed(capacity.smallest_volume)),
                     }
                 }
@@ -254,11 +263,15 @@ impl Driver {
     /// The volume as CSI shows it. Its context says which claim it was made for, as noted on its drive: no call needs
     /// that, but an orchestrator that lost everything does.
     fn shown(&self, volume: &Volume) -> v1::Volume {
+        let mut volume_context: BTreeMap<String, String> = volume.notes.clone().into_iter().collect();
+        if volume.access == AccessType::Block {
+            volume_context.insert(ACCESS_TYPE.to_owned(), "block".to_owned());
+        }
         v1::Volume {
             capacity_bytes: signed(volume.size),
             volume_id: self.node.name.handle(&volume.id),
             accessible_topology: vec![v1::Topology { segments: self.node.segments.clone() }],
-            volume_context: volume.notes.clone().into_iter().collect(),
+            volume_context,
             content_source: volume.origin.as_ref().map(|origin| content_source(self.node.name, origin)),
             ..v1::Volume::default()
         }
@@ -273,10 +286,13 @@ pub(crate) fn signed(bytes: u64) -> i64 {
 fn objection(verdict: &Verdict, volume: &Volume) -> Option<String> {
     match verdict {
         Verdict::No(refusal) => Some(refusal.to_string()),
-        Verdict::Backend(Some(backend)) if *backend != volume.backend => {
+        Verdict::Of(kind, _) if *kind != volume.access => {
+            Some(format!("volume {} is {}, not {kind}", volume.id, volume.access))
+        }
+        Verdict::Of(_, Some(backend)) if *backend != volume.backend => {
             Some(format!("volume {} is on {}, not on {backend}", volume.id, volume.backend))
         }
-        Verdict::Backend(_) => None,
+        Verdict::Of(..) => None,
     }
 }
 

@@ -16,5 +16,6 @@ mod serve;
 mod snapshots;
 mod status;
 
+pub use controller::ACCESS_TYPE;
 pub use name::{Name, UnknownName};
 pub use serve::{InvalidNode, NodeInfo, ServeError, serve};

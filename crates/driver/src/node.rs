@@ -9,7 +9,7 @@ use crate::status::{refused, refused_unmount};
 use csi::v1::node_service_capability::{Rpc, Type, rpc};
 use csi::v1::volume_usage::Unit;
 use csi::v1::{self, node_server};
-use drives::{Drives, VolumeId};
+use drives::{AccessType, Drives, VolumeId};
 use std::path::PathBuf;
 use tonic::{Request, Status};
 
@@ -33,7 +33,13 @@ impl node_server::Node for Driver {
             self.fits(&volume, &access)?;
             let drives = self.drives.clone();
             let key = Key::Volume(volume.clone());
-            let work = async move { drives.stage(&volume, &staging, access.flags).await.map_err(refused) };
+            let work = async move {
+                match access.kind {
+                    AccessType::Mount => drives.stage(&volume, &staging, access.flags).await,
+                    AccessType::Block => drives.stage_block(&volume).await,
+                }
+                .map_err(refused)
+            };
             self.flights.run(key, work).await?;
             Ok(v1::NodeStageVolumeResponse {})
         })
@@ -72,7 +78,13 @@ impl node_server::Node for Driver {
                 if access.exclusive {
                     alone(&drives, &volume, [&staging, &target]).await?;
                 }
-                drives.publish(&volume, &staging, &target, read_only, access.flags).await.map_err(refused)
+                match access.kind {
+                    AccessType::Mount => {
+                        drives.publish(&volume, &staging, &target, read_only, access.flags).await
+                    }
+                    AccessType::Block => drives.publish_block(&volume, &staging, &target, read_only).await,
+                }
+                .map_err(refused)
             };
             self.flights.run(key, work).await?;
             Ok(v1::NodePublishVolumeResponse {})
@@ -112,6 +124,7 @@ impl node_server::Node for Driver {
                 used: signed(used),
                 unit: unit.into(),
             };
+            // What of a device is in use, only its user knows.
             let bytes = usage(Unit::Bytes, stats.size, stats.used, stats.available);
             let inodes =
                 stats.inodes.map(|inodes| usage(Unit::Inodes, inodes.total, inodes.used, inodes.free));

@@ -62,7 +62,7 @@ impl Coded for CreateError {
             Self::Refused(_) => Code::InvalidArgument,
             Self::Source(source) => source.code(),
             Self::Busy(_) => Code::Aborted,
-            Self::Drive { .. } => Code::Internal,
+            Self::Drive { .. } | Self::Host(_) => Code::Internal,
             Self::TimedOut => Code::DeadlineExceeded,
         }
     }
@@ -75,6 +75,7 @@ impl Coded for SourceError {
             Self::Busy(_) => Code::Aborted,
             Self::NoDrive { .. } => Code::Unavailable,
             Self::Unserved { .. } => Code::InvalidArgument,
+            Self::InUse { .. } => Code::FailedPrecondition,
         }
     }
 }
@@ -111,6 +112,8 @@ impl Coded for MountError {
             Self::NotFound(_) => Code::NotFound,
             // Final: nothing is mounted. UNAVAILABLE would keep the pod waiting for an unmount that has nothing to do.
             Self::NoDrive { .. } | Self::NotStaged { .. } => Code::FailedPrecondition,
+            // The specification's word for asking more than the volume can.
+            Self::OtherAccess { .. } | Self::Published { .. } | Self::Open { .. } => Code::FailedPrecondition,
             Self::Busy(_) => Code::Aborted,
             Self::Taken { .. } => Code::AlreadyExists,
             Self::Flag(_) | Self::Path(_) => Code::InvalidArgument,

@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 
 use crate::{
-    CreateError, CreateVolume, DeleteError, ExpandError, Volume, VolumeId,
+    AccessType, CreateError, CreateVolume, DeleteError, ExpandError, SourceError, Volume, VolumeId,
     allocate::{choose, size_of},
     content::{self, Found},
     drives::Inner,
     execute::Site,
     plan::{self, Content, Step},
-    record::{FORMAT, Phase, VolumeRecord},
+    record::{FORMAT, Phase, VolumeRecord, with_notes},
     staging::Shown,
     state::{Entry, Serving, State},
 };
@@ -22,6 +22,18 @@ pub(crate) fn create(inner: &Inner, request: &CreateVolume) -> Result<Volume, Cr
         let mut state = inner.state.lock();
         if let Some(existing) = existing(&state, request)? {
             return Ok(existing);
+        }
+        if let Some(origin) = &request.origin {
+            let source = content::find(&state, origin)?;
+            drop(state);
+            let busy = content::user(inner.host.as_ref(), &source).map_err(CreateError::Host)?;
+            if let Some(device) = busy {
+                return Err(SourceError::InUse { id: origin.id().clone(), device }.into());
+            }
+            state = inner.state.lock();
+            if let Some(existing) = existing(&state, request)? {
+                return Ok(existing);
+            }
         }
         reserve(&mut state, request)?
     };
@@ -103,6 +115,8 @@ fn existing(state: &State, request: &CreateVolume) -> Result<Option<Volume>, Cre
         format!("at most {} bytes are asked for now", request.limit.unwrap_or_default())
     } else if request.backend.is_some_and(|backend| backend != volume.backend) {
         format!("its backend is {}", volume.backend)
+    } else if volume.access != request.access {
+        format!("it is {}", volume.access)
     } else if volume.parameters != request.parameters {
         "its parameters differ".to_owned()
     } else if volume.origin != request.origin {
@@ -133,6 +147,12 @@ type Reserved = (VolumeId, Site, VolumeRecord, Option<Content>);
 /// Puts the volume into memory, where its size counts from now on.
 fn reserve(state: &mut State, request: &CreateVolume) -> Result<Reserved, CreateError> {
     let source = request.origin.as_ref().map(|origin| content::find(state, origin)).transpose()?;
+    if let Some(source) = source.as_ref().filter(|source| source.access != request.access) {
+        return Err(CreateError::Refused(format!(
+            "{} is asked for, and what it is made from was {}; ask for the same",
+            request.access, source.access
+        )));
+    }
     let size = fitting(request, source.as_ref())?;
     let half_made = state
         .by_name(&request.name)
@@ -159,6 +179,7 @@ fn take_up(
     if let Some(drive) = state.drive_mut(&id.drive)
         && let Some(entry) = drive.volumes.get_mut(&id.key)
         && entry.record.size == size
+        && entry.record.access == request.access
         && entry.record.parameters == request.parameters
         && entry.record.origin == request.origin
     {
@@ -189,7 +210,11 @@ fn place(
         }
         (asked, source) => asked.or(source),
     };
-    let id = choose(&candidates, size, backend)?;
+    let held = match request.access {
+        AccessType::Mount => size,
+        AccessType::Block => with_notes(size),
+    };
+    let id = choose(&candidates, held, backend)?;
     let Some(drive) = state.drive_mut(&id) else { return Err(CreateError::Busy(request.name.clone())) };
     let key = free_key(drive, &request.name);
     let record = VolumeRecord {
@@ -197,6 +222,7 @@ fn place(
         key: key.clone(),
         name: request.name.clone(),
         size,
+        access: request.access,
         phase: Phase::Creating,
         created: Timestamp::now(),
         quota: drive.site.backend.choose_key(&drive.quota_keys()),
@@ -261,6 +287,11 @@ pub(crate) fn delete(inner: &Inner, id: &VolumeId, is_snapshot: bool) -> Result<
         if let Some(at) = shown.mounted_at(&inner.host.mount_table().map_err(failed)?) {
             return Err(DeleteError::InUse { id: id.clone(), at });
         }
+        if record.is_block()
+            && let Some(user) = inner.host.loops_of(&site.layout.image(&id.key)).map_err(failed)?.pop()
+        {
+            return Err(DeleteError::InUse { id: id.clone(), at: user.device });
+        }
         Ok(plan::delete(&record, site.observe(&record).map_err(failed)?))
     };
     let steps = plan().inspect_err(|_| {
@@ -312,7 +343,7 @@ pub(crate) fn expand(
     limit: Option<u64>,
 ) -> Result<u64, ExpandError> {
     let size = size_of(required, limit).map_err(ExpandError::OutOfRange)?;
-    let (site, record, size) = {
+    let (site, record, grown, doubtful) = {
         let mut state = inner.state.lock();
         if state.drive(&id.drive).is_none() {
             return match state.knows(&id.drive) {
@@ -329,7 +360,13 @@ pub(crate) fn expand(
         let record = entry.record.clone();
         if record.size >= size && !entry.doubtful {
             return match limit.filter(|limit| record.size > *limit) {
-                None => Ok(record.size),
+                None => {
+                    // A crash may have come between the growth and its being shown.
+                    let site = serving.site.clone();
+                    drop(state);
+                    plan::resize(&record).map_or(Ok(()), |step| site.perform(&step))?;
+                    Ok(record.size)
+                }
                 Some(limit) => Err(ExpandError::OutOfRange(format!(
                     "volume {id} has {} bytes already, more than {limit}; volumes don't shrink",
                     record.size
@@ -337,20 +374,26 @@ pub(crate) fn expand(
             };
         }
         let size = size.max(record.size);
+        let grown = VolumeRecord { size, ..record.clone() };
         let free = serving.free();
-        if size - record.size > free {
+        if grown.held() - record.held() > free {
             return Err(ExpandError::NoSpace { id: id.clone(), asked: size, free });
         }
-        let site = serving.site.clone();
+        let (site, doubtful) = (serving.site.clone(), entry.doubtful);
         if let Some(entry) = state.entry_mut(id) {
             entry.busy = true;
             entry.record.size = size;
         }
-        (site, record, size)
+        (site, record, grown, doubtful)
     };
     inner.notify();
-    let grown = site.execute(&plan::expand(&record, size));
-    let back = grown.is_err() && site.execute(&plan::expand(&record, record.size)).is_ok();
+    let size = grown.size;
+    let (seen, steps): (Vec<_>, Vec<_>) =
+        plan::expand(&record, size).into_iter().partition(|step| matches!(step, Step::Resize { .. }));
+    let grown = site.execute(&steps);
+    let back = grown.is_err() && !doubtful && site.execute(&plan::shrink_back(&record)).is_ok();
+    // Whoever has the device may use its new bytes from here on: there is no way back.
+    let grown = grown.and_then(|()| site.execute(&seen));
     if let Some(entry) = inner.state.lock().entry_mut(id) {
         entry.busy = false;
         // Where not even the way back worked, the larger size counts until a further call or a restart settles it.

@@ -1,6 +1,12 @@
 //! What a new volume is filled with: a volume as it is at this moment, or a snapshot.
 
-use crate::{BackendKind, DriveId, Origin, SourceError, plan::Content, state::State};
+use std::path::PathBuf;
+
+use linux::Host;
+
+use crate::{
+    AccessType, BackendKind, DriveId, Origin, SourceError, layout::image_in, plan::Content, state::State,
+};
 
 /// A source that can be copied.
 #[derive(Clone, Debug)]
@@ -8,9 +14,20 @@ pub(crate) struct Found {
     pub(crate) content: Content,
     /// Bytes that a volume needs to take it.
     pub(crate) least: u64,
+    pub(crate) access: AccessType,
     pub(crate) backend: BackendKind,
     /// The drive that the copy has to lie on: a volume in use is frozen, which its own drive alone can do.
     pub(crate) drive: Option<DriveId>,
+}
+
+/// The device through which somebody may be writing what is to be copied as it stands.
+pub(crate) fn user(host: &dyn Host, source: &Found) -> linux::Result<Option<PathBuf>> {
+    match &source.content {
+        Content::Still { directory } => {
+            Ok(host.loops_of(&image_in(directory))?.pop().map(|user| user.device))
+        }
+        Content::Volume { .. } => Ok(None),
+    }
 }
 
 /// Looks a source up, as it is in memory now.
@@ -31,23 +48,22 @@ pub(crate) fn find(state: &State, origin: &Origin) -> Result<Found, SourceError>
         let reason = "its directory is gone; restore the drive from a backup".to_owned();
         return Err(SourceError::NoDrive { id: id.clone(), reason });
     }
-    let backend = serving.site.backend;
+    let (backend, record) = (serving.site.backend, &entry.record);
+    // The bytes of a block volume are not frozen: its old bytes would go on counting for it for good. They are copied
+    // while nobody has the device.
     if !backend.copies() {
         return Err(SourceError::Unserved { id: id.clone(), backend: backend.kind() });
     }
-    let (record, key) = (&entry.record, entry.record.key.clone());
-    Ok(match origin {
-        Origin::Snapshot(_) => Found {
-            content: Content::Snapshot { directory: serving.site.layout.volume(&key) },
-            least: record.restore_size.unwrap_or(record.size),
-            backend: backend.kind(),
-            drive: None,
-        },
-        Origin::Volume(_) => Found {
-            content: Content::Volume { key },
-            least: record.size,
-            backend: backend.kind(),
-            drive: Some(serving.id.clone()),
+    let key = record.key.clone();
+    let still = is_snapshot || record.is_block();
+    Ok(Found {
+        least: record.restore_size.unwrap_or(record.size),
+        access: record.access,
+        backend: backend.kind(),
+        drive: (!still).then(|| serving.id.clone()),
+        content: match still {
+            true => Content::Still { directory: serving.site.layout.volume(&key) },
+            false => Content::Volume { key },
         },
     })
 }

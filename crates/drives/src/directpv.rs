@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    DriveId, VolumeId,
+    AccessType, DriveId, VolumeId,
     backend::QuotaKey,
     execute::Site,
     record::{FORMAT, Phase, VolumeRecord},
@@ -70,6 +70,7 @@ fn record_of(name: &str, counted: Counted) -> Option<VolumeRecord> {
         key: name.to_owned(),
         name: name.to_owned(),
         size,
+        access: AccessType::Mount,
         phase: Phase::Ready,
         // DirectPV keeps that in the cluster only.
         created: Timestamp::UNIX_EPOCH,

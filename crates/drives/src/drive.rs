@@ -152,6 +152,8 @@ pub struct Capacity {
     pub available: u64,
     /// The largest volume that fits some drive.
     pub largest_volume: u64,
+    /// The largest block volume that fits some drive.
+    pub largest_block_volume: u64,
     /// The smallest volume that is made.
     pub smallest_volume: u64,
 }

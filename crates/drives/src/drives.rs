@@ -279,6 +279,40 @@ impl Drives {
             .map_err(|_| MountError::TimedOut)?
     }
 
+    /// Attaches a block volume to a device. Nothing is put at a staging path. Idempotent.
+    ///
+    /// # Errors
+    /// See [`MountError`].
+    pub async fn stage_block(&self, id: &VolumeId) -> Result<(), MountError> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        self.inner
+            .quick
+            .run(move || show::stage_block(&inner, &id))
+            .await
+            .map_err(|_| MountError::TimedOut)?
+    }
+
+    /// Shows the device of a staged block volume at `target`, a file (made if missing); read-only if asked, through a
+    /// device of its own that can't write. Idempotent.
+    ///
+    /// # Errors
+    /// See [`MountError`].
+    pub async fn publish_block(
+        &self,
+        id: &VolumeId,
+        staging: &Path,
+        target: &Path,
+        read_only: bool,
+    ) -> Result<(), MountError> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        let (staging, target) = (staging.to_owned(), target.to_owned());
+        self.inner
+            .quick
+            .run(move || show::publish_block(&inner, &id, &staging, &target, read_only))
+            .await
+            .map_err(|_| MountError::TimedOut)?
+    }
+
     /// One of the places, besides its drive and `besides`, where the volume as a whole is mounted.
     ///
     /// # Errors
@@ -296,7 +330,7 @@ impl Drives {
             .map_err(|_| MountError::TimedOut)?
     }
 
-    /// Takes the volume from `target` and removes the directory. Fine when nothing is there.
+    /// Takes the volume from `target` and removes the directory or file. Fine when nothing is there.
     ///
     /// # Errors
     /// When something that is not ours is mounted there, or the kernel refuses.
@@ -304,17 +338,24 @@ impl Drives {
         let (inner, id, target) = (self.inner.clone(), id.clone(), target.to_owned());
         self.inner
             .quick
-            .run(move || show::hide(&inner, &id, &target))
+            .run(move || show::unpublish(&inner, &id, &target))
             .await
             .map_err(|_| MountError::TimedOut)?
     }
 
-    /// Takes the volume from `staging` and removes the directory. Fine when nothing is there.
+    /// Takes the volume from `staging` and removes the directory; a block volume is detached. Fine when nothing is
+    /// there.
     ///
     /// # Errors
-    /// When something that is not ours is mounted there, or the kernel refuses.
+    /// When something that is not ours is mounted there, or the kernel refuses; for a block volume also
+    /// [`MountError::Published`] and [`MountError::Open`].
     pub async fn unstage(&self, id: &VolumeId, staging: &Path) -> Result<(), MountError> {
-        self.unpublish(id, staging).await
+        let (inner, id, staging) = (self.inner.clone(), id.clone(), staging.to_owned());
+        self.inner
+            .quick
+            .run(move || show::unstage(&inner, &id, &staging))
+            .await
+            .map_err(|_| MountError::TimedOut)?
     }
 
     /// What the volume that is staged or published at `path` holds.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{BackendKind, DriveId, Snapshot, Source, UnsupportedFlag, Volume, VolumeId};
+use crate::{AccessType, BackendKind, DriveId, Snapshot, Source, UnsupportedFlag, Volume, VolumeId};
 
 /// Drives that could not be opened at all. (A single drive that can't serve is a failed drive, not an error.)
 #[derive(Debug, thiserror::Error)]
@@ -177,6 +177,9 @@ pub enum CreateError {
     /// What it should be filled with can't be had.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The kernel does not tell whether the source is in use.
+    #[error(transparent)]
+    Host(linux::Error),
     /// Another call for this volume is under way.
     #[error("volume {0} is being made or deleted; try again in a moment")]
     Busy(String),
@@ -220,6 +223,16 @@ pub enum SourceError {
         id: VolumeId,
         /// What is wrong.
         reason: String,
+    },
+    /// A block volume whose device somebody has.
+    #[error(
+        "nothing can be made from the block volume {id} while it is staged (as {device}), because its bytes change under the copy; stop its users first"
+    )]
+    InUse {
+        /// The volume.
+        id: VolumeId,
+        /// Its device.
+        device: PathBuf,
     },
     /// Its backend can't.
     #[error("nothing can be made from {id}: its backend {backend} has no snapshots and clones; use btrfs")]
@@ -340,6 +353,34 @@ pub enum MountError {
     /// Being deleted or made.
     #[error("volume {0} is being changed; try again in a moment")]
     Busy(VolumeId),
+    /// The volume shows something else.
+    #[error("volume {id} is {is}, and {asked} is asked for; ask for it as it was made")]
+    OtherAccess {
+        /// The volume.
+        id: VolumeId,
+        /// What it is.
+        is: AccessType,
+        /// What it can't be.
+        asked: AccessType,
+    },
+    /// A block volume is shown at this place still.
+    #[error("block volume {id} is published at {at}; unpublish it there first")]
+    Published {
+        /// The volume.
+        id: VolumeId,
+        /// Where.
+        at: PathBuf,
+    },
+    /// Somebody has the device of a block volume open.
+    #[error(
+        "{device}, the device of block volume {id}, is still open; end its user (find it with lsof or fuser)"
+    )]
+    Open {
+        /// The volume.
+        id: VolumeId,
+        /// Its device.
+        device: PathBuf,
+    },
     /// Publish without stage.
     #[error("volume {id} is not staged at {staging}; stage it first")]
     NotStaged {

@@ -6,7 +6,7 @@ use linux::{Host, Result};
 
 use crate::{
     backend::Backend,
-    layout::{Layout, Maker},
+    layout::{Layout, Maker, image_in},
     plan::{Content, Observed, Step},
     record::{Phase, VolumeRecord, render},
 };
@@ -61,10 +61,23 @@ impl Site {
                         let (source, frozen) = (self.layout.volume(source), self.layout.frozen(key));
                         self.backend.fill(host, &source, &frozen, &volume)
                     }
-                    Content::Snapshot { directory } => self.backend.restore(host, mount, directory, &volume),
+                    Content::Still { directory } => {
+                        // Who stages it from now on finds that it is being read.
+                        if let Some(user) = host.loops_of(&image_in(directory))?.first() {
+                            let why = format!("it is in use as {}", user.device.display());
+                            return Err(linux::Error::because("copy", directory.display(), why));
+                        }
+                        self.backend.restore(host, mount, directory, &volume)
+                    }
                 }
             }
             Step::Thaw { key } => self.backend.thaw(host, mount, &self.layout.frozen(key)),
+            Step::Allocate { key, bytes } => host.allocate(&self.layout.image(key), *bytes),
+            Step::Cut { key, bytes } => host.cut(&self.layout.image(key), *bytes),
+            Step::Resize { key } => {
+                let loops = host.loops_of(&self.layout.image(key))?;
+                loops.iter().try_for_each(|one| host.refresh_loop(&one.device))
+            }
             Step::Sync => host.sync_filesystem(mount),
             Step::SetAside { key } => {
                 match host.rename_durable(&self.layout.volume(key), &self.layout.discarded(key)) {
@@ -98,7 +111,11 @@ impl Site {
             if host.exists(&place)? {
                 let Some(quota) = self.backend.quota_key(host, &place)? else { continue };
                 let limit = self.backend.usage(host, self.layout.mount(), quota)?.limit;
-                return Ok(Observed { quota: Some(quota), limit });
+                let bytes = match record.is_block() {
+                    true => host.length(&image_in(&place))?,
+                    false => None,
+                };
+                return Ok(Observed { quota: Some(quota), limit, bytes });
             }
         }
         Ok(Observed::default())

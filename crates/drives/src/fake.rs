@@ -18,8 +18,13 @@ use parking_lot::Mutex;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Node {
-    Directory { subvolume: Option<u64>, project: u32 },
+    Directory {
+        subvolume: Option<u64>,
+        project: u32,
+    },
     File(Vec<u8>),
+    /// A file of so many bytes, the first of which are these.
+    Image(u64, Vec<u8>),
 }
 
 const PLAIN: Node = Node::Directory { subvolume: None, project: 0 };
@@ -77,6 +82,8 @@ struct Machine {
     disks: BTreeMap<PathBuf, FileSystem>,
     mounts: Vec<Mounted>,
     loops: BTreeMap<PathBuf, PathBuf>,
+    /// Loop devices that can't write.
+    readers: BTreeSet<PathBuf>,
     calls: usize,
     fault: Option<Fault>,
 }
@@ -169,12 +176,17 @@ impl FakeHost {
         }
         machine.mounts.truncate(1);
         machine.loops.clear();
+        machine.readers.clear();
         machine.fault = None;
     }
 
     /// What is on a disk now.
     pub(crate) fn disk(&self, path: &Path) -> View {
         self.machine.lock().disks[path].now.clone()
+    }
+
+    pub(crate) fn loops(&self) -> usize {
+        self.machine.lock().loops.len()
     }
 
     pub(crate) fn mounts(&self) -> usize {
@@ -284,7 +296,7 @@ impl View {
         })?;
         let used = self.nodes.iter().filter(|(path, _)| path.starts_with(root)).map(|(_, node)| match node {
             Node::File(content) => content.len() as u64,
-            Node::Directory { .. } => 0,
+            Node::Directory { .. } | Node::Image(..) => 0,
         });
         Some((id, used.sum()))
     }
@@ -304,6 +316,16 @@ impl View {
     /// Keys of the volumes' directories and of their limits.
     pub(crate) fn volumes(&self) -> (Vec<PathBuf>, Vec<Option<u64>>) {
         (self.children(Path::new("volumes")), self.limits.values().copied().collect())
+    }
+
+    /// The bytes of all block volumes, by key.
+    pub(crate) fn images(&self) -> Vec<u64> {
+        let images = self.nodes.iter().filter(|(path, _)| path.starts_with("volumes"));
+        let bytes = images.filter_map(|(_, node)| match node {
+            Node::Image(length, _) => Some(*length),
+            _ => None,
+        });
+        bytes.collect()
     }
 
     /// Nothing but the drive's own record.
@@ -326,6 +348,7 @@ impl Files for FakeHost {
     fn read(&self, file: &Path) -> Result<Option<Vec<u8>>> {
         self.ask("read", file, |machine| match machine.node(file) {
             Some(Node::File(content)) => Ok(Some(content.clone())),
+            Some(Node::Image(_, content)) => Ok(Some(content.clone())),
             Some(_) => Err(no(io::ErrorKind::IsADirectory)),
             None => Ok(None),
         })
@@ -424,6 +447,9 @@ impl Files for FakeHost {
                 return Err(io::Error::from_raw_os_error(16));
             }
             let (disk, inside) = machine.on(directory);
+            if matches!(disk.now.nodes.get(&inside), Some(Node::File(_) | Node::Image(..))) {
+                return Err(no(io::ErrorKind::NotADirectory));
+            }
             if !disk.now.children(&inside).is_empty() {
                 return Err(no(io::ErrorKind::DirectoryNotEmpty));
             }
@@ -454,6 +480,49 @@ impl Files for FakeHost {
 
     fn make_image(&self, file: &Path, _: u64) -> Result<()> {
         self.write_durable(file, b"", 0o600)
+    }
+
+    fn allocate(&self, file: &Path, size: u64) -> Result<()> {
+        self.change("allocate", file, |machine| {
+            let (disk, inside) = machine.on(file);
+            if let Some((id, _)) = disk.now.held_by(&inside)
+                && let Some(Some(limit)) = disk.now.limits.get(&id)
+                && size > *limit
+            {
+                return Err(io::Error::from_raw_os_error(122));
+            }
+            disk.both(|view| {
+                if !view.nodes.contains_key(inside.parent().unwrap_or(Path::new(""))) {
+                    return Err(no(io::ErrorKind::NotFound));
+                }
+                match view.nodes.entry(inside.clone()).or_insert(Node::Image(0, Vec::new())) {
+                    Node::Image(length, _) => *length = size.max(*length),
+                    _ => return Err(no(io::ErrorKind::InvalidInput)),
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn cut(&self, file: &Path, size: u64) -> Result<()> {
+        self.change("cut", file, |machine| {
+            let (disk, inside) = machine.on(file);
+            disk.both(|view| {
+                if let Some(Node::Image(length, _)) = view.nodes.get_mut(&inside) {
+                    *length = size.min(*length);
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn length(&self, file: &Path) -> Result<Option<u64>> {
+        self.ask("look at", file, |machine| match machine.node(file) {
+            Some(Node::Image(length, _)) => Ok(Some(*length)),
+            Some(Node::File(content)) => Ok(Some(content.len() as u64)),
+            Some(Node::Directory { .. }) => Err(no(io::ErrorKind::IsADirectory)),
+            None => Ok(None),
+        })
     }
 
     fn space(&self, _: &Path) -> Result<Space> {

@@ -2,6 +2,7 @@
 //! must tell one consistent story, and the same change asked again must complete.
 
 mod adopted;
+mod block;
 mod copies;
 
 use std::{
@@ -14,7 +15,7 @@ use linux::{Files, Kernel, LoopDevices, Mounts, Unmount};
 use tokio::time::timeout;
 
 use crate::{
-    BackendKind, CreateVolume, DriveState, Drives, Force, Source, VolumeId,
+    AccessType, BackendKind, CreateVolume, DriveState, Drives, Force, Source, VolumeId,
     backend::QuotaKey,
     execute::Site,
     fake::{FakeHost, Fault},
@@ -37,9 +38,34 @@ enum Ending {
     PowerLoss,
 }
 
+/// What is made: volumes of one access type on a drive of one backend.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    backend: BackendKind,
+    access: AccessType,
+}
+
+impl From<BackendKind> for Kind {
+    fn from(backend: BackendKind) -> Self {
+        Self { backend, access: AccessType::Mount }
+    }
+}
+
+impl Kind {
+    fn request(self, size: u64) -> CreateVolume {
+        CreateVolume { access: self.access, ..request(size) }
+    }
+
+    /// What the kernel holds a volume of this size to.
+    fn held(self, size: u64) -> u64 {
+        VolumeRecord { access: self.access, size, ..record(None) }.held()
+    }
+}
+
 struct World {
     host: Arc<FakeHost>,
     drives: Drives,
+    kind: Kind,
 }
 
 fn source() -> Source {
@@ -66,11 +92,12 @@ fn unsettled(drives: &Drives) -> bool {
 }
 
 impl World {
-    async fn new(kind: BackendKind) -> Self {
+    async fn new(kind: impl Into<Kind>) -> Self {
+        let kind = kind.into();
         let host = Arc::new(FakeHost::new());
         let drives = open(&host).await;
-        drives.initialise(source(), Some(kind), Force::No).await.expect("initialise");
-        Self { host, drives }
+        drives.initialise(source(), Some(kind.backend), Force::No).await.expect("initialise");
+        Self { host, drives, kind }
     }
 
     /// Arms the fault; `at` counts the changing calls from here.
@@ -104,11 +131,14 @@ impl World {
         let found: Vec<u64> = self.drives.volumes().iter().map(|volume| volume.size).collect();
         assert_eq!(found, sizes, "{when}");
         let drive = &self.drives.drives()[0];
-        assert_eq!(drive.allocated, sizes.iter().sum::<u64>(), "{when}");
+        let held: Vec<u64> = sizes.iter().map(|size| self.kind.held(*size)).collect();
+        assert_eq!(drive.allocated, held.iter().sum::<u64>(), "{when}");
         let disk = self.host.disk(Path::new(IMAGE));
         let (directories, limits) = disk.volumes();
         assert_eq!(directories.len(), sizes.len(), "{when}: {disk:?}");
-        assert_eq!(limits, sizes.iter().map(|size| Some(*size)).collect::<Vec<_>>(), "{when}: {disk:?}");
+        assert_eq!(limits, held.into_iter().map(Some).collect::<Vec<_>>(), "{when}: {disk:?}");
+        let bytes: &[u64] = if self.kind.access == AccessType::Block { sizes } else { &[] };
+        assert_eq!(disk.images(), bytes, "{when}: {disk:?}");
         if sizes.is_empty() {
             assert!(disk.is_empty_drive(), "{when}: {disk:?}");
         }
@@ -118,16 +148,28 @@ impl World {
 const ENDINGS: [Ending; 3] = [Ending::Goes, Ending::Crash, Ending::PowerLoss];
 
 /// Runs a case at each call of a change, until the change needs no further call.
-async fn at_every_call<Fut: Future<Output = bool>>(case: impl Fn(BackendKind, Ending, usize) -> Fut) {
-    for kind in BackendKind::ALL {
+async fn at_every_call<Fut: Future<Output = bool>>(case: impl Fn(Kind, Ending, usize) -> Fut) {
+    at_every_call_of(kinds(), case).await;
+}
+
+async fn at_every_call_of<Fut: Future<Output = bool>>(
+    kinds: impl Iterator<Item = Kind>,
+    case: impl Fn(Kind, Ending, usize) -> Fut,
+) {
+    for kind in kinds {
         for ending in ENDINGS {
             let mut at = 0;
             while case(kind, ending, at).await {
                 at += 1;
             }
-            assert!(at >= 3, "{kind} {ending:?}: faults happened");
+            assert!(at >= 3, "{kind:?} {ending:?}: faults happened");
         }
     }
+}
+
+fn kinds() -> impl Iterator<Item = Kind> {
+    let accesses = |backend| [AccessType::Mount, AccessType::Block].map(|access| Kind { backend, access });
+    BackendKind::ALL.into_iter().flat_map(accesses)
 }
 
 #[tokio::test]
@@ -135,17 +177,17 @@ async fn a_creation_that_breaks_off_leaves_one_volume_or_none() {
     at_every_call(|kind, ending, at| async move {
         let mut world = World::new(kind).await;
         world.arm(ending, at);
-        let answer = world.drives.create(request(SIZE)).await;
+        let answer = world.drives.create(kind.request(SIZE)).await;
         let happened = world.host.calls() > at;
         world.restart(ending).await;
-        let when = format!("{kind} {ending:?} at call {at}: {answer:?}");
+        let when = format!("{kind:?} {ending:?} at call {at}: {answer:?}");
         match &answer {
             Ok(_) => world.check(&[SIZE], &when),
             // Only a clean-up that could not be done may leave it, and then it counts.
             Err(_) if ending != Ending::Goes => world.check(&[], &when),
             Err(_) => {}
         }
-        world.drives.create(request(SIZE)).await.expect("again");
+        world.drives.create(kind.request(SIZE)).await.expect("again");
         world.check(&[SIZE], &when);
         happened
     })
@@ -156,19 +198,19 @@ async fn a_creation_that_breaks_off_leaves_one_volume_or_none() {
 async fn a_deletion_that_breaks_off_can_be_completed() {
     at_every_call(|kind, ending, at| async move {
         let mut world = World::new(kind).await;
-        let id = world.drives.create(request(SIZE)).await.expect("create").id;
+        let id = world.drives.create(kind.request(SIZE)).await.expect("create").id;
         world.host.arm(None);
         world.arm(ending, at);
         let answer = world.drives.delete(&id).await;
         let happened = world.host.calls() > at;
         world.restart(ending).await;
-        let when = format!("{kind} {ending:?} at call {at}: {answer:?}");
+        let when = format!("{kind:?} {ending:?} at call {at}: {answer:?}");
         if answer.is_ok() {
             world.check(&[], &when);
         }
         world.drives.delete(&id).await.expect("again");
         world.check(&[], &when);
-        world.drives.create(request(SIZE)).await.expect("the name is free");
+        world.drives.create(kind.request(SIZE)).await.expect("the name is free");
         world.check(&[SIZE], &when);
         happened
     })
@@ -179,13 +221,13 @@ async fn a_deletion_that_breaks_off_can_be_completed() {
 async fn a_growth_that_breaks_off_leaves_the_old_or_the_new_size() {
     at_every_call(|kind, ending, at| async move {
         let mut world = World::new(kind).await;
-        let id = world.drives.create(request(SIZE)).await.expect("create").id;
+        let id = world.drives.create(kind.request(SIZE)).await.expect("create").id;
         world.host.arm(None);
         world.arm(ending, at);
         let answer = world.drives.expand(&id, SIZE * 2, None).await;
         let happened = world.host.calls() > at;
         world.restart(ending).await;
-        let when = format!("{kind} {ending:?} at call {at}: {answer:?}");
+        let when = format!("{kind:?} {ending:?} at call {at}: {answer:?}");
         let size = world.drives.volume(&id).expect("it is live").size;
         assert!(size == SIZE || size == SIZE * 2, "{when}: {size}");
         assert!(answer.is_err() || size == SIZE * 2, "{when}: {size}");
@@ -208,26 +250,26 @@ async fn an_initialisation_that_breaks_off_is_finished_without_force() {
     at_every_call(|kind, ending, at| async move {
         let host = Arc::new(FakeHost::new());
         let drives = open(&host).await;
-        let mut world = World { host, drives };
+        let mut world = World { host, drives, kind };
         world.host.arm(None);
         world.arm(ending, at);
-        let answer = world.drives.initialise(source(), Some(kind), Force::No).await;
+        let answer = world.drives.initialise(source(), Some(kind.backend), Force::No).await;
         let happened = world.host.calls() > at;
         match ending {
             Ending::PowerLoss => world.host.lose_power(),
             Ending::Goes | Ending::Crash => world.host.arm(None),
         }
         world.drives = open(&world.host).await;
-        let when = format!("{kind} {ending:?} at call {at}: {answer:?}");
+        let when = format!("{kind:?} {ending:?} at call {at}: {answer:?}");
         if answer.is_err() {
             for source in world.drives.uninitialised() {
-                world.drives.initialise(source, Some(kind), Force::No).await.expect(&when);
+                world.drives.initialise(source, Some(kind.backend), Force::No).await.expect(&when);
             }
         }
         let drives = world.drives.drives();
         assert_eq!(drives.len(), 1, "{when}");
         assert_eq!(drives[0].state, DriveState::Ready, "{when}");
-        world.drives.create(request(SIZE)).await.expect("create");
+        world.drives.create(kind.request(SIZE)).await.expect("create");
         world.check(&[SIZE], &when);
         happened
     })
@@ -238,14 +280,22 @@ async fn an_initialisation_that_breaks_off_is_finished_without_force() {
 async fn staging_that_breaks_off_can_be_repeated_and_undone() {
     at_every_call(|kind, ending, at| async move {
         let mut world = World::new(kind).await;
-        let id = world.drives.create(request(SIZE)).await.expect("create").id;
+        let id = world.drives.create(kind.request(SIZE)).await.expect("create").id;
         world.host.arm(None);
         world.arm(ending, at);
         let (staging, target) = (Path::new("/node/staging"), Path::new("/node/pod/target"));
         let flags = crate::MountFlags::default();
         let go = |drives: Drives, id: VolumeId| async move {
-            drives.stage(&id, staging, flags).await?;
-            drives.publish(&id, staging, target, true, flags).await?;
+            match kind.access {
+                AccessType::Mount => {
+                    drives.stage(&id, staging, flags).await?;
+                    drives.publish(&id, staging, target, true, flags).await?;
+                }
+                AccessType::Block => {
+                    drives.stage_block(&id).await?;
+                    drives.publish_block(&id, staging, target, true).await?;
+                }
+            }
             drives.unpublish(&id, target).await?;
             drives.unstage(&id, staging).await
         };
@@ -255,7 +305,7 @@ async fn staging_that_breaks_off_can_be_repeated_and_undone() {
         go(world.drives.clone(), id.clone())
             .await
             .unwrap_or_else(|error| panic!("{ending:?} at {at}: {error}"));
-        assert_eq!(world.host.mounts(), 1, "{answer:?}");
+        assert_eq!((world.host.mounts(), world.host.loops()), (1, 1), "{answer:?}");
         world.drives.delete(&id).await.expect("nothing holds it");
         world.check(&[], "after all");
         happened
@@ -269,6 +319,7 @@ fn record(quota: Option<QuotaKey>) -> VolumeRecord {
         key: "pvc-1".to_owned(),
         name: "pvc-1".to_owned(),
         size: SIZE,
+        access: AccessType::Mount,
         phase: Phase::Ready,
         created: jiff::Timestamp::UNIX_EPOCH,
         quota,
@@ -281,17 +332,17 @@ fn record(quota: Option<QuotaKey>) -> VolumeRecord {
 
 #[tokio::test]
 async fn every_step_of_every_plan_may_be_repeated() {
-    for kind in BackendKind::ALL {
+    for kind in kinds() {
         let world = World::new(kind).await;
         let drive = world.drives.drives().remove(0);
-        let backend = crate::backend::of(kind);
+        let backend = crate::backend::of(kind.backend);
         let layout = Layout::new(drive.mount.expect("mounted"));
         let site = Site { host: world.host.clone(), backend, layout };
-        let record = record(backend.choose_key(&[]));
+        let record = VolumeRecord { access: kind.access, ..record(backend.choose_key(&[])) };
         let twice = |steps: &[plan::Step]| {
             for step in steps {
-                site.perform(step).unwrap_or_else(|error| panic!("{kind} {step:?}: {error}"));
-                site.perform(step).unwrap_or_else(|error| panic!("{kind} {step:?} again: {error}"));
+                site.perform(step).unwrap_or_else(|error| panic!("{kind:?} {step:?}: {error}"));
+                site.perform(step).unwrap_or_else(|error| panic!("{kind:?} {step:?} again: {error}"));
             }
         };
         if backend.copies() {
@@ -300,14 +351,20 @@ async fn every_step_of_every_plan_may_be_repeated() {
             let clone = VolumeRecord { key: "clone".to_owned(), ..record.clone() };
             let origin = VolumeId { drive: drive.id.clone().expect("known"), key: source.key.clone() };
             let clone = VolumeRecord { origin: Some(crate::Origin::Volume(origin)), ..clone };
-            twice(&plan::create(&clone, Some(&plan::Content::Volume { key: source.key.clone() })));
+            let content = match kind.access {
+                AccessType::Mount => plan::Content::Volume { key: source.key.clone() },
+                AccessType::Block => plan::Content::Still { directory: site.layout.volume(&source.key) },
+            };
+            twice(&plan::create(&clone, Some(&content)));
             twice(&plan::delete(&clone, site.observe(&clone).expect("observe")));
             twice(&plan::delete(&source, site.observe(&source).expect("observe")));
         }
         twice(&plan::create(&record, None));
-        assert_eq!(world.host.disk(Path::new(IMAGE)).volumes().1, [Some(SIZE)]);
+        assert_eq!(world.host.disk(Path::new(IMAGE)).volumes().1, [Some(kind.held(SIZE))]);
         twice(&plan::expand(&record, SIZE * 2));
-        assert_eq!(world.host.disk(Path::new(IMAGE)).volumes().1, [Some(SIZE * 2)]);
+        assert_eq!(world.host.disk(Path::new(IMAGE)).volumes().1, [Some(kind.held(SIZE * 2))]);
+        twice(&plan::shrink_back(&record));
+        assert_eq!(world.host.disk(Path::new(IMAGE)).volumes().1, [Some(kind.held(SIZE))]);
         twice(&plan::delete(&record, site.observe(&record).expect("observe")));
         assert!(world.host.disk(Path::new(IMAGE)).is_empty_drive());
     }
@@ -383,23 +440,31 @@ async fn recovers_from_every_step(real: &RealDrive) {
     let drive = real.open().await.drives().remove(0);
     let layout = Layout::new(drive.mount.expect("mounted"));
     let site = Site { host: Arc::new(Kernel), backend: crate::backend::of(real.kind), layout };
-    let record = record(site.backend.choose_key(&[]));
+    for access in [AccessType::Mount, AccessType::Block] {
+        let record = VolumeRecord { access, ..record(site.backend.choose_key(&[])) };
+        recovers_as(real, &site, &record).await;
+    }
+}
+
+async fn recovers_as(real: &RealDrive, site: &Site, record: &VolumeRecord) {
     let plans = |site: &Site| {
-        let observed = site.observe(&record).expect("observe");
+        let observed = site.observe(record).expect("observe");
         [
-            ("create", false, plan::create(&record, None)),
-            ("expand", true, plan::expand(&record, SIZE * 2)),
-            ("delete", true, plan::delete(&record, observed)),
+            ("create", false, plan::create(record, None)),
+            ("expand", true, plan::expand(record, SIZE * 2)),
+            ("delete", true, plan::delete(record, observed)),
         ]
     };
     for plan in 0..3 {
         for done in 0.. {
-            let exists = plans(&site)[plan].1;
+            let exists = plans(site)[plan].1;
             if exists {
-                site.execute(&plan::create(&record, None)).expect("create");
+                site.execute(&plan::create(record, None)).expect("create");
             }
-            let (name, _, steps) = &plans(&site)[plan];
+            let (name, _, steps) = &plans(site)[plan];
             if done > steps.len() {
+                let left = site.observe(record).expect("observe");
+                site.execute(&plan::delete(record, left)).expect("delete");
                 break;
             }
             site.execute(&steps[..done]).unwrap_or_else(|error| panic!("{name} up to {done}: {error}"));
@@ -413,8 +478,11 @@ async fn recovers_from_every_step(real: &RealDrive) {
             };
             assert_eq!(sizes, expected, "{name} up to step {done}");
             for volume in drives.volumes() {
-                let seen = site.observe(&record).expect("observe");
-                assert_eq!(seen.limit, Some(volume.size), "{name} up to step {done}");
+                let seen = site.observe(record).expect("observe");
+                let whole = VolumeRecord { size: volume.size, ..record.clone() };
+                assert_eq!(seen.limit, Some(whole.held()), "{name} up to step {done}");
+                let bytes = record.is_block().then_some(volume.size);
+                assert_eq!(seen.bytes, bytes, "{name} up to step {done}");
                 drives.delete(&volume.id).await.expect("delete");
             }
             for place in [site.layout.records(), site.layout.volumes(), site.layout.trash()] {

@@ -116,6 +116,17 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
                 let why = format!("a volume of it is mounted at {}", volume.target.display());
                 return Err(linux::Error::because("close drive", &drive.id, why));
             }
+            for volume in drive.volumes.values().filter(|entry| entry.record.is_block()) {
+                let image = drive.site.layout.image(&volume.record.key);
+                if let Some(user) = host.loops_of(&image)?.first() {
+                    let why = format!(
+                        "the block volume {} is staged as {}",
+                        volume.record.name,
+                        user.device.display()
+                    );
+                    return Err(linux::Error::because("close drive", &drive.id, why));
+                }
+            }
             unmount_when_idle(host, drive.site.layout.mount())?;
             host.remove_directory(drive.site.layout.mount())?;
             match slot.source {

@@ -11,6 +11,11 @@ pub(crate) enum Maker {
     DirectPv,
 }
 
+/// The file in the directory of a block volume that holds its bytes.
+pub(crate) fn image_in(volume: &Path) -> PathBuf {
+    volume.join("image")
+}
+
 /// The directories of a mounted drive.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -63,6 +68,11 @@ impl Layout {
 
     pub(crate) fn frozen(&self, key: &str) -> PathBuf {
         self.all_frozen().join(key)
+    }
+
+    /// The bytes of a block volume.
+    pub(crate) fn image(&self, key: &str) -> PathBuf {
+        image_in(&self.volume(key))
     }
 
     pub(crate) fn volumes(&self) -> PathBuf {

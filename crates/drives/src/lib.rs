@@ -6,6 +6,7 @@
 
 mod allocate;
 mod backend;
+mod block;
 mod change;
 mod content;
 mod directpv;
@@ -42,5 +43,5 @@ pub use error::{
 };
 pub use mount_flags::{MountFlags, UnsupportedFlag};
 pub use volume::{
-    CreateVolume, Inodes, InvalidVolumeId, Origin, Snapshot, SnapshotId, Stats, Volume, VolumeId,
+    AccessType, CreateVolume, Inodes, InvalidVolumeId, Origin, Snapshot, SnapshotId, Stats, Volume, VolumeId,
 };

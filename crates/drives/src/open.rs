@@ -238,7 +238,15 @@ fn take_stock(site: &Site) -> linux::Result<Stock> {
                     size = entry.record.size,
                     "the limit of a volume was lost; putting it back"
                 );
-                site.execute(&steps)?;
+                match site.execute(&steps) {
+                    // It has the bytes that it was announced with; a growth that has no room is no reason to keep the
+                    // drive from serving.
+                    Err(error) if entry.record.is_block() => {
+                        tracing::error!(volume = key, %error, "a block volume could not be given its full size");
+                        entry.doubtful = true;
+                    }
+                    repaired => repaired?,
+                }
             }
             Recovery::Remove(steps) => {
                 tracing::info!(volume = key, phase = ?entry.record.phase, "removing what a crash left half done");
@@ -246,7 +254,7 @@ fn take_stock(site: &Site) -> linux::Result<Stock> {
                 removals.push((key.to_owned(), steps));
             }
             Recovery::Lost => {
-                tracing::error!(volume = key, "the directory of a volume is gone");
+                tracing::error!(volume = key, "what a volume held is gone");
                 entry.lost = true;
             }
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::{
     backend::QuotaKey,
-    record::{Phase, VolumeRecord},
+    record::{FORMAT, Phase, VolumeRecord},
 };
 
 /// One step of a change.
@@ -23,6 +23,12 @@ pub(crate) enum Step {
     Fill { key: String, from: Content },
     /// Remove what was frozen for it.
     Thaw { key: String },
+    /// Set space aside for the bytes of a block volume.
+    Allocate { key: String, bytes: u64 },
+    /// Give back what was set aside beyond this.
+    Cut { key: String, bytes: u64 },
+    /// Show its size to those who have its device.
+    Resize { key: String },
     /// Make all so far survive power loss.
     Sync,
     /// Take its directory out of sight, durably.
@@ -40,8 +46,8 @@ pub(crate) enum Step {
 pub(crate) enum Content {
     /// What the volume of this key, on the same drive, holds when it is frozen.
     Volume { key: String },
-    /// A snapshot's directory, on any drive.
-    Snapshot { directory: PathBuf },
+    /// A directory that nobody writes, on any drive: a snapshot's, or that of a block volume that nobody has.
+    Still { directory: PathBuf },
 }
 
 /// The limit under which so many bytes can be copied: a copy's own tree may be laid out larger than that of its source.
@@ -56,6 +62,8 @@ pub(crate) struct Observed {
     pub(crate) quota: Option<QuotaKey>,
     /// What the kernel limits it to.
     pub(crate) limit: Option<u64>,
+    /// The bytes of a block volume that there are.
+    pub(crate) bytes: Option<u64>,
 }
 
 /// Intent first; the announcement last, when all is durable.
@@ -72,11 +80,18 @@ pub(crate) fn create(record: &VolumeRecord, content: Option<&Content>) -> Vec<St
         steps.push(Step::Fill { key: key(), from: from.clone() });
         steps.push(Step::Thaw { key: key() });
     }
-    steps.extend([
-        Step::Limit { key: key(), bytes: record.size },
-        Step::Sync,
-        Step::Record(VolumeRecord { phase: Phase::Ready, ..record.clone() }),
-    ]);
+    steps.extend(hold(record));
+    steps.push(Step::Sync);
+    steps.push(Step::Record(VolumeRecord { phase: Phase::Ready, ..record.clone() }));
+    steps
+}
+
+/// Holds a volume to its size; a block volume has it, too.
+fn hold(record: &VolumeRecord) -> Vec<Step> {
+    let mut steps = vec![Step::Limit { key: record.key.clone(), bytes: record.held() }];
+    if record.is_block() {
+        steps.push(Step::Allocate { key: record.key.clone(), bytes: record.size });
+    }
     steps
 }
 
@@ -102,12 +117,33 @@ pub(crate) fn delete(record: &VolumeRecord, observed: Observed) -> Vec<Step> {
 }
 
 /// The record grows before the limit: capacity is never given out twice, and a lost limit is put back at start.
+/// Who has a block volume's device sees it grow when all of it is durable.
 pub(crate) fn expand(record: &VolumeRecord, size: u64) -> Vec<Step> {
-    vec![
-        Step::Record(VolumeRecord { size, ..record.clone() }),
-        Step::Limit { key: record.key.clone(), bytes: size },
-        Step::Sync,
-    ]
+    let record = VolumeRecord { format: FORMAT, size, ..record.clone() };
+    let mut steps = vec![Step::Record(record.clone())];
+    steps.extend(hold(&record));
+    steps.push(Step::Sync);
+    steps.extend(resize(&record));
+    steps
+}
+
+/// Lets those who have a block volume's device see its size.
+pub(crate) fn resize(record: &VolumeRecord) -> Option<Step> {
+    record.is_block().then(|| Step::Resize { key: record.key.clone() })
+}
+
+/// Takes a growth back that broke off before anybody saw it. The record shrinks last: until then the larger size counts,
+/// and a restart completes it.
+pub(crate) fn shrink_back(record: &VolumeRecord) -> Vec<Step> {
+    let key = || record.key.clone();
+    let mut steps = Vec::new();
+    if record.is_block() {
+        steps.push(Step::Cut { key: key(), bytes: record.size });
+    }
+    steps.push(Step::Limit { key: key(), bytes: record.held() });
+    steps.push(Step::Sync);
+    steps.push(Step::Record(record.clone()));
+    steps
 }
 
 /// What a restart has to do for a volume.
@@ -119,18 +155,31 @@ pub(crate) enum Recovery {
     Repair(Vec<Step>),
     /// It was never announced, or was being deleted: these steps make it gone.
     Remove(Vec<Step>),
-    /// It was announced and its directory is gone.
+    /// It was announced, and its directory or the bytes in it are gone.
     Lost,
 }
 
 /// Decides from the record, and what is found beside it, how a volume goes on after a restart.
 pub(crate) fn recover(record: &VolumeRecord, observed: Observed) -> Recovery {
-    match (record.phase, observed) {
-        (Phase::Creating | Phase::Deleting, _) => Recovery::Remove(delete(record, observed)),
-        (Phase::Ready, Observed { quota: None, .. }) => Recovery::Lost,
-        (Phase::Ready, Observed { limit, .. }) if limit == Some(record.size) => Recovery::Sound,
-        (Phase::Ready, _) => {
-            Recovery::Repair(vec![Step::Limit { key: record.key.clone(), bytes: record.size }, Step::Sync])
+    if record.phase != Phase::Ready {
+        return Recovery::Remove(delete(record, observed));
+    }
+    let (limited, gone, whole) = match observed {
+        Observed { quota: None, .. } => return Recovery::Lost,
+        Observed { limit, bytes, .. } => (
+            limit == Some(record.held()),
+            record.is_block() && bytes.is_none(),
+            !record.is_block() || bytes >= Some(record.size),
+        ),
+    };
+    match (limited && whole, gone) {
+        (_, true) => Recovery::Lost,
+        (true, false) => Recovery::Sound,
+        (false, false) => {
+            let mut steps = hold(record);
+            steps.push(Step::Sync);
+            steps.extend(resize(record));
+            Recovery::Repair(steps)
         }
     }
 }
@@ -138,7 +187,7 @@ pub(crate) fn recover(record: &VolumeRecord, observed: Observed) -> Recovery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::FORMAT;
+    use crate::AccessType;
 
     #[test]
     fn a_restart_keeps_what_was_announced_and_removes_what_was_not() {
@@ -147,6 +196,7 @@ mod tests {
             key: "pvc-1".to_owned(),
             name: "pvc-1".to_owned(),
             size: 4096,
+            access: AccessType::Mount,
             phase,
             created: jiff::Timestamp::UNIX_EPOCH,
             quota: None,
@@ -155,13 +205,28 @@ mod tests {
             origin: None,
             restore_size: None,
         };
-        let found = |limit| Observed { quota: Some(QuotaKey::Subvolume(256)), limit };
+        let found = |limit| Observed { quota: Some(QuotaKey::Subvolume(256)), limit, bytes: None };
         let ready = record(Phase::Ready);
         assert_eq!(recover(&ready, found(Some(4096))), Recovery::Sound);
         assert_eq!(recover(&ready, Observed::default()), Recovery::Lost);
         let limit = vec![Step::Limit { key: "pvc-1".to_owned(), bytes: 4096 }, Step::Sync];
         for lost in [None, Some(2048), Some(8192)] {
             assert_eq!(recover(&ready, found(lost)), Recovery::Repair(limit.clone()));
+        }
+        let block = VolumeRecord { access: AccessType::Block, ..ready };
+        let bytes = |limit, bytes| Observed { bytes, ..found(limit) };
+        let held = Some(block.held());
+        assert_eq!(recover(&block, bytes(held, Some(4096))), Recovery::Sound);
+        assert_eq!(recover(&block, bytes(held, None)), Recovery::Lost);
+        let key = || "pvc-1".to_owned();
+        let whole = vec![
+            Step::Limit { key: key(), bytes: block.held() },
+            Step::Allocate { key: key(), bytes: 4096 },
+            Step::Sync,
+            Step::Resize { key: key() },
+        ];
+        for seen in [bytes(held, Some(2048)), bytes(None, Some(4096)), bytes(Some(4096), Some(4096))] {
+            assert_eq!(recover(&block, seen), Recovery::Repair(whole.clone()));
         }
         for phase in [Phase::Creating, Phase::Deleting] {
             for seen in [Observed::default(), found(None), found(Some(4096))] {
@@ -177,6 +242,7 @@ mod tests {
             key: "pvc-1".to_owned(),
             name: "pvc-1".to_owned(),
             size: 4096,
+            access: AccessType::Mount,
             phase: Phase::Deleting,
             created: jiff::Timestamp::UNIX_EPOCH,
             quota: Some(QuotaKey::Subvolume(256)),

@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{BackendKind, DriveId, Origin, backend::QuotaKey};
+use crate::{AccessType, BackendKind, DriveId, Origin, allocate::GRAIN, backend::QuotaKey};
 
-/// The format that this version writes.
-pub(crate) const FORMAT: u32 = 1;
+/// The format that this version writes. Format 1 knew no block volumes; its records are read as they are.
+pub(crate) const FORMAT: u32 = 2;
 
 /// `.orlop/drive.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub(crate) struct VolumeRecord {
     pub(crate) key: String,
     pub(crate) name: String,
     pub(crate) size: u64,
+    /// What it shows its users, or for a snapshot what its volume showed.
+    #[serde(default)]
+    pub(crate) access: AccessType,
     pub(crate) phase: Phase,
     pub(crate) created: Timestamp,
     /// What the kernel counts the volume by, where it is not to be read from the volume itself (any more).
@@ -66,6 +69,36 @@ impl VolumeRecord {
     pub(crate) fn is_snapshot(&self) -> bool {
         self.restore_size.is_some()
     }
+
+    /// Whether it is a block volume, for which space is set aside.
+    pub(crate) fn is_block(&self) -> bool {
+        self.access == AccessType::Block && !self.is_snapshot()
+    }
+
+    /// Bytes that it takes of its drive, which the kernel holds it to. A block volume has all its bytes for its user:
+    /// what the file system notes about them comes on top, most when every other block was written.
+    pub(crate) fn held(&self) -> u64 {
+        match self.is_block() {
+            true => with_notes(self.size),
+            false => self.size,
+        }
+    }
+}
+
+const NOTES_SHARE: u64 = 32;
+const LEAST_NOTES: u64 = 4 << 20;
+
+/// What a block volume of this size takes of its drive.
+pub(crate) fn with_notes(size: u64) -> u64 {
+    size.saturating_add(size.div_ceil(NOTES_SHARE)).saturating_add(LEAST_NOTES)
+}
+
+/// The largest block volume that takes no more than this.
+pub(crate) fn without_notes(held: u64) -> u64 {
+    let size =
+        u128::from(held.saturating_sub(LEAST_NOTES)) * u128::from(NOTES_SHARE) / u128::from(NOTES_SHARE + 1);
+    // No larger than it was.
+    u64::try_from(size).unwrap_or(u64::MAX) / GRAIN * GRAIN
 }
 
 /// How far a volume is.
@@ -125,6 +158,23 @@ mod tests {
             (4096, Phase::Ready, Some(QuotaKey::Subvolume(256)))
         );
         assert_eq!(parse::<VolumeRecord>(&render(&record)).expect("its own"), record);
+    }
+
+    #[test]
+    fn a_block_volume_takes_more_of_its_drive_than_its_size() {
+        let mount: VolumeRecord = parse(VOLUME.as_bytes()).expect("format 1");
+        let block = VolumeRecord { access: AccessType::Block, size: 1 << 30, ..mount.clone() };
+        assert_eq!((mount.access, mount.held()), (AccessType::Mount, 4096));
+        assert_eq!(block.held(), (1 << 30) + (32 << 20) + (4 << 20));
+        let snapshot = VolumeRecord { restore_size: Some(1 << 30), size: 5, ..block };
+        assert_eq!((snapshot.held(), snapshot.is_block()), (5, false));
+        for free in [0, 1 << 20, (1 << 30) - 1, 1 << 30, 123_456_789_012] {
+            let size = without_notes(free);
+            assert!(
+                size == 0 || with_notes(size) <= free && with_notes(size + 2 * GRAIN) > free,
+                "{free}: {size}"
+            );
+        }
     }
 
     #[test]

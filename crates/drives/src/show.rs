@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use linux::Attributes;
 
 use crate::{
-    DriveId, Inodes, MountError, Stats, StatsError, VolumeId,
+    AccessType, DriveId, Inodes, MountError, Stats, StatsError, VolumeId,
+    block::BlockVolume,
     drives::Inner,
     execute::Site,
+    layout::Layout,
     record::VolumeRecord,
     staging::{self, Shown},
 };
@@ -43,10 +45,20 @@ fn for_mounting(inner: &Inner, id: &VolumeId) -> Result<(Site, VolumeRecord), Mo
         Unavailable::Lost => MountError::NoDrive {
             id: id.clone(),
             drive: id.drive.clone(),
-            reason: "the volume's directory is gone from it; restore the drive from a backup, or delete the volume"
-                .to_owned(),
+            reason:
+                "what the volume held is gone from it; restore the drive from a backup, or delete the volume"
+                    .to_owned(),
         },
     })
+}
+
+/// The volume, if it shows what is asked for and nothing is being made from it.
+fn to_show(inner: &Inner, id: &VolumeId, asked: AccessType) -> Result<Site, MountError> {
+    let (site, record) = for_mounting(inner, id)?;
+    match record.access == asked {
+        true => Ok(site),
+        false => Err(MountError::OtherAccess { id: id.clone(), is: record.access, asked }),
+    }
 }
 
 pub(crate) fn stage(
@@ -55,7 +67,7 @@ pub(crate) fn stage(
     at: &Path,
     attributes: Attributes,
 ) -> Result<(), MountError> {
-    let (site, _) = for_mounting(inner, id)?;
+    let site = to_show(inner, id, AccessType::Mount)?;
     staging::stage(inner.host.as_ref(), &Shown { id, layout: &site.layout }, at, attributes)
 }
 
@@ -66,8 +78,35 @@ pub(crate) fn publish(
     target: &Path,
     attributes: Attributes,
 ) -> Result<(), MountError> {
-    let (site, _) = for_mounting(inner, id)?;
+    let site = to_show(inner, id, AccessType::Mount)?;
     staging::publish(inner.host.as_ref(), &Shown { id, layout: &site.layout }, staged, target, attributes)
+}
+
+pub(crate) fn stage_block(inner: &Inner, id: &VolumeId) -> Result<(), MountError> {
+    let site = to_show(inner, id, AccessType::Block)?;
+    let volume = BlockVolume { host: inner.host.as_ref(), id, layout: &site.layout };
+    // Looked at before and after: of a copy and a staging that begin at once, one finds the other.
+    let copied = || inner.state.lock().entry(id).is_some_and(|(_, entry)| entry.readers > 0);
+    if copied() {
+        return Err(MountError::Busy(id.clone()));
+    }
+    volume.stage()?;
+    if copied() {
+        volume.unstage()?;
+        return Err(MountError::Busy(id.clone()));
+    }
+    Ok(())
+}
+
+pub(crate) fn publish_block(
+    inner: &Inner,
+    id: &VolumeId,
+    staged: &Path,
+    target: &Path,
+    read_only: bool,
+) -> Result<(), MountError> {
+    let site = to_show(inner, id, AccessType::Block)?;
+    BlockVolume { host: inner.host.as_ref(), id, layout: &site.layout }.publish(staged, target, read_only)
 }
 
 pub(crate) fn elsewhere(
@@ -75,14 +114,58 @@ pub(crate) fn elsewhere(
     id: &VolumeId,
     besides: &[PathBuf],
 ) -> Result<Option<PathBuf>, MountError> {
-    let (site, _) = for_mounting(inner, id)?;
-    staging::elsewhere(inner.host.as_ref(), &Shown { id, layout: &site.layout }, besides)
+    let (site, record) = for_mounting(inner, id)?;
+    let host = inner.host.as_ref();
+    let besides = besides.iter().filter_map(|path| staging::plain(host, path).transpose());
+    let besides = besides.collect::<Result<Vec<_>, _>>()?;
+    match record.access {
+        AccessType::Mount => staging::elsewhere(host, &Shown { id, layout: &site.layout }, &besides),
+        AccessType::Block => BlockVolume { host, id, layout: &site.layout }.elsewhere(&besides),
+    }
 }
 
-/// Works without the volume too: what is mounted must come away even if its drive is gone.
-pub(crate) fn hide(inner: &Inner, id: &VolumeId, target: &Path) -> Result<(), MountError> {
-    let layout = inner.state.lock().drive(&id.drive).map(|serving| serving.site.layout.clone());
-    staging::hide(inner.host.as_ref(), id, layout.as_ref(), target)
+/// Of a volume that is to be taken away, what is known without asking its drive.
+struct Known {
+    /// Where its things are, were its drive mounted.
+    layout: Layout,
+    serving: bool,
+    /// Whether it may be a block volume.
+    block: bool,
+}
+
+fn known(inner: &Inner, id: &VolumeId) -> Known {
+    let state = inner.state.lock();
+    let serving = state.drive(&id.drive).map(|serving| serving.site.layout.clone());
+    Known {
+        serving: serving.is_some(),
+        layout: serving.unwrap_or_else(|| Layout::new(inner.root.join(id.drive.as_str()))),
+        block: state.entry(id).is_none_or(|(_, entry)| entry.record.is_block()),
+    }
+}
+
+/// Takes a volume from where it is published. Works without the volume too: what is mounted must come away even if its
+/// drive is gone.
+pub(crate) fn unpublish(inner: &Inner, id: &VolumeId, target: &Path) -> Result<(), MountError> {
+    let host = inner.host.as_ref();
+    let Some(at) = staging::plain(host, target)? else { return Ok(()) };
+    let Known { layout, serving, block } = known(inner, id);
+    if block && (BlockVolume { host, id, layout: &layout }).unpublish(&at)? {
+        return Ok(());
+    }
+    staging::hide(host, id, serving.then_some(&layout), &at)
+}
+
+/// Takes a volume from where it is staged; also without the volume.
+pub(crate) fn unstage(inner: &Inner, id: &VolumeId, staging: &Path) -> Result<(), MountError> {
+    let host = inner.host.as_ref();
+    let Known { layout, serving, block } = known(inner, id);
+    if block {
+        BlockVolume { host, id, layout: &layout }.unstage()?;
+    }
+    match staging::plain(host, staging)? {
+        None => Ok(()),
+        Some(at) => staging::hide(host, id, serving.then_some(&layout), &at),
+    }
 }
 
 pub(crate) fn stats(inner: &Inner, id: &VolumeId, path: &Path) -> Result<Stats, StatsError> {
@@ -91,16 +174,23 @@ pub(crate) fn stats(inner: &Inner, id: &VolumeId, path: &Path) -> Result<Stats, 
         Unavailable::NoDrive { drive, reason } => StatsError::NoDrive { drive, reason },
         Unavailable::Lost => StatsError::NoDrive {
             drive: id.drive.clone(),
-            reason: "the volume's directory is gone from it".to_owned(),
+            reason: "what the volume held is gone from it".to_owned(),
         },
     })?;
     let host = inner.host.as_ref();
     let not_mounted = || StatsError::NotMounted { id: id.clone(), path: path.to_owned() };
-    match staging::is_at(host, &Shown { id, layout: &site.layout }, path) {
+    let is_at = match record.access {
+        AccessType::Mount => staging::is_at(host, &Shown { id, layout: &site.layout }, path),
+        AccessType::Block => BlockVolume { host, id, layout: &site.layout }.is_at(path),
+    };
+    match is_at {
         Ok(true) => {}
         Ok(false) | Err(MountError::Path(_)) => return Err(not_mounted()),
         Err(MountError::Host(error)) => return Err(error.into()),
         Err(_) => return Err(not_mounted()),
+    }
+    if record.access == AccessType::Block {
+        return Ok(Stats { access: record.access, size: record.size, ..Stats::default() });
     }
     let quota = site.backend.quota_key(host, &site.layout.volume(&record.key))?.ok_or_else(not_mounted)?;
     let usage = site.backend.usage(host, site.layout.mount(), quota)?;
@@ -109,5 +199,5 @@ pub(crate) fn stats(inner: &Inner, id: &VolumeId, path: &Path) -> Result<Stats, 
     let available = record.size.saturating_sub(usage.used).min(space.available);
     let inodes =
         usage.inodes.map(|used| Inodes { total: used + space.inodes_free, used, free: space.inodes_free });
-    Ok(Stats { size: record.size, used: usage.used, available, inodes })
+    Ok(Stats { access: record.access, size: record.size, used: usage.used, available, inodes })
 }

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    Origin, Snapshot, SnapshotError, VolumeId,
+    Origin, Snapshot, SnapshotError, SourceError, VolumeId,
     allocate::{SMALLEST, whole},
     change::{check_name, free_key, make, overflows},
     content::{self, Found},
@@ -21,15 +21,18 @@ pub(crate) fn create(inner: &Inner, source: &VolumeId, name: &str) -> Result<Sna
     check_name(name).map_err(SnapshotError::Refused)?;
     let origin = Origin::Volume(source.clone());
     let failed = |error| SnapshotError::Drive { id: source.clone(), name: name.to_owned(), error };
-    let (site, record) = {
+    let (site, record, found) = {
         let state = inner.state.lock();
         if let Some(existing) = existing(&state, source, name)? {
             return Ok(existing);
         }
-        content::find(&state, &origin)?;
+        let found = content::find(&state, &origin)?;
         let (serving, entry) = state.entry(source).ok_or_else(|| SnapshotError::Busy(name.to_owned()))?;
-        (serving.site.clone(), entry.record.clone())
+        (serving.site.clone(), entry.record.clone(), found)
     };
+    if let Some(device) = content::user(inner.host.as_ref(), &found).map_err(failed)? {
+        return Err(SourceError::InUse { id: source.clone(), device }.into());
+    }
     // What is written between this and the moment of the snapshot has to fit the headroom, or the caller tries again.
     let size = size_of(site.used(&record).map_err(failed)?);
     let (id, site, record, found) = {
@@ -92,6 +95,7 @@ fn reserve(
         key: key.clone(),
         name: name.to_owned(),
         size,
+        access: found.access,
         phase: Phase::Creating,
         created: Timestamp::now(),
         quota: drive.site.backend.choose_key(&drive.quota_keys()),

@@ -37,7 +37,7 @@ impl Shown<'_> {
 }
 
 /// A path that can be compared with the mount table. `None` when its parent is missing.
-fn plain(host: &dyn Host, path: &Path) -> Result<Option<PathBuf>, MountError> {
+pub(crate) fn plain(host: &dyn Host, path: &Path) -> Result<Option<PathBuf>, MountError> {
     let fine = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !path.is_absolute() || !fine || path.file_name().is_none() {
         return Err(MountError::Path(path.to_owned()));
@@ -84,10 +84,7 @@ fn show(
     target: &Path,
     attributes: Attributes,
 ) -> Result<(), MountError> {
-    if plain(host, target)?.is_none() {
-        host.make_directory(target.parent().unwrap_or(target), 0o750)?;
-    }
-    let at = plain(host, target)?.unwrap_or_else(|| target.to_owned());
+    let at = parent_for(host, target)?;
     let table = host.mount_table()?;
     match table.at(&at) {
         None => {}
@@ -105,6 +102,25 @@ fn show(
     host.make_directory(&at, 0o750)?;
     host.bind(BindSource::Path(source), &at, attributes)?;
     Ok(())
+}
+
+/// The plain path of a target whose parent directory is there.
+pub(crate) fn parent_for(host: &dyn Host, target: &Path) -> Result<PathBuf, MountError> {
+    if plain(host, target)?.is_none() {
+        host.make_directory(target.parent().unwrap_or(target), 0o750)?;
+    }
+    Ok(plain(host, target)?.unwrap_or_else(|| target.to_owned()))
+}
+
+/// Removes the empty directory, or empty file, that something was mounted on.
+pub(crate) fn remove_target(host: &dyn Host, at: &Path) -> Result<(), MountError> {
+    match host.remove_directory(at) {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => match host.length(at)? {
+            Some(0) => Ok(host.remove_file(at).map(drop)?),
+            _ => Err(MountError::Taken { at: at.to_owned(), why: "a file with content is there".to_owned() }),
+        },
+        removed => Ok(removed.map(drop)?),
+    }
 }
 
 /// What a mount of the volume lacks of what is asked for now, or has beyond it.
@@ -129,13 +145,12 @@ pub(crate) fn hide(
     host: &dyn Host,
     id: &VolumeId,
     layout: Option<&Layout>,
-    target: &Path,
+    at: &Path,
 ) -> Result<(), MountError> {
-    let Some(at) = plain(host, target)? else { return Ok(()) };
     // One volume may lie there twice, when two calls once raced; the table shrinks with every turn.
     loop {
         let table = host.mount_table()?;
-        let Some(mount) = table.at(&at) else { break };
+        let Some(mount) = table.at(at) else { break };
         // Without its drive only the name within the file system is left to go by.
         let ours = match layout.filter(|layout| table.at(layout.mount()).is_some()) {
             Some(layout) => Shown { id, layout }.is(&table, mount),
@@ -150,12 +165,11 @@ pub(crate) fn hide(
                 mount.source.display(),
                 mount.filesystem
             );
-            return Err(MountError::Taken { at, why });
+            return Err(MountError::Taken { at: at.to_owned(), why });
         }
-        host.unmount(&at, Unmount::Plain)?;
+        host.unmount(at, Unmount::Plain)?;
     }
-    host.remove_directory(&at)?;
-    Ok(())
+    remove_target(host, at)
 }
 
 /// Where the volume as a whole is mounted, besides its drive and these paths.
@@ -164,8 +178,6 @@ pub(crate) fn elsewhere(
     volume: &Shown<'_>,
     besides: &[PathBuf],
 ) -> Result<Option<PathBuf>, MountError> {
-    let besides =
-        besides.iter().filter_map(|path| plain(host, path).transpose()).collect::<Result<Vec<_>, _>>()?;
     let table = host.mount_table()?;
     let other = table.iter().find(|mount| volume.is(&table, mount) && !besides.contains(&mount.target));
     Ok(other.map(|mount| mount.target.clone()))

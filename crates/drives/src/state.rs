@@ -7,7 +7,7 @@ use crate::{
     allocate::{Candidate, SMALLEST},
     backend::QuotaKey,
     execute::Site,
-    record::{Phase, VolumeRecord},
+    record::{Phase, VolumeRecord, without_notes},
 };
 
 /// All drives of the machine.
@@ -74,7 +74,7 @@ impl Serving {
 
     pub(crate) fn allocated(&self) -> u64 {
         // A record can claim any size.
-        self.volumes.values().fold(0, |sum, entry| sum.saturating_add(entry.record.size))
+        self.volumes.values().fold(0, |sum, entry| sum.saturating_add(entry.record.held()))
     }
 
     pub(crate) fn free(&self) -> u64 {
@@ -91,6 +91,7 @@ impl Serving {
             id: VolumeId { drive: self.id.clone(), key: entry.record.key.clone() },
             name: entry.record.name.clone(),
             size: entry.record.size,
+            access: entry.record.access,
             backend: self.site.backend.kind(),
             created: entry.record.created,
             parameters: entry.record.parameters.clone(),
@@ -106,6 +107,7 @@ impl Serving {
             id: VolumeId { drive: self.id.clone(), key: entry.record.key.clone() },
             name: entry.record.name.clone(),
             source: source.clone(),
+            access: entry.record.access,
             restore_size: entry.record.restore_size?,
             size: entry.record.size,
             created: entry.record.created,
@@ -216,9 +218,11 @@ impl State {
         let fitting = || {
             self.serving().filter(|serving| backend.is_none_or(|kind| serving.site.backend.kind() == kind))
         };
+        let largest_volume = fitting().map(Serving::free).max().unwrap_or(0);
         Capacity {
             available: fitting().map(Serving::free).sum(),
-            largest_volume: fitting().map(Serving::free).max().unwrap_or(0),
+            largest_volume,
+            largest_block_volume: without_notes(largest_volume),
             smallest_volume: SMALLEST,
         }
     }

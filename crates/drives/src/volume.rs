@@ -102,6 +102,26 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What a volume shows its users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessType {
+    /// A directory.
+    #[default]
+    Mount,
+    /// A block device.
+    Block,
+}
+
+impl fmt::Display for AccessType {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Mount => "a file-system volume",
+            Self::Block => "a block volume",
+        })
+    }
+}
+
 /// What is asked for. The same name asked again gives the same volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreateVolume {
@@ -111,6 +131,8 @@ pub struct CreateVolume {
     pub required: u64,
     /// Bytes at most.
     pub limit: Option<u64>,
+    /// What it is to show.
+    pub access: AccessType,
     /// Only drives of this backend.
     pub backend: Option<BackendKind>,
     /// Kept with the volume; asked again with other parameters, the volume is not the same.
@@ -130,6 +152,8 @@ pub struct Volume {
     pub name: String,
     /// Bytes that it can hold, exactly enforced.
     pub size: u64,
+    /// What it shows its users.
+    pub access: AccessType,
     /// What enforces the size.
     pub backend: BackendKind,
     /// When it was made.
@@ -151,6 +175,8 @@ pub struct Snapshot {
     pub name: String,
     /// The volume, which may be gone since.
     pub source: VolumeId,
+    /// What its volume showed its users, and a volume that is made from it shows.
+    pub access: AccessType,
     /// Bytes that a volume needs to be made from it: the size of its volume then.
     pub restore_size: u64,
     /// Bytes that it takes of its drive.
@@ -162,6 +188,8 @@ pub struct Snapshot {
 /// What a volume holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// What it shows; of a block volume the size alone is known.
+    pub access: AccessType,
     /// Bytes it can hold.
     pub size: u64,
     /// Bytes it holds.

@@ -308,13 +308,13 @@ async fn a_drive_of_a_newer_format_is_refused_untouched() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
     let record = drives.drives()[0].mount.clone().expect("mounted").join(".orlop/drive.json");
-    let newer = fs::read_to_string(&record).expect("record").replace("\"format\": 1", "\"format\": 2");
+    let newer = fs::read_to_string(&record).expect("record").replace("\"format\": 2", "\"format\": 9");
     fs::write(&record, newer).expect("write");
     drives.close().await.expect("close");
     let before = fs::read(bench.path("a.img")).expect("image");
     let drives = bench.open(&["a.img"]).await;
     let state = drives.drives()[0].state.clone();
-    assert!(matches!(&state, DriveState::Failed { reason } if reason.contains("format 2")), "{state:?}");
+    assert!(matches!(&state, DriveState::Failed { reason } if reason.contains("format 9")), "{state:?}");
     drives.close().await.expect("close");
     assert!(fs::read(bench.path("a.img")).expect("image") == before, "not one byte changed");
 }

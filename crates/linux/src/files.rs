@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, RenameFlags, StatVfs};
+use rustix::{
+    fs::{CWD, FallocateFlags, IFlags, RenameFlags, StatVfs},
+    io::Errno,
+};
 
 use crate::{Error, Kernel, Result, beneath, error::Context};
 
@@ -121,6 +124,26 @@ pub trait Files {
     /// # Errors
     /// `AlreadyExists`, or when the file system can't hold a file of this size.
     fn make_image(&self, file: &Path, size: u64) -> Result<()>;
+
+    /// Makes a file (mode 0600) if there is none, sets space aside for all of its `size` bytes, and gives it that length
+    /// if it is shorter. On btrfs it is written in place, without checksums, so that the space stays its own. Bytes that
+    /// were never written are zero. Durable; may be repeated after it broke off.
+    ///
+    /// # Errors
+    /// `ENOSPC` or `EDQUOT` where there is no such space.
+    fn allocate(&self, file: &Path, size: u64) -> Result<()>;
+
+    /// Cuts a file to this length, durably; a shorter one, or none, stays as it is.
+    ///
+    /// # Errors
+    /// When it can't be cut.
+    fn cut(&self, file: &Path, size: u64) -> Result<()>;
+
+    /// The length of a file; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it can't be told.
+    fn length(&self, file: &Path) -> Result<Option<u64>>;
 
     /// What the file system at `path` has room for.
     ///
@@ -269,6 +292,54 @@ impl Files for Kernel {
         sync_parent(file)
     }
 
+    fn allocate(&self, file: &Path, size: u64) -> Result<()> {
+        let open = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(file)
+            .context("make", file.display())?;
+        let set_aside = || {
+            if open.metadata()?.len() == 0 {
+                write_in_place(&open)?;
+            }
+            // Extents no larger than needed: one is given back only when all of it is free, so a small one that is
+            // written anew, or zeroed by the kernel, does not keep a large one.
+            let piece = (size / PIECES).next_multiple_of(SMALLEST_PIECE).clamp(SMALLEST_PIECE, LARGEST_PIECE);
+            let mut at = 0;
+            while at < size {
+                let length = piece.min(size - at);
+                rustix::fs::fallocate(&open, FallocateFlags::empty(), at, length)?;
+                at += length;
+            }
+            open.sync_all()
+        };
+        set_aside().context("set space aside for", file.display())?;
+        sync_parent(file)
+    }
+
+    fn cut(&self, file: &Path, size: u64) -> Result<()> {
+        match self.length(file)? {
+            Some(length) if length > size => OpenOptions::new()
+                .write(true)
+                .open(file)
+                .and_then(|open| open.set_len(size).and_then(|()| open.sync_all()))
+                .context("cut", file.display()),
+            _ => Ok(()),
+        }
+    }
+
+    fn length(&self, file: &Path) -> Result<Option<u64>> {
+        match file.symlink_metadata() {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("look at", file.display()),
+        }
+    }
+
     fn space(&self, path: &Path) -> Result<Space> {
         let StatVfs { f_frsize, f_blocks, f_bavail, f_files, f_ffree, .. } =
             rustix::fs::statvfs(path).context("ask for the free space of", path.display())?;
@@ -278,6 +349,25 @@ impl Files for Kernel {
             inodes: f_files,
             inodes_free: f_ffree,
         })
+    }
+}
+
+/// Into how many pieces the space of a file is cut, and how small and large they may be, in bytes.
+const PIECES: u64 = 4096;
+const SMALLEST_PIECE: u64 = 1 << 20;
+const LARGEST_PIECE: u64 = 64 << 20;
+
+/// Turns copying on write off, where the file system copies. The file is empty: later there would be no way to.
+fn write_in_place(open: &File) -> io::Result<()> {
+    match rustix::fs::ioctl_getflags(open) {
+        Ok(flags) if flags.contains(IFlags::NOCOW) => Ok(()),
+        Ok(flags) => match rustix::fs::ioctl_setflags(open, flags | IFlags::NOCOW) {
+            // A file system that never copies.
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY) => Ok(()),
+            other => Ok(other?),
+        },
+        Err(Errno::NOTTY | Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -23,7 +23,7 @@ pub use block::{BlockDevice, BlockDevices, DeviceNumber};
 pub use btrfs::{Btrfs, SubvolumeId, SubvolumeQuota};
 pub use error::{Error, Result};
 pub use files::{Files, Space};
-pub use loops::LoopDevices;
+pub use loops::{LoopDevice, LoopDevices};
 pub use mount_table::{Mount, MountTable};
 pub use mounts::{Attributes, BindSource, FilesystemMount, Mounts, Unmount};
 pub use program::{Output, Programs};

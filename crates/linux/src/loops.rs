@@ -10,12 +10,13 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use linux_raw_sys::loop_device::{
-    LO_FLAGS_DIRECT_IO, LOOP_CLR_FD, LOOP_CONFIGURE, LOOP_CTL_GET_FREE, LOOP_GET_STATUS64, LOOP_SET_CAPACITY,
-    loop_config, loop_info64,
+    LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LOOP_CLR_FD, LOOP_CONFIGURE, LOOP_CTL_GET_FREE,
+    LOOP_GET_STATUS64, LOOP_SET_CAPACITY, loop_config, loop_info64,
 };
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags},
@@ -26,6 +27,17 @@ use crate::{Error, Kernel, Result, error::Context, ioctl};
 
 const LOOP_MAJOR: u32 = 7;
 
+/// A loop device that has a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoopDevice {
+    /// `/dev/loop3`.
+    pub device: PathBuf,
+    /// Whether it refuses writes.
+    pub read_only: bool,
+    /// It was detached, and goes away with its last user: it must not be used again.
+    pub leaving: bool,
+}
+
 /// Attaching files to loop devices.
 pub trait LoopDevices {
     /// Attaches a file with direct I/O where its file system can. A file that is attached already gives the device it
@@ -34,6 +46,21 @@ pub trait LoopDevices {
     /// # Errors
     /// When the file can't be opened or the kernel has no free loop device.
     fn attach_loop(&self, file: &Path) -> Result<PathBuf>;
+
+    /// Attaches a file whose space is set aside, as [`attach_loop`](Self::attach_loop) does, for writing or for reading
+    /// alone: the two are devices of their own. Discards are refused: they would give the space back. `file` is a path
+    /// without symbolic links.
+    ///
+    /// # Errors
+    /// As [`attach_loop`](Self::attach_loop), and while a device of this file goes away.
+    fn attach_fixed_loop(&self, file: &Path, read_only: bool) -> Result<PathBuf>;
+
+    /// The loop devices that this file is attached to, by its path: the file is not looked at, as it may be on a drive
+    /// that is dead.
+    ///
+    /// # Errors
+    /// When sysfs can't be read.
+    fn loops_of(&self, file: &Path) -> Result<Vec<LoopDevice>>;
 
     /// Detaches a loop device; `false` when it had no file. A device in use goes away with its last user.
     ///
@@ -68,7 +95,43 @@ fn is_going(device: &Path) -> bool {
     std::fs::read(flag).is_ok_and(|flag| flag.trim_ascii() == b"1")
 }
 
+/// One at a time: of two that look for a device of one file and find none, the second finds the first's.
+static ATTACHING: Mutex<()> = Mutex::new(());
+
 impl LoopDevices for Kernel {
+    fn attach_fixed_loop(&self, file: &Path, read_only: bool) -> Result<PathBuf> {
+        for _ in 0..GOING_ATTEMPTS {
+            {
+                let _one_at_a_time = ATTACHING.lock().unwrap_or_else(PoisonError::into_inner);
+                let found = self.loops_of(file)?;
+                if !found.iter().any(|found| found.leaving) {
+                    let same = found.into_iter().find(|found| found.read_only == read_only);
+                    let device = same.map_or_else(|| attach(file, read_only), |found| Ok(found.device))?;
+                    refuse_discards(&device)?;
+                    return Ok(device);
+                }
+            }
+            std::thread::sleep(GOING_PAUSE);
+        }
+        let why =
+            "a loop device of it was detached while somebody held it open; find that user with lsof or fuser";
+        Err(Error::because("attach to a loop device", file.display(), why))
+    }
+
+    fn loops_of(&self, file: &Path) -> Result<Vec<LoopDevice>> {
+        let mut found = Vec::new();
+        for (number, sysfs) in attached()? {
+            let Ok(text) = std::fs::read(sysfs.join("loop/backing_file")) else { continue };
+            if text.trim_ascii_end() != file.as_os_str().as_bytes() {
+                continue;
+            }
+            let device = device_node(number)?;
+            let read_only = std::fs::read(sysfs.join("ro")).is_ok_and(|flag| flag.trim_ascii() == b"1");
+            found.push(LoopDevice { read_only, leaving: is_going(&device), device });
+        }
+        Ok(found)
+    }
+
     fn attach_loop(&self, file: &Path) -> Result<PathBuf> {
         let file = std::fs::canonicalize(file).context("find", file.display())?;
         // A device that was detached while somebody held it open goes with its last user: using it again would lose it
@@ -82,34 +145,7 @@ impl LoopDevices for Kernel {
                 None => break,
             }
         }
-        // Direct I/O keeps the data from being cached twice; where the file's own file system can't, the kernel takes
-        // buffered I/O by itself or refuses the descriptor.
-        let open = |extra| rustix::fs::open(&file, OFlags::RDWR | OFlags::CLOEXEC | extra, Mode::empty());
-        let backing =
-            open(OFlags::DIRECT).or_else(|_| open(OFlags::empty())).context("open", file.display())?;
-        let control = rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .context("open", "/dev/loop-control (is the loop module loaded?)")?;
-        for _ in 0..ATTEMPTS {
-            // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns the number of a free device.
-            let number = unsafe { ioctl::number::<LOOP_CTL_GET_FREE>(control.as_fd(), 0) }
-                .context("find a free loop device for", file.display())?;
-            let device = device_node(number)?;
-            let node = match rustix::fs::open(&device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-                Ok(node) => node,
-                Err(Errno::BUSY | Errno::NXIO) => continue,
-                Err(error) => return Err(error).context("open", device.display()),
-            };
-            match configure(node.as_fd(), backing.as_fd(), &file) {
-                Ok(()) => return Ok(device),
-                Err(Errno::BUSY) => {}
-                Err(error) => return Err(error).context("attach to a loop device", file.display()),
-            }
-        }
-        Err(Error::because(
-            "attach to a loop device",
-            file.display(),
-            "others took every free one first; try again",
-        ))
+        attach(&file, false)
     }
 
     fn detach_loop(&self, device: &Path) -> Result<bool> {
@@ -132,14 +168,11 @@ impl LoopDevices for Kernel {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).context("look at", file.display()),
         };
-        for entry in std::fs::read_dir("/sys/block").context("list", "/sys/block")? {
-            let entry = entry.context("list", "/sys/block")?;
-            let Ok(text) = std::fs::read(entry.path().join("loop/backing_file")) else { continue };
+        for (number, sysfs) in attached()? {
+            let Ok(text) = std::fs::read(sysfs.join("loop/backing_file")) else { continue };
             let backing = PathBuf::from(OsString::from_vec(text.trim_ascii_end().to_vec()));
             // The path is only a name: the file it was attached by may have been replaced since.
             if std::fs::metadata(&backing).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == wanted)
-                && let Some(number) =
-                    entry.file_name().to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok())
                 && backs(&device_node(number)?, wanted.1)
             {
                 return Ok(Some(device_node(number)?));
@@ -157,6 +190,59 @@ impl LoopDevices for Kernel {
     }
 }
 
+/// Attaches a file to a free loop device.
+fn attach(file: &Path, read_only: bool) -> Result<PathBuf> {
+    // Direct I/O keeps the data from being cached twice; where the file's own file system can't, the kernel takes
+    // buffered I/O by itself or refuses the descriptor.
+    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let open = |extra| rustix::fs::open(file, access | OFlags::CLOEXEC | extra, Mode::empty());
+    let backing = open(OFlags::DIRECT).or_else(|_| open(OFlags::empty())).context("open", file.display())?;
+    let control = rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .context("open", "/dev/loop-control (is the loop module loaded?)")?;
+    for _ in 0..ATTEMPTS {
+        // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns the number of a free device.
+        let number = unsafe { ioctl::number::<LOOP_CTL_GET_FREE>(control.as_fd(), 0) }
+            .context("find a free loop device for", file.display())?;
+        let device = device_node(number)?;
+        let node = match rustix::fs::open(&device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(node) => node,
+            Err(Errno::BUSY | Errno::NXIO) => continue,
+            Err(error) => return Err(error).context("open", device.display()),
+        };
+        match configure(node.as_fd(), backing.as_fd(), file, read_only) {
+            Ok(()) => return Ok(device),
+            Err(Errno::BUSY) => {}
+            Err(error) => return Err(error).context("attach to a loop device", file.display()),
+        }
+    }
+    Err(Error::because(
+        "attach to a loop device",
+        file.display(),
+        "others took every free one first; try again",
+    ))
+}
+
+/// The numbers of the loop devices of this machine, and where sysfs has them.
+fn attached() -> Result<Vec<(u32, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/sys/block").context("list", "/sys/block")? {
+        let entry = entry.context("list", "/sys/block")?;
+        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
+        found.extend(number.map(|number| (number, entry.path())));
+    }
+    Ok(found)
+}
+
+/// A discarded block has no space set aside any more, and what is written there later may find none.
+fn refuse_discards(device: &Path) -> Result<()> {
+    let Some(name) = device.file_name() else { return Ok(()) };
+    let limit = Path::new("/sys/block").join(name).join("queue/discard_max_bytes");
+    match std::fs::read(&limit).is_ok_and(|bytes| bytes.trim_ascii() == b"0") {
+        true => Ok(()),
+        false => std::fs::write(&limit, "0").context("refuse discards of", device.display()),
+    }
+}
+
 /// Whether the loop device really serves the file with this inode number: the name in sysfs outlives a file that was
 /// deleted and made again. (Device numbers are no help: btrfs gives the loop driver another than it gives `stat`.)
 fn backs(device: &Path, inode: u64) -> bool {
@@ -169,9 +255,15 @@ fn backs(device: &Path, inode: u64) -> bool {
     known.is_ok() && status.lo_inode == inode
 }
 
-fn configure(node: BorrowedFd<'_>, backing: BorrowedFd<'_>, file: &Path) -> rustix::io::Result<()> {
+fn configure(
+    node: BorrowedFd<'_>,
+    backing: BorrowedFd<'_>,
+    file: &Path,
+    read_only: bool,
+) -> rustix::io::Result<()> {
     let mut info = blank_status();
-    info.lo_flags = LO_FLAGS_DIRECT_IO as u32;
+    let access = if read_only { LO_FLAGS_READ_ONLY as u32 } else { 0 };
+    info.lo_flags = LO_FLAGS_DIRECT_IO as u32 | access;
     // For people who look with losetup; the last byte stays 0.
     let name = file.as_os_str().as_bytes();
     let length = name.len().min(info.lo_file_name.len() - 1);
@@ -181,7 +273,7 @@ fn configure(node: BorrowedFd<'_>, backing: BorrowedFd<'_>, file: &Path) -> rust
     let direct = unsafe { ioctl::with::<LOOP_CONFIGURE, _>(node, &mut config) };
     match direct {
         Err(Errno::INVAL) => {
-            config.info.lo_flags = 0;
+            config.info.lo_flags = access;
             // SAFETY: as above.
             unsafe { ioctl::with::<LOOP_CONFIGURE, _>(node, &mut config) }
         }

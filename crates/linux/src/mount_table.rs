@@ -75,6 +75,17 @@ impl MountTable {
         found
     }
 
+    /// Whether `mount` shows what lies at `path`: a bind mount of it. `path` must be absolute and without symbolic links.
+    pub fn shows(&self, mount: &Mount, path: &Path) -> bool {
+        let holds = |(_, other): &(usize, &Mount)| path.starts_with(&other.target);
+        let deepest = |(index, other): &(usize, &Mount)| (other.target.components().count(), *index);
+        let holder = self.mounts.iter().enumerate().filter(holds).max_by_key(deepest);
+        holder.is_some_and(|(_, holder)| {
+            let inside = path.strip_prefix(&holder.target).unwrap_or(path);
+            holder.device == mount.device && holder.root.join(inside) == mount.root
+        })
+    }
+
     /// All mounts.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Mount> {
         self.mounts.iter()
@@ -152,6 +163,19 @@ mod tests {
         assert_eq!(table.at(Path::new("/node")), None);
         let order: Vec<u64> = table.below(Path::new("/node")).iter().map(|mount| mount.id).collect();
         assert_eq!(order, [62, 61, 60]);
+    }
+
+    #[test]
+    fn a_bind_mount_shows_its_source() {
+        let text = b"1 0 254:0 / / rw - ext4 /dev/root rw\n2 1 0:5 / /dev rw - devtmpfs dev rw\n\
+            3 1 0:5 /loop3 /target rw - devtmpfs dev rw\n";
+        let table = MountTable::parse(text);
+        let bound = table.at(Path::new("/target")).expect("mounted");
+        for (path, expected) in
+            [("/dev/loop3", true), ("/dev/loop33", false), ("/loop3", false), ("/dev", false)]
+        {
+            assert_eq!(table.shows(bound, Path::new(path)), expected, "{path}");
+        }
     }
 
     proptest! {

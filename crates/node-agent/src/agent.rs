@@ -309,7 +309,7 @@ impl Agent {
                     self.recorder.warning(&reference(pod), "FailedUnMount", message);
                 }
                 if let (Some(subject), Some(pod)) = (subject, pod) {
-                    let (reason, message) = error.event(step);
+                    let (reason, message) = error.event(step, pod);
                     self.recorder.warning(&reference(pod), reason, message.clone());
                     memory.problems.insert(
                         subject,

@@ -17,6 +17,7 @@ use crate::{
         claim::{self, ClaimedVolume},
         csi::{CsiError, Growth},
         growth::{self, Failure},
+        places::Places,
         stages,
     },
 };
@@ -159,7 +160,15 @@ impl Agent {
         for pod in self.users_of(key) {
             let (layout, uid, name) = (self.layout.clone(), pod.uid().unwrap_or_default(), volume.to_owned());
             let record = blocking("reading a volume's record", move || {
-                Ok(stages::publish_record(&layout, &uid, &name).map_err(CsiError::Record)?)
+                for block in [false, true] {
+                    let places = Places { layout: &layout, block };
+                    if let Some(record) =
+                        stages::publish_record(places, &uid, &name).map_err(CsiError::Record)?
+                    {
+                        return Ok(Some(record));
+                    }
+                }
+                Ok(None)
             });
             if record.await?.is_some_and(|record| record.own.ready && record.own.boot_id == self.boot_id) {
                 return Ok(Some(pod));

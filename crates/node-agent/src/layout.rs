@@ -60,9 +60,19 @@ impl Layout {
         self.volume(uid, CSI, volume).join("mount")
     }
 
+    /// `pods/<uid>/volumeDevices`, links to the pod's block volumes by plugin and name.
+    pub fn pod_devices(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volumeDevices")
+    }
+
+    /// `pods/<uid>/plugins/<plugin>`, what a volume plugin keeps for itself about the pod's volumes.
+    pub fn plugin(&self, uid: &str, plugin: &str) -> PathBuf {
+        self.pod(uid).join("plugins").join(plugin)
+    }
+
     /// `pods/<uid>/plugins/<plugin>/<name>/ready`, which marks a finished set-up.
     pub fn ready(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
-        self.pod(uid).join("plugins").join(plugin).join(name).join("ready")
+        self.plugin(uid, plugin).join(name).join("ready")
     }
 
     /// `pods/<uid>/volume-subpaths`.
@@ -88,6 +98,11 @@ impl Layout {
     /// `plugins/kubernetes.io/csi`, below which volumes are staged.
     pub fn stages(&self) -> PathBuf {
         self.root.join("plugins/kubernetes.io/csi")
+    }
+
+    /// `plugins/kubernetes.io/csi/volumeDevices`, below which block volumes are staged and published.
+    pub fn devices(&self) -> PathBuf {
+        self.stages().join("volumeDevices")
     }
 
     /// `plugins/kubernetes.io/csi/<driver>/<hex sha256 of the handle>`, the directory of a staged volume.

@@ -12,7 +12,7 @@ use crate::{
     containers::attempt::Attempt,
     layout::{self, Layout},
     plan::{Actual, VolumeDirectory},
-    volumes::{VolumeError, local, stages},
+    volumes::{VolumeError, local, places::Places, stages},
 };
 
 /// Looks at a pod. `checked` are hostPath volumes: nothing on the node tells that they were. Blocks.
@@ -30,11 +30,16 @@ pub(crate) fn observe(
         return Ok(actual);
     }
     for (plugin, name) in pairs(host, &layout.volumes(uid))? {
-        let directory = VolumeDirectory { plugin, name };
-        for volume in ready_names(layout, uid, boot_id, &directory, &table).map_err(unreadable)? {
+        actual.present.push(VolumeDirectory { plugin, name, block: false });
+    }
+    for name in host.list(&layout.plugin(uid, layout::CSI))? {
+        let Ok(name) = name.into_string() else { continue };
+        actual.present.push(VolumeDirectory { plugin: layout::CSI.into(), name, block: true });
+    }
+    for directory in &actual.present {
+        for volume in ready_names(layout, uid, boot_id, directory, &table).map_err(unreadable)? {
             actual.ready.insert(volume, Some(directory.clone()));
         }
-        actual.present.push(directory);
     }
     actual.sub_paths = host.exists(&layout.subpaths(uid))?;
     actual.attempts = attempts(host, layout, uid, boot_id, &table)?;
@@ -49,8 +54,9 @@ fn ready_names(
     table: &MountTable,
 ) -> io::Result<Vec<String>> {
     if directory.plugin == layout::CSI {
-        let target = layout.csi_target(uid, &directory.name);
-        let record = stages::publish_record(layout, uid, &directory.name)?;
+        let places = Places { layout, block: directory.block };
+        let target = places.target(uid, &directory.name);
+        let record = stages::publish_record(places, uid, &directory.name)?;
         let ready = record.filter(|record| stages::is_ready(record, boot_id, table.at(&target).is_some()));
         return Ok(ready.map(|record| record.own.volumes.into_iter().collect()).unwrap_or_default());
     }

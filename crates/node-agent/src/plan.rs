@@ -75,6 +75,8 @@ pub(crate) struct Wanted {
 pub(crate) struct VolumeDirectory {
     pub(crate) plugin: String,
     pub(crate) name: String,
+    /// It is a block volume.
+    pub(crate) block: bool,
 }
 
 /// All that is there of a pod.

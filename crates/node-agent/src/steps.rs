@@ -18,7 +18,7 @@ use crate::{
     blocking::blocking,
     containers::{
         attempt::{self, AttemptRecord, AttemptState, Exit, FORMAT},
-        bundle::{self, BindMount, Bundle, BundleError},
+        bundle::{self, BindMount, Bundle, BundleError, Device},
         cgroup,
         environment::{self, EnvironmentError},
         monitor, signal, start,
@@ -30,6 +30,7 @@ use crate::{
         csi::{CsiError, Publication, attachment_name},
         local::{self, LocalVolume},
         ownership::ChangePolicy,
+        places::Places,
         subpath,
     },
 };
@@ -61,8 +62,11 @@ impl StepError {
     }
 
     /// The event that tells of it: reason and message, as kubelet writes them.
-    pub(crate) fn event(&self, step: &Step) -> (&'static str, String) {
+    pub(crate) fn event(&self, step: &Step, pod: &Pod) -> (&'static str, String) {
         match step {
+            Step::SetUp(volume) if volumes::uses(pod, volume).0 => {
+                ("FailedMapVolume", format!("MapVolume.MapPodDevice failed for volume \"{volume}\" : {self}"))
+            }
             Step::SetUp(volume) => {
                 ("FailedMount", format!("MountVolume.SetUp failed for volume \"{volume}\" : {self}"))
             }
@@ -135,7 +139,7 @@ impl Agent {
             }
         };
         let (host, layout, uid) = (self.host.clone(), self.layout.clone(), uid.to_owned());
-        let directory = VolumeDirectory { plugin: plugin.into(), name: volume.name.clone() };
+        let directory = VolumeDirectory { plugin: plugin.into(), name: volume.name.clone(), block: false };
         blocking("setting up a volume", move || {
             local::set_up(
                 &*host,
@@ -172,6 +176,7 @@ impl Agent {
         let node = Api::<Node>::all(self.client.clone()).get(&self.facts.name).await?;
         let labels = node.metadata.labels.unwrap_or_default();
         let volume = claim::resolve(&claim, object.as_ref(), &volume_name, &self.facts.name, &labels)?;
+        claim::check_mode(&publication.volume, volume.block, volumes::uses(pod, &publication.volume))?;
 
         let driver = Api::<CSIDriver>::all(self.client.clone()).get_opt(&volume.driver).await?;
         let spec = driver.as_ref().map(|driver| driver.spec.clone()).unwrap_or_default();
@@ -232,7 +237,7 @@ impl Agent {
 
     async fn tear_down(&self, uid: &str, volume: &VolumeDirectory) -> Result<(), VolumeError> {
         if volume.plugin == crate::layout::CSI {
-            return self.csi.tear_down(uid, &volume.name).await;
+            return self.csi.tear_down(uid, &volume.name, volume.block).await;
         }
         let (host, layout, uid, volume) =
             (self.host.clone(), self.layout.clone(), uid.to_owned(), volume.clone());
@@ -257,6 +262,7 @@ impl Agent {
         let data = self.objects.all(&namespace, environment::references(container), uid).await?;
         let variables = environment::variables(pod, container, &self.facts, &data)?;
         let mounts = self.mounts(uid, pod, container, &variables, actual).await?;
+        let devices = self.devices(uid, pod, container, actual).await?;
         let directory = self.layout.attempt(uid, name, number);
         let cgroup = start::cgroup(&self.facts.name, uid, name, number);
         let mut hidden = self.options.hidden.clone();
@@ -266,6 +272,7 @@ impl Agent {
             container,
             variables,
             mounts,
+            devices,
             groups: vec![],
             rootfs: &directory.join("rootfs"),
             cgroup: &cgroup,
@@ -356,6 +363,34 @@ impl Agent {
             });
         }
         Ok(mounts)
+    }
+
+    /// The block volumes of a container.
+    async fn devices(
+        &self,
+        uid: &str,
+        pod: &Pod,
+        container: &k8s_openapi::api::core::v1::Container,
+        actual: &Actual,
+    ) -> Result<Vec<Device>, StepError> {
+        let mut devices = Vec::new();
+        for wanted in container.volume_devices.iter().flatten() {
+            let unknown = || StepError::UnknownVolume(wanted.name.clone());
+            let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+            let volume =
+                volumes.into_iter().flatten().find(|of| of.name == wanted.name).ok_or_else(unknown)?;
+            let Some(Some(directory)) = actual.ready.get(&wanted.name) else { return Err(unknown()) };
+            let node = Places { layout: &self.layout, block: true }.target(uid, &directory.name);
+            let host = self.host.clone();
+            let found = blocking("looking at a device", move || Ok(host.block_device(&node)?)).await?;
+            let read_only = matches!(Source::of(volume), Source::Claim { read_only: true, .. });
+            devices.push(Device {
+                number: found.number,
+                path: wanted.device_path.clone(),
+                read_only: read_only || found.read_only,
+            });
+        }
+        Ok(devices)
     }
 
     fn signal(

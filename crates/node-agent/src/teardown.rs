@@ -11,7 +11,7 @@ use crate::{
     layout::{self, Layout},
     observe::observe,
     run::{Drivers, boot_id},
-    volumes::{VolumeError, csi::Csi, local, subpath},
+    volumes::{VolumeError, csi::Csi, local, places::Places, subpath},
 };
 
 /// What could not be removed.
@@ -87,9 +87,9 @@ async fn pod(
     };
     for volume in &actual.present {
         if volume.plugin == layout::CSI {
-            if let Err(error) = csi.tear_down(uid, &volume.name).await {
+            if let Err(error) = csi.tear_down(uid, &volume.name, volume.block).await {
                 tracing::warn!(uid, volume = volume.name, %error, "driver did not unmount; unmounting without it");
-                let target = layout.csi_target(uid, &volume.name);
+                let target = Places { layout, block: volume.block }.target(uid, &volume.name);
                 let host = host.clone();
                 blocking("unmounting a volume", move || {
                     host.unmount(&target, Unmount::Detach)?;

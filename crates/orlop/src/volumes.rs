@@ -142,6 +142,7 @@ impl Found {
             "accessModes": ["ReadWriteOnce"],
             "persistentVolumeReclaimPolicy": "Retain",
             "storageClassName": class,
+            "volumeMode": if self.note(driver::ACCESS_TYPE) == Some("block") { "Block" } else { "Filesystem" },
             "csi": {
                 "driver": self.driver,
                 "volumeHandle": self.volume.volume_id,

@@ -2,14 +2,15 @@
 
 use super::Refusal;
 use csi::v1::VolumeCapability;
-use csi::v1::volume_capability::{AccessType, MountVolume, access_mode::Mode};
-use drives::{BackendKind, MountFlags};
+use csi::v1::volume_capability::{AccessType as Asked, MountVolume, access_mode::Mode};
+use drives::{AccessType, BackendKind, MountFlags};
 
 const FIELD: &str = "volume_capability";
 
-/// A capability that this driver serves: a file system, mounted on one node.
+/// A capability that this driver serves: a file system or a device, on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Access {
+    pub(crate) kind: AccessType,
     pub(crate) flags: MountFlags,
     pub(crate) read_only: bool,
     /// At one place only (`SINGLE_NODE_SINGLE_WRITER`, which is Kubernetes' ReadWriteOncePod).
@@ -21,15 +22,10 @@ pub(crate) struct Access {
 impl Access {
     pub(crate) fn check(capability: Option<&VolumeCapability>) -> Result<Self, Refusal> {
         let capability = capability.ok_or(Refusal::Missing { field: FIELD })?;
-        let mount = match &capability.access_type {
+        let (kind, flags, backend) = match &capability.access_type {
             None => return Err(Refusal::Missing { field: "volume_capability.access_type" }),
-            Some(AccessType::Block(_)) => {
-                return Err(Refusal::Unserved {
-                    what: "a block volume".to_owned(),
-                    instead: "this release serves file-system volumes; ask for a mounted file system",
-                });
-            }
-            Some(AccessType::Mount(mount)) => mount,
+            Some(Asked::Block(_)) => (AccessType::Block, MountFlags::default(), None),
+            Some(Asked::Mount(mount)) => (AccessType::Mount, flags(mount)?, backend(mount)?),
         };
         let mode =
             capability.access_mode.ok_or(Refusal::Missing { field: "volume_capability.access_mode" })?;
@@ -55,7 +51,22 @@ impl Access {
             }
         };
         let exclusive = mode.mode() == Mode::SingleNodeSingleWriter;
-        Ok(Self { flags: flags(mount)?, read_only, exclusive, backend: backend(mount)? })
+        Ok(Self { kind, flags, read_only, exclusive, backend })
+    }
+
+    /// What all of the capabilities want to be shown.
+    ///
+    /// # Errors
+    /// When some want a device and others a file system: a volume is one of them for good.
+    pub(crate) fn one_kind(access: &[Self]) -> Result<AccessType, Refusal> {
+        let kind = access.first().map_or(AccessType::Mount, |first| first.kind);
+        match access.iter().all(|other| other.kind == kind) {
+            true => Ok(kind),
+            false => Err(Refusal::Unserved {
+                what: "a volume that is both a block device and a file system".to_owned(),
+                instead: "ask for one access type",
+            }),
+        }
     }
 
     /// All of the capabilities, of which there must be one.

@@ -2,7 +2,7 @@
 
 use super::{Access, Refusal, Sizes, parameters, snapshot, text, volume};
 use csi::v1;
-use drives::{BackendKind, CreateVolume, VolumeId};
+use drives::{AccessType, BackendKind, CreateVolume, VolumeId};
 use std::collections::BTreeMap;
 
 pub(crate) struct Create(pub(crate) CreateVolume);
@@ -23,6 +23,7 @@ impl Create {
             name: request.name,
             required: sizes.required,
             limit: sizes.limit,
+            access: Access::one_kind(&access)?,
             backend: one_backend(asked, &access)?,
             parameters: BTreeMap::new(),
             notes: parameters::notes(request.parameters),
@@ -102,15 +103,15 @@ impl Expand {
     }
 }
 
-/// Whether a volume can be used as asked; decided without knowing the volume, except for its backend.
+/// Whether a volume can be used as asked; decided without knowing the volume, except for its access type and backend.
 pub(crate) struct Validate {
     pub(crate) volume: VolumeId,
     pub(crate) verdict: Verdict,
 }
 
 pub(crate) enum Verdict {
-    /// Any volume can, if it is of this backend.
-    Backend(Option<BackendKind>),
+    /// Any such volume can, if it is of this backend.
+    Of(AccessType, Option<BackendKind>),
     /// No volume of this driver can.
     No(Refusal),
 }
@@ -122,10 +123,10 @@ impl Validate {
             let access = Access::check_all(&request.volume_capabilities)?;
             let asked = parameters::backend(&request.parameters)?;
             parameters::none_mutable(&request.mutable_parameters)?;
-            one_backend(asked, &access)
+            Ok((Access::one_kind(&access)?, one_backend(asked, &access)?))
         };
         let verdict = match wanted() {
-            Ok(backend) => Verdict::Backend(backend),
+            Ok((kind, backend)) => Verdict::Of(kind, backend),
             // A request that is not complete has no answer.
             Err(missing @ Refusal::Missing { .. }) => return Err(missing),
             Err(refusal) => Verdict::No(refusal),
@@ -160,7 +161,7 @@ impl List {
 
 /// Whose capacity is asked for.
 pub(crate) enum Capacity {
-    Of(Option<BackendKind>),
+    Of(AccessType, Option<BackendKind>),
     /// No volume as asked for can be made here.
     None,
 }
@@ -175,8 +176,9 @@ impl Capacity {
             return Ok(Self::None);
         }
         let access = request.volume_capabilities.iter().map(|capability| Access::check(Some(capability)));
-        match access.collect::<Result<Vec<_>, _>>().and_then(|access| one_backend(asked, &access)) {
-            Ok(backend) => Ok(Self::Of(backend)),
+        let of = |access: Vec<Access>| Ok((Access::one_kind(&access)?, one_backend(asked, &access)?));
+        match access.collect::<Result<Vec<_>, _>>().and_then(of) {
+            Ok((kind, backend)) => Ok(Self::Of(kind, backend)),
             Err(Refusal::Unserved { .. }) => Ok(Self::None),
             Err(refusal) => Err(refusal),
         }

@@ -46,6 +46,13 @@ pub(super) fn mounted(fs_type: &str, flags: &[&str]) -> v1::VolumeCapability {
     v1::VolumeCapability { access_type: Some(AccessType::Mount(mount)), ..capability(Mode::SingleNodeWriter) }
 }
 
+pub(super) fn block() -> v1::VolumeCapability {
+    v1::VolumeCapability {
+        access_type: Some(AccessType::Block(BlockVolume {})),
+        ..capability(Mode::SingleNodeWriter)
+    }
+}
+
 pub(super) fn of_snapshot(id: &str) -> Option<v1::VolumeContentSource> {
     let kind = Type::Snapshot(SnapshotSource { snapshot_id: id.into() });
     Some(v1::VolumeContentSource { r#type: Some(kind) })
@@ -103,6 +110,9 @@ fn creation() {
         (|r| r.capacity_range = range(6, 5), Err((Code::OutOfRange, "at least 6 and at most 5"))),
         (|r| r.capacity_range = range(-1, 0), Err((BAD, "required_bytes"))),
         (|r| r.capacity_range = range(0, -1), Err((BAD, "limit_bytes"))),
+        // Access types.
+        (|r| r.volume_capabilities = vec![block()], Ok(())),
+        (|r| r.volume_capabilities.push(block()), Err((BAD, "ask for one access type"))),
         // Parameters.
         (|r| r.parameters = map(&[("orlop.dev/backend", "btrfs")]), Ok(())),
         (|r| r.parameters = map(&[("orlop.dev/backend", "zfs")]), Err((BAD, "unknown backend \"zfs\""))),
@@ -175,6 +185,7 @@ fn creation_asks_the_drives_for_what_the_request_says() {
     let Create(wanted) = Create::check(request, &segments()).expect("well-formed");
     let expected = drives::CreateVolume {
         name: "pvc-1".into(),
+        access: drives::AccessType::Mount,
         required: 10,
         limit: Some(20),
         backend: Some(BackendKind::Btrfs),
@@ -203,13 +214,7 @@ fn capabilities() {
             v1::VolumeCapability { access_type: None, ..capability(Mode::SingleNodeWriter) },
             Err("access_type is missing"),
         ),
-        (
-            v1::VolumeCapability {
-                access_type: Some(AccessType::Block(BlockVolume {})),
-                ..capability(Mode::SingleNodeWriter)
-            },
-            Err("this release serves file-system volumes"),
-        ),
+        (block(), Ok((false, None))),
         (mounted("btrfs", &[]), Ok((false, Some(BackendKind::Btrfs)))),
         (mounted("", &["noatime", "nodev,nosuid"]), Ok((false, None))),
         (mounted("", &["data=journal"]), Err("\"data\"")),
@@ -309,7 +314,7 @@ fn validation_tells_an_incomplete_request_from_one_that_can_t_be_met() {
         change(&mut request);
         Validate::check(&request).map(|checked| checked.verdict)
     };
-    assert!(matches!(verdict(|_| {}), Ok(Verdict::Backend(Some(BackendKind::Btrfs)))));
+    assert!(matches!(verdict(|_| {}), Ok(Verdict::Of(drives::AccessType::Mount, Some(BackendKind::Btrfs)))));
     assert!(matches!(
         verdict(|r| r.volume_capabilities = vec![capability(Mode::MultiNodeMultiWriter)]),
         Ok(Verdict::No(Refusal::Unserved { .. }))
@@ -330,11 +335,16 @@ fn capacity_is_asked_of_what_could_serve() {
         volume_capabilities: capabilities,
         ..Default::default()
     };
-    assert!(matches!(asked(of(vec![])), Ok(Capacity::Of(None))));
-    assert!(matches!(asked(of(vec![mounted("xfs", &[])])), Ok(Capacity::Of(Some(BackendKind::Xfs)))));
+    assert!(matches!(asked(of(vec![])), Ok(Capacity::Of(drives::AccessType::Mount, None))));
+    assert!(matches!(
+        asked(of(vec![mounted("xfs", &[])])),
+        Ok(Capacity::Of(drives::AccessType::Mount, Some(BackendKind::Xfs)))
+    ));
+    assert!(matches!(asked(of(vec![block()])), Ok(Capacity::Of(drives::AccessType::Block, None))));
+    assert!(matches!(asked(of(vec![mounted("", &[]), block()])), Ok(Capacity::None)));
     assert!(matches!(asked(of(vec![capability(Mode::MultiNodeMultiWriter)])), Ok(Capacity::None)));
     let at = |node| v1::GetCapacityRequest { accessible_topology: Some(place(node)), ..Default::default() };
-    assert!(matches!(asked(at("n1")), Ok(Capacity::Of(None))));
+    assert!(matches!(asked(at("n1")), Ok(Capacity::Of(drives::AccessType::Mount, None))));
     assert!(matches!(asked(at("n2")), Ok(Capacity::None)));
     let unknown = v1::GetCapacityRequest { parameters: map(&[("x", "y")]), ..Default::default() };
     assert!(matches!(asked(unknown), Err(Refusal::Invalid { .. })));

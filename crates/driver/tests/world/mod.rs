@@ -1,4 +1,5 @@
 //! A driver on its socket with one drive, and the calls that the scenarios make of it.
+#![allow(dead_code, reason = "a module of several test binaries, and each uses its part")]
 
 use csi::v1::controller_client::ControllerClient;
 use csi::v1::node_client::NodeClient;
@@ -28,6 +29,8 @@ pub(crate) struct World {
     pub(crate) controller: ControllerClient<Channel>,
     pub(crate) node: NodeClient<Channel>,
     pub(crate) channel: Channel,
+    /// What volumes are asked for as.
+    pub(crate) access: AccessType,
     drives: Drives,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,
@@ -60,8 +63,16 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
+        let drives = || fs::read_dir(self.path("drives")).into_iter().flatten().flatten();
+        let volumes =
+            drives().flat_map(|drive| fs::read_dir(drive.path().join("volumes")).into_iter().flatten());
+        let attached = volumes.flatten().flat_map(|volume| Kernel.loops_of(&volume.path().join("image")));
+        let attached: Vec<_> = attached.flatten().collect();
         for target in self.mounts() {
             let _ = Kernel.unmount(&target, Unmount::Detach);
+        }
+        for volume in attached {
+            let _ = Kernel.detach_loop(&volume.device);
         }
         if let Ok(Some(device)) = Kernel.loop_of(&self.path(DRIVE)) {
             let _ = Kernel.detach_loop(&device);
@@ -117,6 +128,7 @@ impl World {
             controller: ControllerClient::new(channel.clone()),
             node: NodeClient::new(channel.clone()),
             channel,
+            access: AccessType::Mount(MountVolume::default()),
             drives,
             shutdown,
             serving,
@@ -155,11 +167,15 @@ impl World {
         self.ground.path(name)
     }
 
+    fn capability(&self) -> v1::VolumeCapability {
+        v1::VolumeCapability { access_type: Some(self.access.clone()), ..capability(Mode::SingleNodeWriter) }
+    }
+
     pub(crate) fn request(&self, name: &str, size: u64) -> v1::CreateVolumeRequest {
         v1::CreateVolumeRequest {
             name: name.into(),
             capacity_range: Some(CapacityRange { required_bytes: size as i64, limit_bytes: 0 }),
-            volume_capabilities: vec![capability(Mode::SingleNodeWriter)],
+            volume_capabilities: vec![self.capability()],
             ..Default::default()
         }
     }
@@ -216,7 +232,7 @@ impl World {
         let request = v1::NodeStageVolumeRequest {
             volume_id: id.into(),
             staging_target_path: text(staging),
-            volume_capability: Some(capability(Mode::SingleNodeWriter)),
+            volume_capability: Some(self.capability()),
             ..Default::default()
         };
         self.node.node_stage_volume(request).await.map(drop)
@@ -239,7 +255,7 @@ impl World {
             volume_id: id.into(),
             staging_target_path: text(staging),
             target_path: text(target),
-            volume_capability: Some(capability(Mode::SingleNodeWriter)),
+            volume_capability: Some(self.capability()),
             readonly,
             ..Default::default()
         };

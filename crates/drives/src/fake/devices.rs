@@ -8,11 +8,11 @@ use std::{
 };
 
 use linux::{
-    BlockDevice, BlockDevices, Btrfs, LoopDevices, Output, Programs, ProjectId, ProjectQuota, ProjectUsage,
-    Result, SubvolumeId, SubvolumeQuota,
+    BlockDevice, BlockDevices, Btrfs, LoopDevice, LoopDevices, Output, Programs, ProjectId, ProjectQuota,
+    ProjectUsage, Result, SubvolumeId, SubvolumeQuota,
 };
 
-use super::{FakeHost, FileSystem, Node, SIZE, no};
+use super::{FakeHost, FileSystem, Machine, Node, SIZE, no};
 
 impl BlockDevices for FakeHost {
     fn block_device(&self, path: &Path) -> Result<BlockDevice> {
@@ -67,16 +67,50 @@ impl LoopDevices for FakeHost {
             if let Some((device, _)) = machine.loops.iter().find(|(_, attached)| *attached == file) {
                 return Ok(device.clone());
             }
-            let free = (0..).map(|number| PathBuf::from(format!("/dev/loop{number}")));
-            let device =
-                free.into_iter().find(|device| !machine.loops.contains_key(device)).expect("endless");
+            let device = machine.free_loop();
             machine.loops.insert(device.clone(), file.to_owned());
             Ok(device)
         })
     }
 
+    fn attach_fixed_loop(&self, file: &Path, read_only: bool) -> Result<PathBuf> {
+        self.change("attach", file, |machine| {
+            if machine.node(file).is_none() {
+                return Err(no(io::ErrorKind::NotFound));
+            }
+            let readers = machine.readers.clone();
+            let same = |(device, attached): &(&PathBuf, &PathBuf)| {
+                *attached == file && readers.contains(*device) == read_only
+            };
+            if let Some((device, _)) = machine.loops.iter().find(same) {
+                return Ok(device.clone());
+            }
+            let device = machine.free_loop();
+            machine.loops.insert(device.clone(), file.to_owned());
+            if read_only {
+                machine.readers.insert(device.clone());
+            }
+            Ok(device)
+        })
+    }
+
+    fn loops_of(&self, file: &Path) -> Result<Vec<LoopDevice>> {
+        self.ask("find", file, |machine| {
+            let attached = machine.loops.iter().filter(|(_, attached)| *attached == file);
+            let shown = |(device, _): (&PathBuf, &PathBuf)| LoopDevice {
+                device: device.clone(),
+                read_only: machine.readers.contains(device),
+                leaving: false,
+            };
+            Ok(attached.map(shown).collect())
+        })
+    }
+
     fn detach_loop(&self, device: &Path) -> Result<bool> {
-        self.change("detach", device, |machine| Ok(machine.loops.remove(device).is_some()))
+        self.change("detach", device, |machine| {
+            machine.readers.remove(device);
+            Ok(machine.loops.remove(device).is_some())
+        })
     }
 
     fn loop_of(&self, file: &Path) -> Result<Option<PathBuf>> {
@@ -85,8 +119,20 @@ impl LoopDevices for FakeHost {
         })
     }
 
-    fn refresh_loop(&self, _: &Path) -> Result<()> {
-        Ok(())
+    fn refresh_loop(&self, device: &Path) -> Result<()> {
+        self.change("refresh", device, |_| Ok(()))
+    }
+}
+
+impl Machine {
+    /// The first free device; its node stays, as the kernel's does.
+    fn free_loop(&mut self) -> PathBuf {
+        let mut all = (0..).map(|number| PathBuf::from(format!("/dev/loop{number}")));
+        let device = all.find(|device| !self.loops.contains_key(device)).expect("endless");
+        let (root, inside) = self.on(&device);
+        root.now.nodes.insert(inside.clone(), Node::File(Vec::new()));
+        root.durable.nodes.insert(inside, Node::File(Vec::new()));
+        device
     }
 }
 

@@ -25,7 +25,7 @@ async fn adopted(label: &str) -> World {
     host.furnish(Path::new(IMAGE), label, UUID, &LEFT);
     let drives = open(&host).await;
     host.arm(None);
-    World { host, drives }
+    World { host, drives, kind: BackendKind::Xfs.into() }
 }
 
 fn id(key: &str) -> VolumeId {

@@ -1,8 +1,8 @@
 //! The same for snapshots, and for volumes that are filled from them or from volumes.
 
-use super::{Ending, IMAGE, RealDrive, SIZE, World, at_every_call, record, request};
+use super::{Ending, IMAGE, RealDrive, SIZE, World, at_every_call_of, kinds, record, request};
 use crate::{
-    BackendKind, CreateVolume, Drives, Origin, VolumeId,
+    AccessType, BackendKind, CreateVolume, Drives, Origin, VolumeId,
     backend::QuotaKey,
     execute::Site,
     fake::FakeHost,
@@ -62,6 +62,11 @@ fn filled(origin: &Origin) -> CreateVolume {
         origin: Some(origin.clone()),
         ..CreateVolume::default()
     }
+}
+
+async fn at_every_call<Fut: Future<Output = bool>>(case: impl Fn(BackendKind, Ending, usize) -> Fut) {
+    let mounted = kinds().filter(|kind| kind.access == AccessType::Mount);
+    at_every_call_of(mounted, |kind, ending, at| case(kind.backend, ending, at)).await;
 }
 
 #[tokio::test]

@@ -92,8 +92,16 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         let table = Kernel.mount_table().expect("mount table");
+        let drives = || fs::read_dir(self.path("drives")).into_iter().flatten().flatten();
+        let volumes =
+            drives().flat_map(|drive| fs::read_dir(drive.path().join("volumes")).into_iter().flatten());
+        let attached = volumes.flatten().flat_map(|volume| Kernel.loops_of(&volume.path().join("image")));
+        let attached: Vec<_> = attached.flatten().collect();
         for mount in table.below(self.directory.path()) {
             let _ = Kernel.unmount(&mount.target, Unmount::Detach);
+        }
+        for volume in attached {
+            let _ = Kernel.detach_loop(&volume.device);
         }
         for entry in fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
             if let Ok(Some(device)) = Kernel.loop_of(&entry.path()) {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
+use linux::DeviceNumber;
 use serde_json::{Value, json};
 use values::Quantity;
 
@@ -26,6 +27,14 @@ pub(crate) struct BindMount {
     pub(crate) read_only: bool,
 }
 
+/// A block volume at its place in the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) number: DeviceNumber,
+    pub(crate) path: String,
+    pub(crate) read_only: bool,
+}
+
 /// What the configuration is made of.
 #[derive(Debug)]
 pub(crate) struct Bundle<'a> {
@@ -33,6 +42,7 @@ pub(crate) struct Bundle<'a> {
     pub(crate) container: &'a Container,
     pub(crate) variables: std::collections::BTreeMap<String, String>,
     pub(crate) mounts: Vec<BindMount>,
+    pub(crate) devices: Vec<Device>,
     /// Groups beyond those of the pod's security context.
     pub(crate) groups: Vec<i64>,
     pub(crate) rootfs: &'a Path,
@@ -49,8 +59,10 @@ pub(crate) enum BundleError {
     NoCommand,
     #[error("container has runAsNonRoot and image will run as root: set runAsUser")]
     Root,
-    #[error("{0} is not served yet")]
-    Unserved(&'static str),
+    #[error(
+        "devicePath {0} lies in /dev, and a privileged container has the node's own /dev: choose a path outside of it"
+    )]
+    DeviceInHostDev(String),
 }
 
 /// The content of `config.json`.
@@ -60,8 +72,10 @@ pub(crate) fn config(bundle: &Bundle<'_>) -> Result<Value, BundleError> {
     let context = container.security_context.as_ref();
     let pod_context = spec.security_context.clone().unwrap_or_default();
     let privileged = context.and_then(|context| context.privileged).unwrap_or(false);
-    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-        return Err(BundleError::Unserved("volumeDevices (a raw block volume in a container)"));
+    if let Some(device) =
+        bundle.devices.iter().find(|of| privileged && Path::new("/").join(&of.path).starts_with("/dev"))
+    {
+        return Err(BundleError::DeviceInHostDev(device.path.clone()));
     }
 
     let args: Vec<String> = container
@@ -125,7 +139,22 @@ pub(crate) fn config(bundle: &Bundle<'_>) -> Result<Value, BundleError> {
         read_only.extend(kernel.iter().map(|name| json!(format!("/proc/{name}"))));
     }
     let mut resources = resources(container);
-    resources["devices"] = json!([{"allow": privileged, "access": "rwm"}]);
+    let rules = bundle.devices.iter().map(|device| {
+        json!({"allow": true, "type": "b", "major": device.number.major, "minor": device.number.minor,
+               "access": if device.read_only { "r" } else { "rwm" }})
+    });
+    let all = json!({"allow": privileged, "access": "rwm"});
+    resources["devices"] = std::iter::once(all).chain(rules).collect();
+    // The container's own user may use what it was given.
+    let devices: Vec<Value> = bundle
+        .devices
+        .iter()
+        .map(|device| {
+            json!({"path": Path::new("/").join(&device.path), "type": "b", "major": device.number.major,
+                   "minor": device.number.minor, "uid": user, "gid": group,
+                   "fileMode": if device.read_only { 0o440 } else { 0o660 }})
+        })
+        .collect();
 
     Ok(json!({
         "ociVersion": "1.0.2",
@@ -146,6 +175,7 @@ pub(crate) fn config(bundle: &Bundle<'_>) -> Result<Value, BundleError> {
             "namespaces": namespaces,
             "cgroupsPath": bundle.cgroup,
             "resources": resources,
+            "devices": devices,
             "maskedPaths": masked,
             "readonlyPaths": read_only,
         },

@@ -53,7 +53,7 @@ fn exited(code: i32, finished: i64) -> AttemptState {
 }
 
 fn directory(name: &str) -> VolumeDirectory {
-    VolumeDirectory { plugin: crate::layout::EMPTY_DIR.into(), name: name.into() }
+    VolumeDirectory { plugin: crate::layout::EMPTY_DIR.into(), name: name.into(), block: false }
 }
 
 fn there(attempts: Vec<Attempt>) -> Actual {

@@ -19,8 +19,8 @@ pub(crate) enum ClaimError {
     NoVolume { claim: String, volume: String },
     #[error("PV {volume} is not bound to PVC {claim}: its claimRef names another claim or none")]
     Stolen { claim: String, volume: String },
-    #[error("PVC {0} is a raw block volume, which needs volumeDevices; those are not served yet")]
-    Block(String),
+    #[error("volume {volume} has volumeMode {mode}, but is specified in {list}")]
+    Mode { volume: String, mode: &'static str, list: &'static str },
     #[error("PV {0} is not a CSI volume: other volume plugins are not served by this node agent yet")]
     Plugin(String),
     #[error("PV {volume}'s node affinity does not match node {node}")]
@@ -35,6 +35,8 @@ pub(crate) struct ClaimedVolume {
     pub(crate) driver: String,
     pub(crate) handle: String,
     pub(crate) attributes: std::collections::BTreeMap<String, String>,
+    /// It is given to pods as a device.
+    pub(crate) block: bool,
     pub(crate) fs_type: String,
     pub(crate) read_only: bool,
     pub(crate) access_modes: Vec<String>,
@@ -63,6 +65,16 @@ pub(crate) fn volume_name(name: &str, claim: Option<&PersistentVolumeClaim>) -> 
     }
 }
 
+/// Checks that a pod wants its volume as what it is, given whether containers want a device, and a mount.
+pub(crate) fn check_mode(volume: &str, block: bool, (device, mount): (bool, bool)) -> Result<(), ClaimError> {
+    let refused = |mode, list| Err(ClaimError::Mode { volume: volume.into(), mode, list });
+    match block {
+        true if mount => refused("Block", "volumeMounts"),
+        false if device => refused("Filesystem", "volumeDevices"),
+        _ => Ok(()),
+    }
+}
+
 /// Checks the volume against its claim and the node.
 pub(crate) fn resolve(
     claim: &PersistentVolumeClaim,
@@ -77,9 +89,6 @@ pub(crate) fn resolve(
     let spec = volume.spec.clone().unwrap_or_default();
     if spec.claim_ref.as_ref().and_then(|reference| reference.uid.as_ref()) != claim.metadata.uid.as_ref() {
         return Err(ClaimError::Stolen { claim: claim_name, volume: name.into() });
-    }
-    if spec.volume_mode.as_deref() == Some("Block") {
-        return Err(ClaimError::Block(claim_name));
     }
     let required = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
     if required.is_some_and(|required| !affinity::admits(required, node, labels)) {
@@ -101,6 +110,7 @@ pub(crate) fn resolve(
         driver: csi.driver,
         handle: csi.volume_handle,
         attributes: csi.volume_attributes.unwrap_or_default(),
+        block: spec.volume_mode.as_deref() == Some("Block"),
         fs_type: csi.fs_type.unwrap_or_default(),
         read_only: csi.read_only.unwrap_or(false),
         access_modes: spec.access_modes.unwrap_or_default(),
@@ -160,6 +170,24 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_is_used_as_what_it_is() {
+        for (block, uses, expected) in [
+            (true, (true, false), Ok(())),
+            (false, (false, true), Ok(())),
+            (true, (false, true), Err("volume disk has volumeMode Block, but is specified in volumeMounts")),
+            (true, (true, true), Err("volume disk has volumeMode Block, but is specified in volumeMounts")),
+            (
+                false,
+                (true, false),
+                Err("volume disk has volumeMode Filesystem, but is specified in volumeDevices"),
+            ),
+        ] {
+            let said = check_mode("disk", block, uses).map_err(|error| error.to_string());
+            assert_eq!(said, expected.map_err(str::to_owned), "{block} {uses:?}");
+        }
+    }
+
+    #[test]
     fn volumes_are_mounted_only_for_their_claim_here() {
         let labels = std::collections::BTreeMap::new();
         let of = |patch: Value| {
@@ -170,7 +198,6 @@ mod tests {
         assert_eq!(of(json!({"spec": {"mountOptions": ["noatime"]}})), Ok(vec!["noatime".to_owned()]));
         assert_eq!(of(json!({"spec": {"claimRef": {"uid": "c2"}}})), Err(stolen.clone()));
         assert_eq!(of(json!({"spec": {"claimRef": null}})), Err(stolen));
-        assert_eq!(of(json!({"spec": {"volumeMode": "Block"}})), Err(ClaimError::Block("data".into())));
         assert_eq!(of(json!({"spec": {"csi": null}})), Err(ClaimError::Plugin("pv".into())));
         assert_eq!(
             of(json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": []}}}})),

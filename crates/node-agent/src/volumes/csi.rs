@@ -18,7 +18,7 @@ use csi::v1::{
     NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCapability,
     node_client::NodeClient,
     node_service_capability,
-    volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+    volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode},
 };
 use k8s_openapi::api::storage::v1::CSIDriver;
 use linux::{Host, Unmount};
@@ -30,6 +30,7 @@ use super::{
     claim::ClaimedVolume,
     growth,
     ownership::{self, ChangePolicy},
+    places::Places,
     stages::{self, FORMAT, PublishRecord, PublishState, StageRecord, Stages},
 };
 use crate::{Drivers, blocking::blocking, containers::attempt, layout::Layout};
@@ -147,6 +148,7 @@ impl Csi {
         object: Option<&CSIDriver>,
         publication: &Publication,
     ) -> Result<Option<VolumeError>, VolumeError> {
+        let places = Places { layout: &self.layout, block: volume.block };
         let driver = self.driver(&volume.driver).await?;
         let group = publication.group.filter(|_| fs_group_applies(volume, object, publication.read_only));
         let driver_group = group.filter(|_| driver.mount_group);
@@ -188,14 +190,18 @@ impl Csi {
         }
         drop(stage);
 
-        let target = self.layout.csi_target(&publication.uid, &volume.name);
+        let target = places.target(&publication.uid, &volume.name);
+        let link = volume.block.then(|| places.link(&publication.uid, &volume.name));
         let by_us = group.filter(|_| !driver.mount_group);
         let policy = publication.policy.unwrap_or(ChangePolicy::Always);
-        let (host, file) = (self.host.clone(), self.record_file(&publication.uid, &volume.name));
+        let (host, file) = (self.host.clone(), places.record(&publication.uid, &volume.name));
         blocking("giving the volume to fsGroup", move || {
             let files = |source| VolumeError::Files { action: "give the volume to fsGroup", source };
             if let Some(group) = by_us {
                 ownership::apply(&target, group, false, policy).map_err(files)?;
+            }
+            if let Some(link) = link {
+                show_device(&*host, &link, &target)?;
             }
             record.own.ready = true;
             record.own.mounted = host.mount_table()?.at(&target).is_some();
@@ -207,12 +213,13 @@ impl Csi {
     }
 
     /// Unpublishes the volume from the pod, unstages it after its last pod, and forgets it.
-    pub(crate) async fn tear_down(&self, uid: &str, name: &str) -> Result<(), VolumeError> {
-        let Some(record) = stages::publish_record(&self.layout, uid, name).map_err(CsiError::Record)? else {
-            return self.remove_directory(uid, name).await;
+    pub(crate) async fn tear_down(&self, uid: &str, name: &str, block: bool) -> Result<(), VolumeError> {
+        let places = Places { layout: &self.layout, block };
+        let Some(record) = stages::publish_record(places, uid, name).map_err(CsiError::Record)? else {
+            return self.remove_directory(uid, name, block).await;
         };
         let driver = self.driver(&record.driver).await?;
-        let target = self.layout.csi_target(uid, name);
+        let target = places.target(uid, name);
         self.call("NodeUnpublishVolume", &record.driver, {
             let request =
                 NodeUnpublishVolumeRequest { volume_id: record.handle.clone(), target_path: text(&target) };
@@ -224,23 +231,15 @@ impl Csi {
         let stage = self.stages.of(&record.driver, &record.handle);
         let mut stage = stage.lock().await;
         if driver.stages && !stage.users.iter().any(|other| other != uid) {
-            let directory = self.layout.stage(&record.driver, &record.handle);
-            let staging_target_path = text(&directory.join("globalmount"));
+            let staging_target_path = text(&places.staging(&record.driver, &record.handle, name));
             let request = NodeUnstageVolumeRequest { volume_id: record.handle.clone(), staging_target_path };
             let mut client = NodeClient::new(driver.channel.clone());
             let call = async move { client.node_unstage_volume(request).await };
             self.call("NodeUnstageVolume", &record.driver, call).await?;
             stage.staged = false;
-            let host = self.host.clone();
-            blocking("removing a staging directory", move || {
-                host.remove_directory(&directory.join("globalmount"))?;
-                host.remove_file(&directory.join("vol_data.json"))?;
-                host.remove_directory(&directory)?;
-                Ok(())
-            })
-            .await?;
+            self.remove_stage(&record.driver, &record.handle, name, block).await?;
         }
-        self.remove_directory(uid, name).await?;
+        self.remove_directory(uid, name, block).await?;
         stage.users.remove(uid);
         drop(stage);
         self.stages.prune();
@@ -260,10 +259,11 @@ impl Csi {
         growth: &Growth,
     ) -> Result<(), VolumeError> {
         let driver = self.driver(&volume.driver).await?;
-        let staging = self.layout.stage(&volume.driver, &volume.handle).join("globalmount");
+        let places = Places { layout: &self.layout, block: volume.block };
+        let staging = places.staging(&volume.driver, &volume.handle, &volume.name);
         let request = NodeExpandVolumeRequest {
             volume_id: volume.handle.clone(),
-            volume_path: text(&self.layout.csi_target(uid, &volume.name)),
+            volume_path: text(&places.target(uid, &volume.name)),
             capacity_range: Some(CapacityRange { required_bytes: growth.bytes, limit_bytes: 0 }),
             staging_target_path: if driver.stages { text(&staging) } else { String::new() },
             volume_capability: Some(capability(volume, &driver, None)),
@@ -281,16 +281,18 @@ impl Csi {
         capability: &VolumeCapability,
         publication: &Publication,
     ) -> Result<(), VolumeError> {
-        let directory = self.layout.stage(&volume.driver, &volume.handle);
-        let staging = directory.join("globalmount");
+        let places = Places { layout: &self.layout, block: volume.block };
+        let staging = places.staging(&volume.driver, &volume.handle, &volume.name);
+        let file = places.stage_record(&volume.driver, &volume.handle, &volume.name);
         let record = StageRecord { handle: volume.handle.clone(), driver: volume.driver.clone() };
         let host = self.host.clone();
         blocking("writing a stage's record", {
             let staging = staging.clone();
             move || {
                 host.make_directory(&staging, 0o750)?;
+                host.make_directory(file.parent().unwrap_or(Path::new("/")), 0o750)?;
                 let content = serde_json::to_vec(&record).map_err(|error| CsiError::Record(error.into()))?;
-                Ok(host.write_durable(&directory.join("vol_data.json"), &content, 0o600)?)
+                Ok(host.write_durable(&file, &content, 0o600)?)
             }
         })
         .await?;
@@ -314,14 +316,22 @@ impl Csi {
         capability: &VolumeCapability,
         publication: &Publication,
     ) -> Result<(), VolumeError> {
-        let staging = self.layout.stage(&volume.driver, &volume.handle).join("globalmount");
+        let places = Places { layout: &self.layout, block: volume.block };
+        let staging = places.staging(&volume.driver, &volume.handle, &volume.name);
+        let target = places.target(&publication.uid, &volume.name);
+        if let Some(parent) = target.parent().filter(|_| volume.block).map(Path::to_owned) {
+            let host = self.host.clone();
+            // The target itself the driver makes.
+            blocking("making the directory of a device", move || Ok(host.make_directory(&parent, 0o750)?))
+                .await?;
+        }
         let mut context = volume.attributes.clone();
         context.extend(publication.pod_info.clone());
         let request = NodePublishVolumeRequest {
             volume_id: volume.handle.clone(),
             publish_context: publication.publish_context.clone().into_iter().collect(),
             staging_target_path: if driver.stages { text(&staging) } else { String::new() },
-            target_path: text(&self.layout.csi_target(&publication.uid, &volume.name)),
+            target_path: text(&target),
             volume_capability: Some(capability.clone()),
             readonly: publication.read_only || volume.read_only,
             secrets: publication.publish_secrets.clone().into_iter().collect(),
@@ -386,7 +396,8 @@ impl Csi {
         staged: bool,
     ) -> Result<PublishRecord, VolumeError> {
         let uid = &publication.uid;
-        let old = stages::publish_record(&self.layout, uid, &volume.name).map_err(CsiError::Record)?;
+        let places = Places { layout: &self.layout, block: volume.block };
+        let old = stages::publish_record(places, uid, &volume.name).map_err(CsiError::Record)?;
         let mut volumes = old.map(|old| old.own.volumes).unwrap_or_default();
         volumes.insert(publication.volume.clone());
         let record = PublishRecord {
@@ -405,7 +416,7 @@ impl Csi {
                 mounted: false,
             },
         };
-        let (host, file, content) = (self.host.clone(), self.record_file(uid, &volume.name), record.clone());
+        let (host, file, content) = (self.host.clone(), places.record(uid, &volume.name), record.clone());
         blocking("writing a volume's record", move || {
             host.make_directory(file.parent().unwrap_or(Path::new("/")), 0o750)?;
             let content = serde_json::to_vec(&content).map_err(|error| CsiError::Record(error.into()))?;
@@ -423,33 +434,55 @@ impl Csi {
         uid: &str,
     ) -> Result<(), VolumeError> {
         if stage.users.len() == 1 {
-            let (host, directory) = (self.host.clone(), self.layout.stage(&volume.driver, &volume.handle));
-            blocking("removing a staging directory", move || {
-                host.remove_directory(&directory.join("globalmount"))?;
-                host.remove_file(&directory.join("vol_data.json"))?;
-                host.remove_directory(&directory)?;
-                Ok(())
-            })
-            .await?;
+            self.remove_stage(&volume.driver, &volume.handle, &volume.name, volume.block).await?;
         }
-        self.remove_directory(uid, &volume.name).await?;
+        self.remove_directory(uid, &volume.name, volume.block).await?;
         stage.users.remove(uid);
         Ok(())
     }
 
+    async fn remove_stage(
+        &self,
+        driver: &str,
+        handle: &str,
+        name: &str,
+        block: bool,
+    ) -> Result<(), VolumeError> {
+        let (host, layout) = (self.host.clone(), self.layout.clone());
+        let (driver, handle, name) = (driver.to_owned(), handle.to_owned(), name.to_owned());
+        blocking("removing a staging directory", move || {
+            Places { layout: &layout, block }.remove_stage(&*host, &driver, &handle, &name)
+        })
+        .await
+    }
+
     /// Removes the pod's directory of the volume; a driver that left its target mounted or filled is not helped out
     /// by deleting through it.
-    async fn remove_directory(&self, uid: &str, name: &str) -> Result<(), VolumeError> {
+    async fn remove_directory(&self, uid: &str, name: &str, block: bool) -> Result<(), VolumeError> {
         let host = self.host.clone();
-        let directory = self.layout.volume(uid, crate::layout::CSI, name);
-        let has_record = self.record_file(uid, name).exists();
+        let places = Places { layout: &self.layout, block };
+        let (directory, target) = (places.directory(uid, name), places.target(uid, name));
+        let link = block.then(|| places.link(uid, name));
+        let has_record = places.record(uid, name).exists();
         blocking("removing a volume's directory", move || {
-            let target = directory.join("mount");
+            if let Some(link) = link {
+                host.remove_file(&link)?;
+            }
             // Without a record the driver is unknown; the mount table still tells what is there.
             if !has_record && host.mount_table()?.at(&target).is_some() {
                 host.unmount(&target, Unmount::Plain)?;
             }
-            host.remove_directory(&target)?;
+            if block {
+                host.remove_file(&target)?;
+                match target.parent().map(|parent| host.remove_directory(parent)) {
+                    // Other pods have the volume too.
+                    Some(Err(error)) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                    Some(removed) => drop(removed?),
+                    None => {}
+                }
+            } else {
+                host.remove_directory(&target)?;
+            }
             host.remove_file(&directory.join("vol_data.json"))?;
             host.remove_file(&directory.join("vol_data.new"))?;
             host.remove_directory(&directory)?;
@@ -457,10 +490,14 @@ impl Csi {
         })
         .await
     }
+}
 
-    fn record_file(&self, uid: &str, name: &str) -> std::path::PathBuf {
-        self.layout.volume(uid, crate::layout::CSI, name).join("vol_data.json")
-    }
+/// Makes the link by which people and tools find a pod's device; what an earlier boot left there is replaced.
+fn show_device(host: &dyn Host, link: &Path, device: &Path) -> Result<(), VolumeError> {
+    host.make_directory(link.parent().unwrap_or(link), 0o750)?;
+    host.remove_file(link)?;
+    let shown = std::os::unix::fs::symlink(device, link);
+    shown.map_err(|source| VolumeError::Files { action: "make the link to the volume's device", source })
 }
 
 fn uncertain(error: &VolumeError) -> bool {
@@ -480,12 +517,16 @@ pub(crate) fn attachment_name(handle: &str, driver: &str, node: &str) -> String 
 }
 
 fn capability(volume: &ClaimedVolume, driver: &Driver, group: Option<u32>) -> VolumeCapability {
+    let mount = || MountVolume {
+        fs_type: volume.fs_type.clone(),
+        mount_flags: volume.mount_options.clone(),
+        volume_mount_group: group.map(|group| group.to_string()).unwrap_or_default(),
+    };
     VolumeCapability {
-        access_type: Some(AccessType::Mount(MountVolume {
-            fs_type: volume.fs_type.clone(),
-            mount_flags: volume.mount_options.clone(),
-            volume_mount_group: group.map(|group| group.to_string()).unwrap_or_default(),
-        })),
+        access_type: Some(match volume.block {
+            true => AccessType::Block(BlockVolume {}),
+            false => AccessType::Mount(mount()),
+        }),
         access_mode: Some(AccessMode {
             mode: access_mode(
                 volume.access_modes.first().map(String::as_str),
@@ -509,7 +550,7 @@ fn access_mode(mode: Option<&str>, single_node_multi_writer: bool) -> Mode {
 
 /// Whether the volume's files are to be given to the pod's fsGroup.
 fn fs_group_applies(volume: &ClaimedVolume, object: Option<&CSIDriver>, read_only: bool) -> bool {
-    if read_only || volume.read_only {
+    if read_only || volume.read_only || volume.block {
         return false;
     }
     let policy = object.and_then(|object| object.spec.fs_group_policy.as_deref());
@@ -549,6 +590,7 @@ mod tests {
             driver: "d".into(),
             handle: "h".into(),
             attributes: BTreeMap::new(),
+            block: false,
             fs_type: fs_type.into(),
             read_only: false,
             access_modes: vec![mode.into()],

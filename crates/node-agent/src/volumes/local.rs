@@ -38,7 +38,7 @@ pub(crate) struct LocalVolume<'a> {
 
 /// Sets the volume up, or brings its files up to date. Blocks.
 pub(crate) fn set_up(host: &dyn Host, layout: &Layout, volume: &LocalVolume<'_>) -> Result<(), VolumeError> {
-    let VolumeDirectory { plugin, name } = &volume.directory;
+    let VolumeDirectory { plugin, name, .. } = &volume.directory;
     let directory = layout.volume(volume.uid, plugin, name);
     host.make_directory(&directory, 0o777)?;
     if volume.memory && host.mount_table()?.at(&directory).is_none() {

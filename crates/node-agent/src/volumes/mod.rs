@@ -8,6 +8,7 @@ pub(crate) mod growth;
 pub(crate) mod host_path;
 pub(crate) mod local;
 pub(crate) mod ownership;
+pub(crate) mod places;
 pub(crate) mod stages;
 pub(crate) mod subpath;
 
@@ -104,6 +105,16 @@ pub(crate) fn used(pod: &Pod) -> Vec<&Volume> {
     spec.volumes.iter().flatten().filter(|volume| names.contains(&volume.name)).collect()
 }
 
+/// Whether a container gets the volume of this name as a device, and whether one gets it mounted.
+pub(crate) fn uses(pod: &Pod, volume: &str) -> (bool, bool) {
+    let spec = pod.spec.as_ref();
+    let containers =
+        || spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    let mut devices = containers().flat_map(|container| container.volume_devices.iter().flatten());
+    let mut mounts = containers().flat_map(|container| container.volume_mounts.iter().flatten());
+    (devices.any(|device| device.name == volume), mounts.any(|mount| mount.name == volume))
+}
+
 /// Whether the pod mounts the claim read-only only. Volumes of a pod that name the same claim are one mount, which a
 /// single volume that may be written makes writable; containers get it as their volume says.
 pub(crate) fn reads_only(pod: &Pod, claim: &str) -> bool {
@@ -144,6 +155,22 @@ pub(crate) enum VolumeError {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_volume_may_be_wanted_as_a_device_mounted_or_both() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [
+            {"name": "a", "volumeDevices": [{"name": "disk", "devicePath": "/dev/disk"}, {"name": "both", "devicePath": "/d"}]},
+            {"name": "b", "volumeMounts": [{"name": "files", "mountPath": "/a"}, {"name": "both", "mountPath": "/b"}]}]}}))
+        .unwrap();
+        for (volume, expected) in [
+            ("disk", (true, false)),
+            ("files", (false, true)),
+            ("both", (true, true)),
+            ("none", (false, false)),
+        ] {
+            assert_eq!(uses(&pod, volume), expected, "{volume}");
+        }
+    }
 
     #[test]
     fn a_claim_is_read_only_when_all_its_volumes_are() {

@@ -9,6 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::places::Places;
 use crate::{containers::attempt::read_json, layout::Layout};
 
 /// Version of the part of `vol_data.json` that is ours.
@@ -84,8 +85,11 @@ impl Stages {
     pub(crate) fn load(layout: &Layout) -> io::Result<Stages> {
         let mut volumes: HashMap<Volume, Stage> = HashMap::new();
         for uid in names(&layout.pods())? {
-            for name in names(&layout.volumes(&uid).join(crate::layout::CSI))? {
-                match publish_record(layout, &uid, &name) {
+            let mounted = names(&layout.volumes(&uid).join(crate::layout::CSI))?;
+            let block = names(&layout.plugin(&uid, crate::layout::CSI))?;
+            let all = mounted.into_iter().map(|name| (name, false));
+            for (name, block) in all.chain(block.into_iter().map(|name| (name, true))) {
+                match publish_record(Places { layout, block }, &uid, &name) {
                     Ok(Some(record)) => {
                         volumes.entry((record.driver, record.handle)).or_default().users.insert(uid.clone());
                     }
@@ -113,8 +117,8 @@ impl Stages {
 }
 
 /// The record of a pod's CSI volume.
-pub(crate) fn publish_record(layout: &Layout, uid: &str, name: &str) -> io::Result<Option<PublishRecord>> {
-    let file = layout.volume(uid, crate::layout::CSI, name).join("vol_data.json");
+pub(crate) fn publish_record(places: Places<'_>, uid: &str, name: &str) -> io::Result<Option<PublishRecord>> {
+    let file = places.record(uid, name);
     let record: Option<PublishRecord> = read_json(&file)?;
     match &record {
         Some(record) if record.own.format > FORMAT => Err(io::Error::other(format!(
@@ -183,7 +187,7 @@ mod tests {
         let kubelet = r#"{"specVolID":"pv","volumeHandle":"h","driverName":"d","nodeName":"n",
             "attachmentID":"csi-1","volumeLifecycleMode":"Persistent"}"#;
         std::fs::write(&file, kubelet).unwrap();
-        let record = publish_record(&layout, "u", "pv").unwrap().unwrap();
+        let record = publish_record(Places { layout: &layout, block: false }, "u", "pv").unwrap().unwrap();
         assert!(!is_ready(&record, "now", true), "it is published anew");
         let users = Stages::load(&layout).unwrap().of("d", "h");
         assert_eq!(users.try_lock().unwrap().users, BTreeSet::from(["u".to_owned()]));
@@ -191,6 +195,11 @@ mod tests {
         let newer =
             PublishRecord { own: PublishState { format: FORMAT + 1, ..PublishState::default() }, ..record };
         std::fs::write(&file, serde_json::to_vec(&newer).unwrap()).unwrap();
-        assert!(publish_record(&layout, "u", "pv").unwrap_err().to_string().contains("newer"));
+        assert!(
+            publish_record(Places { layout: &layout, block: false }, "u", "pv")
+                .unwrap_err()
+                .to_string()
+                .contains("newer")
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A CSI driver whose volumes are tmpfs mounts, and which fails as it is told.
+//! A CSI driver whose volumes are tmpfs mounts, or files on loop devices, and which fails as it is told.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,11 +14,12 @@ use csi::v1::{
     NodeGetVolumeHealthResponse, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
     NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability, NodeStageVolumeRequest,
     NodeStageVolumeResponse, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse,
-    NodeUnstageVolumeRequest, NodeUnstageVolumeResponse,
+    NodeUnstageVolumeRequest, NodeUnstageVolumeResponse, VolumeCapability,
     node_server::{Node, NodeServer},
     node_service_capability::{Rpc, Type, rpc},
+    volume_capability::AccessType,
 };
-use linux::{Attributes, BindSource, FilesystemMount, Kernel, Mounts, Unmount};
+use linux::{Attributes, BindSource, Files, FilesystemMount, Kernel, LoopDevices, Mounts, Unmount};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
@@ -50,15 +51,40 @@ pub(crate) struct Driver {
     pub(crate) expands: Arc<AtomicBool>,
     /// What the next calls of NodeExpandVolume are answered.
     pub(crate) refusals: Arc<Mutex<Vec<Status>>>,
+    /// Where the files of block volumes are.
+    pub(crate) images: Arc<Mutex<PathBuf>>,
 }
 
 impl Driver {
     pub(crate) fn serve(&self, directory: &Path) -> PathBuf {
+        *self.images.lock() = std::fs::canonicalize(directory).unwrap();
         let socket = directory.join("fake.sock");
         let listener = csi::listen(&socket).unwrap();
         let service = NodeServer::new(self.clone());
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(listener));
         socket
+    }
+
+    pub(crate) fn image(&self, handle: &str) -> PathBuf {
+        self.images.lock().join(format!("{handle}.img"))
+    }
+
+    fn stage_device(&self, handle: &str) -> linux::Result<()> {
+        let image = self.image(handle);
+        if !image.exists() {
+            Kernel.make_image(&image, 8 << 20)?;
+        }
+        Kernel.attach_fixed_loop(&image, false).map(drop)
+    }
+
+    fn publish_device(&self, request: &NodePublishVolumeRequest) -> linux::Result<()> {
+        let path = Path::new(&request.target_path);
+        if mounted(path)? {
+            return Ok(());
+        }
+        let device = Kernel.attach_fixed_loop(&self.image(&request.volume_id), request.readonly)?;
+        std::fs::write(path, "").unwrap();
+        Kernel.bind(BindSource::Path(&device), path, Attributes::default())
     }
 
     async fn call(
@@ -94,6 +120,17 @@ fn mounted(path: &Path) -> linux::Result<bool> {
     Ok(Kernel.mount_table()?.at(path).is_some())
 }
 
+fn is_block(capability: Option<&VolumeCapability>) -> bool {
+    matches!(capability.and_then(|of| of.access_type.as_ref()), Some(AccessType::Block(_)))
+}
+
+/// The node's root and the name of the volume, of a path below kubelet's directory of devices.
+fn of_device(path: &Path, kind: &str) -> Option<(PathBuf, String)> {
+    let (root, rest) = path.to_str()?.split_once("/plugins/kubernetes.io/csi/volumeDevices/")?;
+    let name = rest.strip_prefix(kind)?.trim_start_matches('/').split('/').next()?;
+    Some((PathBuf::from(root), name.to_owned()))
+}
+
 #[tonic::async_trait]
 impl Node for Driver {
     async fn node_stage_volume(
@@ -102,6 +139,14 @@ impl Node for Driver {
     ) -> Result<Response<NodeStageVolumeResponse>, Status> {
         let request = request.into_inner();
         let path = PathBuf::from(&request.staging_target_path);
+        if is_block(request.volume_capability.as_ref()) {
+            let (root, name) = of_device(&path, "staging").expect("kubelet's layout");
+            let record = format!("plugins/kubernetes.io/csi/volumeDevices/{name}/data/vol_data.json");
+            assert!(root.join(record).exists(), "the stage's record is there before the call");
+            let handle = request.volume_id.clone();
+            self.call("stage", request.volume_id, || self.stage_device(&handle)).await?;
+            return Ok(Response::new(NodeStageVolumeResponse {}));
+        }
         let record = path.parent().unwrap().join("vol_data.json");
         assert!(record.exists(), "the stage's record is there before the call");
         self.call("stage", request.volume_id, || {
@@ -123,6 +168,17 @@ impl Node for Driver {
         let request = request.into_inner();
         let (staging, path) =
             (PathBuf::from(&request.staging_target_path), PathBuf::from(&request.target_path));
+        if is_block(request.volume_capability.as_ref()) {
+            let (root, name) = of_device(&path, "publish").expect("kubelet's layout");
+            let uid = path.file_name().unwrap().to_str().unwrap();
+            let record = format!("pods/{uid}/plugins/kubernetes.io~csi/{name}/vol_data.json");
+            assert!(root.join(record).exists(), "the pod's record is there before the call");
+            let staged = Kernel.loops_of(&self.image(&request.volume_id)).unwrap();
+            assert!(!staged.is_empty(), "published only when staged");
+            let detail = format!("{} ro={}", request.volume_id, request.readonly);
+            self.call("publish", detail, || self.publish_device(&request)).await?;
+            return Ok(Response::new(NodePublishVolumeResponse {}));
+        }
         assert!(
             path.parent().unwrap().join("vol_data.json").exists(),
             "the pod's record is there before the call"
@@ -149,7 +205,7 @@ impl Node for Driver {
         let path = PathBuf::from(request.target_path);
         self.call("unpublish", request.volume_id, || {
             Kernel.unmount(&path, Unmount::Plain)?;
-            let _ = std::fs::remove_dir(&path);
+            let _ = std::fs::remove_dir(&path).or_else(|_| std::fs::remove_file(&path));
             Ok(())
         })
         .await?;
@@ -162,7 +218,14 @@ impl Node for Driver {
     ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
         let request = request.into_inner();
         let path = PathBuf::from(request.staging_target_path);
-        self.call("unstage", request.volume_id, || Kernel.unmount(&path, Unmount::Plain).map(drop)).await?;
+        let image = self.image(&request.volume_id);
+        self.call("unstage", request.volume_id, || {
+            for one in Kernel.loops_of(&image)? {
+                Kernel.detach_loop(&one.device)?;
+            }
+            Kernel.unmount(&path, Unmount::Plain).map(drop)
+        })
+        .await?;
         Ok(Response::new(NodeUnstageVolumeResponse {}))
     }
 

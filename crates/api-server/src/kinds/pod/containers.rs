@@ -173,6 +173,15 @@ fn check_devices(field: &str, container: &Value, volumes: &Volumes<'_>, violatio
             violations.invalid(format!("{field}.devicePath"), &device["devicePath"], "must be unique");
         }
         violations.no_backsteps(format!("{field}.devicePath"), &device["devicePath"]);
+        let mounts = items(&container["volumeMounts"]);
+        if mounts.iter().any(|mount| mount["name"] == device["name"]) {
+            let detail = "must not already exist in volumeMounts";
+            violations.invalid(format!("{field}.name"), &device["name"], detail);
+        }
+        if mounts.iter().any(|mount| mount["mountPath"] == device["devicePath"]) {
+            let detail = "must not already exist as a path in volumeMounts";
+            violations.invalid(format!("{field}.devicePath"), &device["devicePath"], detail);
+        }
     }
 }
 
