@@ -348,7 +348,8 @@ async fn every_step_of_every_plan_may_be_repeated() {
         if backend.copies() {
             let source = VolumeRecord { key: "source".to_owned(), ..record.clone() };
             twice(&plan::create(&source, None));
-            let clone = VolumeRecord { key: "clone".to_owned(), ..record.clone() };
+            let quota = backend.choose_key(&record.quota.into_iter().collect::<Vec<_>>());
+            let clone = VolumeRecord { key: "clone".to_owned(), quota, ..record.clone() };
             let origin = VolumeId { drive: drive.id.clone().expect("known"), key: source.key.clone() };
             let clone = VolumeRecord { origin: Some(crate::Origin::Volume(origin)), ..clone };
             let content = match kind.access {
