@@ -273,7 +273,6 @@ impl Driver {
             accessible_topology: vec![v1::Topology { segments: self.node.segments.clone() }],
             volume_context,
             content_source: volume.origin.as_ref().map(|origin| content_source(self.node.name, origin)),
-            ..v1::Volume::default()
         }
     }
 }

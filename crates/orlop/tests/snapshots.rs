@@ -178,7 +178,7 @@ fn what_can_not_be_made_says_why_and_comes_when_it_can() {
         ),
     );
     ctl("wait --for=jsonpath={.status.readyToUse}=true vs/found --timeout=60s");
-    assert_eq!(ctl("get vsc known -o jsonpath={.metadata.labels}").contains("orlop-0"), true);
+    assert!(ctl("get vsc known -o jsonpath={.metadata.labels}").contains("orlop-0"));
     ctl("delete pvc source --timeout=60s");
     ctl("delete vs found --timeout=60s");
     ctl("delete vsc known --timeout=60s");

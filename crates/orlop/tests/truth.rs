@@ -117,7 +117,7 @@ fn data_of(place: &Place, pod: &str) -> String {
     let mount = common::world::children(&volumes).remove(0).join("mount");
     let file: &Path = &mount.join("first");
     wait_until("the container wrote", || std::fs::metadata(file).is_ok_and(|file| file.len() > 0));
-    std::fs::read_to_string(file).unwrap()
+    std::fs::read_to_string(file).unwrap_or_else(|err| panic!("{}: {err}", file.display()))
 }
 
 /// A PersistentVolume as DirectPV's provisioner wrote it, and a claim and a pod for it.

@@ -186,7 +186,7 @@ pub fn definitions() -> [CustomResourceDefinition; 3] {
         class_definition::<VolumeGroupSnapshotClass>(["vgsclass", "vgsclasses"]),
     ]
     .map(|mut definition| {
-        let before: Vec<_> = definition.spec.versions.iter().cloned().collect();
+        let before: Vec<_> = definition.spec.versions.to_vec();
         definition.spec.versions.extend(before.into_iter().map(|mut version| {
             version.name = "v1beta2".to_owned();
             version.storage = false;

@@ -78,7 +78,7 @@ async fn a_volume_is_attached_with_three_writes_and_detached_with_one() {
     assert_eq!(world.driver.published(), [on("n1")].into());
     assert_eq!(world.writes(), 3, "finalizer of the volume, intent, outcome");
     let finalizer = finalizers::attacher(DRIVER);
-    assert_eq!(one.finalizers(), [finalizer.clone()]);
+    assert_eq!(one.finalizers(), std::slice::from_ref(&finalizer));
     assert_eq!(one.annotations()[annotations::ATTACHMENT_NODE_ID], "id-of-n1");
     assert_eq!(one.status.unwrap().attachment_metadata.unwrap()["device"], "dev-id-pv-data");
     let volume = world.volumes().get("pv-data").await.unwrap();

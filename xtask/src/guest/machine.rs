@@ -146,6 +146,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Pulls a drive, in use or not.
+    #[expect(dead_code, reason = "the case of a pulled drive is yet to come")]
     pub(super) fn unplug(&mut self, drive: usize) -> anyhow::Result<()> {
         self.monitor(json!({"execute": "device_del", "arguments": {"id": format!("nvme{drive}")}}))?;
         let gone = Instant::now() + Duration::from_secs(30);
@@ -161,6 +162,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Plugs a drive in again, at another port.
+    #[expect(dead_code, reason = "the case of a pulled drive is yet to come")]
     pub(super) fn plug(&mut self, drive: usize, port: usize) -> anyhow::Result<()> {
         let file = self.hardware.drives[drive].display().to_string();
         let node = format!("again{drive}");

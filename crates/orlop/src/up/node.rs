@@ -79,7 +79,7 @@ impl Node {
         });
         tasks.spawn("provisioner", {
             let (node, context) = node();
-            async move { node.provision(context).await }
+            async move { Box::pin(node.provision(context)).await }
         });
         tasks.spawn(
             "mirror of the drives",

@@ -39,11 +39,11 @@ impl Unfinished {
         }
     }
 
-    fn from(&self, source: &Source) -> Vec<Key> {
+    fn waiting_for(&self, source: &Source) -> Vec<Key> {
         self.0.lock().get(source).into_iter().flatten().cloned().collect()
     }
 
-    fn from_namespace(&self, namespace: &str) -> Vec<Key> {
+    fn waiting_for_namespace(&self, namespace: &str) -> Vec<Key> {
         let files = self.0.lock();
         let of_namespace = files.iter().filter(|(source, _)| source.namespace == namespace);
         of_namespace.flat_map(|(_, claims)| claims.iter().cloned()).collect()
@@ -81,7 +81,7 @@ impl Provisioner {
                 (claim::phase(claim).to_owned(), claim.metadata.deletion_timestamp.is_some())
             };
             if !matches!(change, Change::Applied { old: Some(old), new } if decides(old) == decides(new)) {
-                this.unfinished.from(&as_source).into_iter().for_each(|key| queue.add(key));
+                this.unfinished.waiting_for(&as_source).into_iter().for_each(|key| queue.add(key));
             }
         });
         let (this, queue, sources) = (self.clone(), claims.clone(), release.clone());
@@ -99,7 +99,7 @@ impl Provisioner {
                 (snapshot.status.clone(), snapshot.metadata.deletion_timestamp.is_some())
             };
             if !matches!(change, Change::Applied { old: Some(old), new } if decides(old) == decides(new)) {
-                this.unfinished.from(&source).into_iter().for_each(|key| queue.add(key));
+                this.unfinished.waiting_for(&source).into_iter().for_each(|key| queue.add(key));
             }
         });
         let (this, queue) = (self.clone(), claims.clone());
@@ -111,14 +111,14 @@ impl Provisioner {
                 && old.metadata.annotations != new.metadata.annotations
             {
                 let source = Source { kind: SourceKind::Snapshot, namespace, name };
-                this.unfinished.from(&source).into_iter().for_each(|key| queue.add(key));
+                this.unfinished.waiting_for(&source).into_iter().for_each(|key| queue.add(key));
             }
         });
         let (this, queue) = (self.clone(), claims.clone());
         context.informers.of::<ReferenceGrant>().subscribe(move |change| {
             let Change::Applied { new: grant, .. } = change else { return };
             let namespace = grant.namespace().unwrap_or_default();
-            this.unfinished.from_namespace(&namespace).into_iter().for_each(|key| queue.add(key));
+            this.unfinished.waiting_for_namespace(&namespace).into_iter().for_each(|key| queue.add(key));
         });
     }
 
@@ -248,7 +248,7 @@ impl Provisioner {
         let Source { kind, namespace, name } = &source;
         // Of a source that is being deleted, nothing new is begun.
         let held = |is_going: bool| -> bool {
-            let users = self.unfinished.from(&source).into_iter();
+            let users = self.unfinished.waiting_for(&source).into_iter();
             let mut users = users.filter_map(|key| self.claims.get(&key.namespace, &key.name));
             users.any(|claim| intent::is_held(&claim) || (!is_going && is_unfinished(&claim)))
         };

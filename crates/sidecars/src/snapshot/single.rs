@@ -1,7 +1,6 @@
 //! Single snapshots.
 
 use std::collections::BTreeMap;
-use std::slice;
 
 use csi::v1::controller_service_capability::rpc;
 use csi::v1::{
@@ -44,7 +43,7 @@ impl Content for VolumeSnapshotContent {
     }
 
     fn volumes(&self) -> &[String] {
-        self.spec.source.volume_handle.as_ref().map(slice::from_ref).unwrap_or_default()
+        self.spec.source.volume_handle.as_slice()
     }
 
     fn is_given(&self) -> bool {
