@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodStatus};
 use kube::{Client, Resource, ResourceExt};
 use linux::Host;
@@ -20,10 +20,11 @@ use crate::{
     Options,
     blocking::blocking,
     containers::{environment::NodeFacts, signal},
+    in_use::InUse,
     layout::Layout,
     objects::Objects,
     observe::observe,
-    plan::{Actual, Step, plan},
+    plan::{Actual, Lifecycle, Step, plan},
     status::{self, Problem},
     steps::StepError,
     volumes::{self, Source, VolumeError, csi::Csi},
@@ -32,6 +33,8 @@ use crate::{
 
 /// Rounds of looking and planning before a pod lets others have their turn.
 const ROUNDS: usize = 16;
+/// How long a volume may wait for being attached before the pod is told, as kubelet's.
+const ATTACH_PATIENCE: SignedDuration = SignedDuration::from_secs(123);
 /// Containers that are started at once on a node.
 const STARTS: usize = 8;
 
@@ -49,6 +52,7 @@ pub(crate) struct Agent {
     pub(crate) awaited: Mutex<HashSet<Key>>,
     pub(crate) objects: Objects,
     pub(crate) csi: Csi,
+    pub(crate) in_use: Arc<InUse>,
     pub(crate) boot_id: String,
     pub(crate) facts: NodeFacts,
     /// The OCI runtime.
@@ -72,6 +76,8 @@ pub(crate) struct Memory {
     pub(crate) followed: bool,
     /// Last failure per container, and per volume (see [`status::volume_problem`]).
     pub(crate) problems: BTreeMap<String, Problem>,
+    /// Volumes that wait for being attached, and when that was last told.
+    pub(crate) waiting: BTreeMap<String, Timestamp>,
     /// The status that was written last.
     pub(crate) status: Option<PodStatus>,
     /// Events that are written once.
@@ -99,6 +105,7 @@ impl Agent {
         queue: Queue<String>,
         growing: Queue<Key>,
         csi: Csi,
+        in_use: Arc<InUse>,
         boot_id: String,
         oci: Option<PathBuf>,
     ) -> Agent {
@@ -116,6 +123,7 @@ impl Agent {
             awaited: Mutex::default(),
             objects,
             csi,
+            in_use,
             boot_id,
             facts,
             oci,
@@ -184,6 +192,9 @@ impl Agent {
                 memory.stale.iter().filter(|name| actual.ready.contains_key(*name)).cloned().collect();
             self.watch_monitors(&uid, &actual);
             let wanted = wanted::of(pod.as_deref(), self.oci.is_some());
+            if !matches!(wanted.lifecycle, Lifecycle::Run) && actual.present.is_empty() {
+                self.in_use.give_up_all(&uid);
+            }
             if let Some(pod) = &pod {
                 self.report(pod, &wanted, &actual, &mut memory)
                     .await
@@ -199,8 +210,15 @@ impl Agent {
             let outcomes =
                 join_all(plan.steps.iter().map(|step| self.carry_out(&uid, pod.as_ref(), &actual, step)))
                     .await;
-            let mut failure = None;
+            let (mut failure, mut waits, mut again) = (None, 0, plan.again);
             for (step, outcome) in plan.steps.iter().zip(outcomes) {
+                if let (Err(error), Some(pod)) = (&outcome, &pod)
+                    && error.is_wait()
+                {
+                    let tell_at = self.wait(pod, &mut memory, step, error);
+                    (waits, again) = (waits + 1, Some(again.map_or(tell_at, |again| again.min(tell_at))));
+                    continue;
+                }
                 let failed = self.remember(pod.as_deref(), &mut memory, step, outcome);
                 failure = failure.or(failed);
             }
@@ -211,6 +229,12 @@ impl Agent {
                     let _ = self.report(pod, &wanted, &actual, &mut memory).await;
                 }
                 return Err(PodError::Step { pod: name, source });
+            }
+            if let (Some(pod), true) = (&pod, waits == plan.steps.len()) {
+                self.report(pod, &wanted, &actual, &mut memory)
+                    .await
+                    .map_err(|source| PodError::Status { pod: name, source })?;
+                return Ok(next(again));
             }
             if plan.steps.contains(&Step::Delete) {
                 self.pods.lock().remove(&uid);
@@ -290,6 +314,7 @@ impl Agent {
                     memory.problems.remove(&subject);
                 }
                 if let Step::SetUp(volume) = step {
+                    memory.waiting.remove(volume);
                     memory.stale.remove(volume);
                     let host_path = pod.is_some_and(|pod| {
                         volumes::used(pod)
@@ -321,8 +346,26 @@ impl Agent {
         }
     }
 
+    /// Notes what a volume waits for, and tells the pod every two minutes, as kubelet does. Gives when to tell it next.
+    fn wait(&self, pod: &Pod, memory: &mut Memory, step: &Step, error: &StepError) -> Timestamp {
+        let Step::SetUp(volume) = step else { return Timestamp::now() };
+        let problem = Problem { reason: error.waiting_reason(), message: error.to_string() };
+        memory.problems.insert(status::volume_problem(volume), problem);
+        let now = Timestamp::now();
+        let since = memory.waiting.entry(volume.clone()).or_insert(now);
+        if *since + ATTACH_PATIENCE <= now {
+            *since = now;
+            let message = format!(
+                "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[{volume}]: {error}"
+            );
+            self.recorder.warning(&reference(pod), "FailedMount", message);
+        }
+        *since + ATTACH_PATIENCE
+    }
+
     fn forget(&self, uid: &str) {
         self.objects.forget(uid);
+        self.in_use.give_up_all(uid);
         self.memories.lock().remove(uid);
     }
 }

@@ -8,10 +8,12 @@
 //! A change of a pod goes through three rooms: [`observe`] looks, [`plan`] decides, [`steps`] does.
 
 mod agent;
+mod attach;
 mod blocking;
 mod containers;
 mod descriptor;
 mod grow;
+mod in_use;
 mod layout;
 pub mod logs;
 mod node;

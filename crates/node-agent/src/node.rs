@@ -1,6 +1,6 @@
 //! The Node object and its lease: the node exists, what it has, and that it lives.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -21,7 +21,7 @@ use resources::{annotations, labels};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::Options;
+use crate::{Options, in_use::InUse};
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// kubelet's values: the lease holds for 40 s and is renewed every quarter of that.
@@ -34,10 +34,11 @@ pub(crate) struct Registration {
     name: String,
     address: String,
     labels: BTreeMap<String, String>,
+    in_use: Arc<InUse>,
 }
 
 impl Registration {
-    pub(crate) fn new(client: &Client, options: &Options) -> Registration {
+    pub(crate) fn new(client: &Client, options: &Options, in_use: Arc<InUse>) -> Registration {
         let mut labels = BTreeMap::from([
             (labels::HOSTNAME.to_owned(), options.node_name.clone()),
             ("kubernetes.io/os".to_owned(), "linux".to_owned()),
@@ -49,6 +50,7 @@ impl Registration {
             name: options.node_name.clone(),
             address: options.address.clone(),
             labels,
+            in_use,
         }
     }
 
@@ -65,7 +67,10 @@ impl Registration {
                     annotations: Some(annotations),
                     ..ObjectMeta::default()
                 };
-                nodes.create(&PostParams::default(), &Node { metadata, ..Node::default() }).await?
+                let node =
+                    nodes.create(&PostParams::default(), &Node { metadata, ..Node::default() }).await?;
+                self.in_use.again();
+                node
             }
             Some(node) => {
                 let has = |have: &BTreeMap<String, String>, want: &BTreeMap<String, String>| {

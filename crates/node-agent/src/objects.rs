@@ -1,4 +1,5 @@
-//! Watches on the few objects that pods of this node use: config maps, secrets, and claims that are waited for.
+//! Watches on the few objects that pods of this node use: config maps and secrets; claims, attachments and the Node
+//! where something of them is waited for.
 //!
 //! One watch per object, shared by its pods and ended with the last of them. A change marks the pods and wakes
 //! them; they read the object live.
@@ -10,9 +11,9 @@ use std::{
 };
 
 use futures::StreamExt;
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret},
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Node, PersistentVolumeClaim, Secret},
+    storage::v1::VolumeAttachment,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -31,6 +32,8 @@ pub(crate) enum Kind {
     ConfigMap,
     Secret,
     Claim,
+    Attachment,
+    Node,
 }
 
 type Key = (Kind, String, String);
@@ -123,24 +126,23 @@ impl Objects {
             watch.seen = seen;
             return;
         }
+        let client = self.client.clone();
         let task = match kind {
-            Kind::ConfigMap => self.watch::<ConfigMap>(key.clone()),
-            Kind::Secret => self.watch::<Secret>(key.clone()),
-            Kind::Claim => self.watch::<PersistentVolumeClaim>(key.clone()),
+            Kind::ConfigMap => self.watch(Api::<ConfigMap>::namespaced(client, namespace), key.clone()),
+            Kind::Secret => self.watch(Api::<Secret>::namespaced(client, namespace), key.clone()),
+            Kind::Claim => {
+                self.watch(Api::<PersistentVolumeClaim>::namespaced(client, namespace), key.clone())
+            }
+            Kind::Attachment => self.watch(Api::<VolumeAttachment>::all(client), key.clone()),
+            Kind::Node => self.watch(Api::<Node>::all(client), key.clone()),
         };
         state.watches.insert(key, Watch { users: BTreeSet::from([uid.to_owned()]), seen, task });
     }
 
-    fn watch<K>(&self, key: Key) -> AbortHandle
+    fn watch<K>(&self, api: Api<K>, key: Key) -> AbortHandle
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + 'static,
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
-        let api = Api::<K>::namespaced(self.client.clone(), &key.1);
         let (wake, state) = (self.wake.clone(), self.state.clone());
         let task = tokio::spawn(async move {
             let mut changes = std::pin::pin!(watch_object(api, &key.2).default_backoff());
@@ -163,6 +165,18 @@ impl Objects {
     /// Whether an object of the pod has changed since this was last asked.
     pub(crate) fn take_changed(&self, uid: &str) -> bool {
         self.state.lock().changed.remove(uid)
+    }
+
+    /// Ends the pod's interest in an object.
+    pub(crate) fn unfollow(&self, kind: Kind, namespace: &str, name: &str, uid: &str) {
+        let key: Key = (kind, namespace.to_owned(), name.to_owned());
+        let watches = &mut self.state.lock().watches;
+        if let Some(watch) = watches.get_mut(&key) {
+            watch.users.remove(uid);
+            if watch.users.is_empty() {
+                watches.remove(&key);
+            }
+        }
     }
 
     /// Ends the pod's interest in everything.

@@ -13,7 +13,14 @@ use linux::{Files, Host, Kernel};
 use runtime::{Context, Informer, Queue, WatchConfig, work};
 use tokio::sync::watch;
 
-use crate::{agent::Agent, containers::oci, layout::Layout, node, volumes::csi::Csi};
+use crate::{
+    agent::Agent,
+    containers::oci,
+    in_use::InUse,
+    layout::Layout,
+    node,
+    volumes::{csi::Csi, stages},
+};
 
 /// Pods that are worked on at once. A driver that hangs holds one of these for each of its pods.
 const CONCURRENCY: usize = 64;
@@ -107,6 +114,8 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
     let layout = Layout::new(&options.root);
     let csi = Csi::open(host.clone(), layout, drivers.clone(), options.node_name.clone(), boot_id.clone())
         .map_err(|source| root_error(&options.root, source))?;
+    let attached = stages::attached(&csi.layout).map_err(|source| root_error(&options.root, source))?;
+    let in_use = Arc::new(InUse::new(&context.client, &options.node_name, attached));
     let oci = oci::find(options.runtime.as_deref());
     if oci.is_none() {
         tracing::warn!(
@@ -125,11 +134,12 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
         queue.clone(),
         growing.clone(),
         csi,
+        in_use.clone(),
         boot_id,
         oci,
     ));
 
-    let registration = node::Registration::new(&context.client, &options);
+    let registration = node::Registration::new(&context.client, &options, in_use.clone());
     registration
         .register()
         .await
@@ -159,6 +169,7 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
         work(queue, CONCURRENCY, context.shutdown.clone(), reconcile),
         work(growing, GROWTHS, context.shutdown.clone(), grow),
         registration.keep(&context.shutdown),
+        in_use.report(&context.shutdown),
         follow(&agent, drivers.changed(), &context.shutdown),
     );
     Ok(())

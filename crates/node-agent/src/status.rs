@@ -183,12 +183,6 @@ fn status(facts: &Facts<'_>, container: &Container, wanted: &WantedContainer) ->
 }
 
 fn not_started(facts: &Facts<'_>, container: &Container, wanted: &WantedContainer) -> ContainerState {
-    if !wanted.runnable {
-        return waiting(RUNTIME_MISSING, Some(missing_runtime(container, facts.has_runtime)));
-    }
-    if let Some(problem) = facts.problems.get(&container.name) {
-        return waiting(problem.reason, Some(problem.message.clone()));
-    }
     // Init containers have this reason too: `kubectl get` then shows how many of them are done.
     let reason = if facts.wanted.init.is_empty() { "ContainerCreating" } else { "PodInitializing" };
     let volumes = facts.wanted.volumes.iter();
@@ -196,7 +190,13 @@ fn not_started(facts: &Facts<'_>, container: &Container, wanted: &WantedContaine
         // kubelet says only that the container is being created; the cause helps more.
         return waiting(reason, Some(problem.message.clone()));
     }
-    waiting(reason, None)
+    if !wanted.runnable {
+        return waiting(RUNTIME_MISSING, Some(missing_runtime(container, facts.has_runtime)));
+    }
+    match facts.problems.get(&container.name) {
+        Some(problem) => waiting(problem.reason, Some(problem.message.clone())),
+        None => waiting(reason, None),
+    }
 }
 
 /// What is missing to run a container, and what to do.

@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::{
     core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, PodSecurityContext, Secret, Volume},
-    storage::v1::{CSIDriver, VolumeAttachment},
+    storage::v1::CSIDriver,
 };
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Preconditions},
 };
 
+use resources::attachment;
 use runtime::Key;
 
 use crate::{
@@ -27,11 +28,11 @@ use crate::{
     plan::{Actual, Step, VolumeDirectory},
     volumes::{
         self, Source, VolumeError, claim, content,
-        csi::{CsiError, Publication, attachment_name},
+        csi::{CsiError, Publication},
         local::{self, LocalVolume},
         ownership::ChangePolicy,
         places::Places,
-        subpath,
+        stages, subpath,
     },
 };
 
@@ -53,6 +54,11 @@ pub(crate) enum StepError {
 }
 
 impl StepError {
+    /// Whether it is no failure: something is awaited that will be told.
+    pub(crate) fn is_wait(&self) -> bool {
+        matches!(self, StepError::Volume(VolumeError::Csi(CsiError::NotAttached { .. })))
+    }
+
     /// The reason that a container shows while it waits because of this.
     pub(crate) fn waiting_reason(&self) -> &'static str {
         match self {
@@ -180,18 +186,8 @@ impl Agent {
 
         let driver = Api::<CSIDriver>::all(self.client.clone()).get_opt(&volume.driver).await?;
         let spec = driver.as_ref().map(|driver| driver.spec.clone()).unwrap_or_default();
-        if spec.attach_required.unwrap_or(true) {
-            let attachment = attachment_name(&volume.handle, &volume.driver, &self.facts.name);
-            let object = Api::<VolumeAttachment>::all(self.client.clone()).get_opt(&attachment).await?;
-            let status = object
-                .and_then(|object| object.status)
-                .filter(|status| status.attached)
-                .ok_or_else(|| CsiError::NotAttached {
-                    volume: volume.name.clone(),
-                    driver: volume.driver.clone(),
-                    attachment,
-                })?;
-            publication.publish_context = status.attachment_metadata.unwrap_or_default();
+        if attachment::is_required(driver.as_ref()) {
+            publication.attachment = Some(self.attached(&publication.uid, &volume).await?);
         }
         if spec.pod_info_on_mount == Some(true) {
             publication.pod_info = pod_info(pod);
@@ -237,7 +233,14 @@ impl Agent {
 
     async fn tear_down(&self, uid: &str, volume: &VolumeDirectory) -> Result<(), VolumeError> {
         if volume.plugin == crate::layout::CSI {
-            return self.csi.tear_down(uid, &volume.name, volume.block).await;
+            let places = Places { layout: &self.layout, block: volume.block };
+            let record = stages::publish_record(places, uid, &volume.name).map_err(CsiError::Record)?;
+            self.csi.tear_down(uid, &volume.name, volume.block).await?;
+            if let Some(record) = record.filter(|record| record.own.attached) {
+                let name = attachment::status_name(&record.driver, &record.handle);
+                self.in_use.give_up(&name, &(uid.to_owned(), volume.name.clone()));
+            }
+            return Ok(());
         }
         let (host, layout, uid, volume) =
             (self.host.clone(), self.layout.clone(), uid.to_owned(), volume.clone());

@@ -12,13 +12,14 @@ use common::{
     is_root,
 };
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod},
-    storage::v1::CSIDriver,
+    core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    storage::v1::{CSIDriver, VolumeAttachment},
 };
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
+use resources::attachment;
 use serde_json::{Value, json};
 
 async fn csi_world(name: &str) -> (World, Driver) {
@@ -159,6 +160,97 @@ async fn a_volume_is_staged_once_for_all_pods_of_the_node() {
     published(&world, &two, "alone").await;
     world.pods().delete("two", &DeleteParams::default()).await.unwrap();
     world.gone("two").await;
+    world.end().await;
+}
+
+/// Names that the Node's status lists under a field.
+async fn on_node(world: &World, field: &str) -> Vec<String> {
+    let node = Api::<Node>::all(world.client.clone()).get(&world.node).await.unwrap();
+    let status = serde_json::to_value(node.status.unwrap()).unwrap();
+    let all = status[field].as_array().cloned().unwrap_or_default().into_iter();
+    all.map(|one| one["name"].as_str().or(one.as_str()).unwrap().to_owned()).collect()
+}
+
+async fn in_use(world: &World, volumes: &[&str]) {
+    let names: Vec<_> = volumes.iter().map(|volume| attachment::status_name(NAME, volume)).collect();
+    world
+        .until(&format!("{names:?} are in use"), async || {
+            (on_node(world, "volumesInUse").await == names).then_some(())
+        })
+        .await;
+}
+
+async fn waits_for(world: &World, pod: &str, what: &str) {
+    world
+        .until(&format!("the pod waits for {what}"), async || {
+            let status = serde_json::to_string(&world.pods().get(pod).await.unwrap().status).unwrap();
+            status.contains(what).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_needs_attaching_is_reported_awaited_and_given_back() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, driver) = csi_world("attach").await;
+    let drivers = Api::<CSIDriver>::all(world.client.clone());
+    drivers.delete(NAME, &DeleteParams::default()).await.unwrap();
+    claim(&world, "data", "ReadWriteOnce").await;
+    let pod = user(&world, "user", "data").await;
+    waits_for(&world, "user", "waiting for the attach-detach controller to create the VolumeAttachment")
+        .await;
+    in_use(&world, &["data"]).await;
+
+    let attachments = Api::<VolumeAttachment>::all(world.client.clone());
+    let name = attachment::name("data", NAME, &world.node);
+    let wanted = json!({"metadata": {"name": name}, "spec": {"attacher": NAME, "nodeName": world.node,
+        "source": {"persistentVolumeName": "pv-data"}}});
+    attachments.create(&PostParams::default(), &serde_json::from_value(wanted).unwrap()).await.unwrap();
+    waits_for(&world, "user", "waiting for the attacher of driver").await;
+    let say = async |status: Value| {
+        let patch = Patch::Merge(json!({"status": status}));
+        attachments.patch_status(&name, &PatchParams::default(), &patch).await.unwrap();
+    };
+    say(json!({"attachError": {"message": "no slot left"}})).await;
+    waits_for(&world, "user", "no slot left").await;
+    say(json!({"attached": true, "attachError": null, "attachmentMetadata": {"device": "sdx"}})).await;
+    waits_for(&world, "user", "does not list it on the Node").await;
+    assert!(driver.calls.lock().is_empty(), "nothing is mounted before the node may rely on it");
+    let list = async |names: &[&str]| {
+        let list: Vec<_> = names
+            .iter()
+            .map(|name| json!({"name": attachment::status_name(NAME, name), "devicePath": ""}))
+            .collect();
+        let patch = Patch::Merge(json!({"status": {"volumesAttached": list}}));
+        let nodes = Api::<Node>::all(world.client.clone());
+        nodes.patch_status(&world.node, &PatchParams::default(), &patch).await.unwrap();
+    };
+    list(&["data"]).await;
+    published(&world, &pod, "data").await;
+    let contexts = driver.contexts.lock().clone();
+    assert!(contexts.len() == 2 && contexts.iter().all(|context| context["device"] == "sdx"), "{contexts:?}");
+    assert!(!world.events().await.iter().any(|(reason, _)| reason == "FailedMount"), "waiting is no failure");
+
+    // A restart knows what is mounted, even if the Node was made anew.
+    world.crash().await;
+    let patch = Patch::Merge(json!({"status": {"volumesInUse": null}}));
+    let nodes = Api::<Node>::all(world.client.clone());
+    nodes.patch_status(&world.node, &PatchParams::default(), &patch).await.unwrap();
+    world.start();
+    in_use(&world, &["data"]).await;
+    world.pods().delete("user", &DeleteParams::default()).await.unwrap();
+    world.gone("user").await;
+    in_use(&world, &[]).await;
+
+    // One that was never attached is not in use any more when its pod is gone.
+    claim(&world, "late", "ReadWriteOnce").await;
+    user(&world, "late", "late").await;
+    in_use(&world, &["late"]).await;
+    world.pods().delete("late", &DeleteParams::default()).await.unwrap();
+    world.gone("late").await;
+    in_use(&world, &[]).await;
     world.end().await;
 }
 

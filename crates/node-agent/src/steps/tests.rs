@@ -19,6 +19,7 @@ use crate::{
     Drivers, Layout, Options,
     agent::{Agent, Memory},
     containers::oci,
+    in_use::InUse,
     plan::{Step, plan},
     run::boot_id,
     volumes::csi::Csi,
@@ -89,6 +90,7 @@ impl World {
             queue,
             Queue::new("grow", &Metrics::new()),
             csi,
+            Arc::new(InUse::new(&self.client, &self.node, Default::default())),
             boot,
             oci::find(None),
         )

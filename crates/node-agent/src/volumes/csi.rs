@@ -23,6 +23,7 @@ use csi::v1::{
 use k8s_openapi::api::storage::v1::CSIDriver;
 use linux::{Host, Unmount};
 use parking_lot::Mutex;
+use resources::attachment;
 use tonic::{Response, Status, transport::Channel};
 
 use super::{
@@ -51,10 +52,10 @@ pub(crate) enum CsiError {
     Deadline(&'static str),
     #[error("volume uses the ReadWriteOncePod access mode and is already in use by another pod")]
     InUse,
-    #[error(
-        "volume {volume} is not attached to this node: driver {driver} needs attaching (CSIDriver.spec.attachRequired), and the VolumeAttachment {attachment} is absent or not attached; nothing attaches volumes in this version, set attachRequired: false if the driver can do without"
-    )]
-    NotAttached { volume: String, driver: String, attachment: String },
+    #[error("volume {volume} is not attached to this node yet: {why}")]
+    NotAttached { volume: String, why: String },
+    #[error("the API could not be told in time that volume {0} is in use, so it is not mounted")]
+    NotReported(String),
     #[error("cannot keep the volume's record: {0}")]
     Record(io::Error),
 }
@@ -88,7 +89,8 @@ pub(crate) struct Publication {
     pub(crate) pod_info: BTreeMap<String, String>,
     pub(crate) stage_secrets: BTreeMap<String, String>,
     pub(crate) publish_secrets: BTreeMap<String, String>,
-    pub(crate) publish_context: BTreeMap<String, String>,
+    /// What the attacher was told, if the volume had to be attached.
+    pub(crate) attachment: Option<BTreeMap<String, String>>,
     /// What the volume has to grow to on this node before it is used.
     pub(crate) growth: Option<Growth>,
 }
@@ -298,7 +300,7 @@ impl Csi {
         .await?;
         let request = NodeStageVolumeRequest {
             volume_id: volume.handle.clone(),
-            publish_context: publication.publish_context.clone().into_iter().collect(),
+            publish_context: publication.attachment.clone().unwrap_or_default(),
             staging_target_path: text(&staging),
             volume_capability: Some(capability.clone()),
             secrets: publication.stage_secrets.clone().into_iter().collect(),
@@ -329,7 +331,7 @@ impl Csi {
         context.extend(publication.pod_info.clone());
         let request = NodePublishVolumeRequest {
             volume_id: volume.handle.clone(),
-            publish_context: publication.publish_context.clone().into_iter().collect(),
+            publish_context: publication.attachment.clone().unwrap_or_default(),
             staging_target_path: if driver.stages { text(&staging) } else { String::new() },
             target_path: text(&target),
             volume_capability: Some(capability.clone()),
@@ -405,13 +407,14 @@ impl Csi {
             handle: volume.handle.clone(),
             driver: volume.driver.clone(),
             node: self.node.clone(),
-            attachment: attachment_name(&volume.handle, &volume.driver, &self.node),
+            attachment: attachment::name(&volume.handle, &volume.driver, &self.node),
             mode: "Persistent".into(),
             own: PublishState {
                 format: FORMAT,
                 boot_id: self.boot_id.clone(),
                 volumes,
                 staged,
+                attached: publication.attachment.is_some(),
                 ready: false,
                 mounted: false,
             },
@@ -506,14 +509,6 @@ fn uncertain(error: &VolumeError) -> bool {
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
-}
-
-/// The name of the VolumeAttachment of a volume on a node.
-pub(crate) fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(format!("{handle}{driver}{node}").as_bytes());
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("csi-{hex}")
 }
 
 fn capability(volume: &ClaimedVolume, driver: &Driver, group: Option<u32>) -> VolumeCapability {

@@ -7,10 +7,11 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use resources::attachment;
 use serde::{Deserialize, Serialize};
 
 use super::places::Places;
-use crate::{containers::attempt::read_json, layout::Layout};
+use crate::{containers::attempt::read_json, in_use::Users, layout::Layout};
 
 /// Version of the part of `vol_data.json` that is ours.
 pub(crate) const FORMAT: u32 = 1;
@@ -47,6 +48,9 @@ pub(crate) struct PublishState {
     pub(crate) volumes: BTreeSet<String>,
     /// The driver stages volumes.
     pub(crate) staged: bool,
+    /// The volume had to be attached to the node.
+    #[serde(default)]
+    pub(crate) attached: bool,
     /// Published, and the files given to the pod's group.
     pub(crate) ready: bool,
     /// The target was a mount then.
@@ -84,18 +88,12 @@ impl Stages {
     /// Reads the records of all pods. Blocks.
     pub(crate) fn load(layout: &Layout) -> io::Result<Stages> {
         let mut volumes: HashMap<Volume, Stage> = HashMap::new();
-        for uid in names(&layout.pods())? {
-            let mounted = names(&layout.volumes(&uid).join(crate::layout::CSI))?;
-            let block = names(&layout.plugin(&uid, crate::layout::CSI))?;
-            let all = mounted.into_iter().map(|name| (name, false));
-            for (name, block) in all.chain(block.into_iter().map(|name| (name, true))) {
-                match publish_record(Places { layout, block }, &uid, &name) {
-                    Ok(Some(record)) => {
-                        volumes.entry((record.driver, record.handle)).or_default().users.insert(uid.clone());
-                    }
-                    Ok(None) => {}
-                    Err(error) => tracing::warn!(uid, volume = name, %error, "volume record is not readable"),
+        for (uid, name, record) in records(layout)? {
+            match record {
+                Ok(record) => {
+                    volumes.entry((record.driver, record.handle)).or_default().users.insert(uid);
                 }
+                Err(error) => tracing::warn!(uid, volume = name, %error, "volume record is not readable"),
             }
         }
         let volumes =
@@ -133,6 +131,36 @@ pub(crate) fn publish_record(places: Places<'_>, uid: &str, name: &str) -> io::R
 /// Whether a CSI volume of a pod is completely set up, and still is.
 pub(crate) fn is_ready(record: &PublishRecord, boot_id: &str, target_mounted: bool) -> bool {
     record.own.ready && record.own.boot_id == boot_id && (target_mounted || !record.own.mounted)
+}
+
+/// The attached volumes that pods have a record of, by their names in the Node's status. Blocks.
+pub(crate) fn attached(layout: &Layout) -> io::Result<Users> {
+    let mut users = Users::new();
+    for (uid, name, record) in records(layout)? {
+        // One that can't be read was told of when the stages were.
+        if let Some(record) = record.ok().filter(|record| record.own.attached) {
+            let volume = attachment::status_name(&record.driver, &record.handle);
+            users.entry(volume).or_default().insert((uid, name));
+        }
+    }
+    Ok(users)
+}
+
+/// UID, name and record of every CSI volume that a pod of this node has.
+fn records(layout: &Layout) -> io::Result<Vec<(String, String, io::Result<PublishRecord>)>> {
+    let mut records = Vec::new();
+    for uid in names(&layout.pods())? {
+        for (block, directory) in [
+            (false, layout.volumes(&uid).join(crate::layout::CSI)),
+            (true, layout.plugin(&uid, crate::layout::CSI)),
+        ] {
+            for name in names(&directory)? {
+                let record = publish_record(Places { layout, block }, &uid, &name).transpose();
+                records.extend(record.map(|record| (uid.clone(), name, record)));
+            }
+        }
+    }
+    Ok(records)
 }
 
 fn names(directory: &std::path::Path) -> io::Result<Vec<String>> {

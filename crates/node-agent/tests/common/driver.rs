@@ -1,6 +1,7 @@
 //! A CSI driver whose volumes are tmpfs mounts, or files on loop devices, and which fails as it is told.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -47,6 +48,8 @@ pub(crate) struct Driver {
     pub(crate) fault: Arc<Mutex<Option<(usize, Fault)>>>,
     pub(crate) calls: Arc<Mutex<Vec<String>>>,
     pub(crate) crash: Arc<Notify>,
+    /// What the attacher said, as staging and publishing got it.
+    pub(crate) contexts: Arc<Mutex<Vec<BTreeMap<String, String>>>>,
     /// Volumes grow on the node.
     pub(crate) expands: Arc<AtomicBool>,
     /// What the next calls of NodeExpandVolume are answered.
@@ -148,6 +151,7 @@ impl Node for Driver {
             return Ok(Response::new(NodeStageVolumeResponse {}));
         }
         let record = path.parent().unwrap().join("vol_data.json");
+        self.contexts.lock().push(request.publish_context.clone());
         assert!(record.exists(), "the stage's record is there before the call");
         self.call("stage", request.volume_id, || {
             if !mounted(&path)? {
@@ -166,6 +170,7 @@ impl Node for Driver {
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
         let request = request.into_inner();
+        self.contexts.lock().push(request.publish_context.clone());
         let (staging, path) =
             (PathBuf::from(&request.staging_target_path), PathBuf::from(&request.target_path));
         if is_block(request.volume_capability.as_ref()) {
