@@ -32,6 +32,7 @@ struct Case {
 
 const CASES: &[Case] = &[
     Case { name: "xfs", long: false, run: xfs },
+    Case { name: "directpv", long: false, run: directpv },
     Case { name: "conformance-xfs", long: false, run: |bench| conformance(bench, "xfs") },
     Case { name: "power-xfs", long: false, run: |bench| power::cuts(bench, "xfs", Cuts::Few) },
     Case { name: "many-power-cuts-xfs", long: true, run: |bench| power::cuts(bench, "xfs", Cuts::Many) },
@@ -73,6 +74,14 @@ fn xfs(bench: &Bench) -> anyhow::Result<()> {
     test(&mut guest, "xfs", "xfs", "")?;
     test(&mut guest, "xfs", "copies", "a_snapshot_keeps")?;
     test(&mut guest, "xfs", "btrfs", COMMON)?;
+    guest.cut_power()
+}
+
+/// A drive that DirectPV formatted is served, changed and found again.
+fn directpv(bench: &Bench) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], None)?;
+    let mut guest = bench.start(&hardware)?;
+    test(&mut guest, "xfs", "directpv", "")?;
     guest.cut_power()
 }
 

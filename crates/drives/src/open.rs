@@ -157,6 +157,10 @@ pub(crate) fn open(
             removals: Vec::new(),
         }
     };
+    if device.read_only {
+        let why = "is read-only: find out why (a failing disk, a write-protect switch, a mapping made so)";
+        return failed(format!("{} {why}, make it writable and restart", device.path.display()));
+    }
     let record = match read_record(host.as_ref(), backend, device, &layout) {
         Ok(Some(bytes)) => Some(parse::<DriveRecord>(&bytes)),
         Ok(None) if maker == Maker::DirectPv => None,
