@@ -29,6 +29,8 @@ pub(super) struct Known {
     nodes: Informer<Node>,
     /// Snapshots by the claim that they are of.
     by_claim: Mutex<HashMap<Key, BTreeSet<String>>>,
+    /// Volumes by driver and id.
+    by_handle: Mutex<HashMap<(String, String), String>>,
 }
 
 impl Known {
@@ -45,6 +47,7 @@ impl Known {
             volumes: informers.volumes(),
             nodes: informers.nodes(),
             by_claim: Mutex::default(),
+            by_handle: Mutex::default(),
         }
     }
 
@@ -153,7 +156,7 @@ impl Known {
             let name = group::member_name(&group, info);
             let volume = info.volume_handle.as_deref().and_then(|handle| {
                 let driver = content.as_ref().map(|content| content.spec.driver.as_str()).unwrap_or_default();
-                self.volume_by_handle(&key.namespace, driver, handle)
+                self.volume_by_handle(driver, handle)
             });
             Member {
                 info: info.clone(),
@@ -172,14 +175,21 @@ impl Known {
         })
     }
 
-    /// The volume of an id, among those that claims of a namespace are bound to.
-    fn volume_by_handle(&self, namespace: &str, driver: &str, handle: &str) -> Option<Arc<PersistentVolume>> {
-        let claims = self.claims.in_namespace(namespace);
-        let mut volumes = claims.iter().filter_map(|claim| self.volumes.get("", claim::volume_name(claim)));
-        volumes.find(|volume| {
-            let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());
-            csi.is_some_and(|csi| csi.driver == driver && csi.volume_handle == handle)
-        })
+    /// Files a volume under its id, or takes it out.
+    pub(super) fn file_volume(&self, volume: &PersistentVolume, is_there: bool) {
+        let Some(csi) = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()) else { return };
+        let id = (csi.driver.clone(), csi.volume_handle.clone());
+        let mut files = self.by_handle.lock();
+        if is_there {
+            files.insert(id, volume.name_any());
+        } else if files.get(&id) == Some(&volume.name_any()) {
+            files.remove(&id);
+        }
+    }
+
+    fn volume_by_handle(&self, driver: &str, handle: &str) -> Option<Arc<PersistentVolume>> {
+        let name = self.by_handle.lock().get(&(driver.to_owned(), handle.to_owned())).cloned()?;
+        self.volumes.get("", &name)
     }
 
     /// The group that a snapshot was taken with.

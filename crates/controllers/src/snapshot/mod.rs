@@ -137,6 +137,7 @@ fn follow(known: &Arc<Known>, queue: &Queue<Task>) {
     });
     let (this, tasks) = (known.clone(), queue.clone());
     known.volumes.subscribe(move |change| {
+        this.file_volume(change.object(), matches!(change, Change::Applied { .. }));
         let Change::Applied { old: None, new } = change else { return };
         let reference = new.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
         let of = reference.and_then(|one| one.namespace.clone().zip(one.name.clone()));

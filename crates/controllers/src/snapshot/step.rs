@@ -354,3 +354,6 @@ pub(super) fn content_of(snapshot: &VolumeSnapshot) -> String {
 fn key(snapshot: &VolumeSnapshot) -> String {
     format!("{}/{}", snapshot.namespace().unwrap_or_default(), snapshot.name_any())
 }
+
+#[cfg(test)]
+mod tests;

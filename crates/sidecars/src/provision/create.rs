@@ -115,8 +115,13 @@ impl Provisioner {
             &informers.csi_nodes().all(),
         );
         let is_ours = match self.origin(claim).await {
-            Ok(Some((_, place @ (Where::Node(_) | Where::With(_))))) => self.is_source_here(claim, &place),
+            Ok(Some((_, place @ (Where::Node(_) | Where::With(_))))) => {
+                // Capacity elsewhere changes nothing about it.
+                self.lost.lock().remove(key);
+                self.is_source_here(claim, &place)
+            }
             Err(ProvisionError::Source(error)) => {
+                self.lost.lock().remove(key);
                 if is_drawn {
                     self.tell_failure(claim, &error.to_string());
                 }

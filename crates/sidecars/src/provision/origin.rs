@@ -39,6 +39,10 @@ impl Unfinished {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     fn waiting_for(&self, source: &Source) -> Vec<Key> {
         self.0.lock().get(source).into_iter().flatten().cloned().collect()
     }
@@ -72,9 +76,13 @@ impl Provisioner {
                     sources.add(source);
                 }
             }
+            let is_kept = has_finalizer(claim.as_ref(), CLONE_SOURCE);
+            if !is_kept && this.unfinished.is_empty() {
+                return;
+            }
             let as_source =
                 Source { kind: SourceKind::Claim, namespace: key.namespace.clone(), name: key.name.clone() };
-            if has_finalizer(claim.as_ref(), CLONE_SOURCE) {
+            if is_kept {
                 sources.add(as_source.clone());
             }
             let decides = |claim: &PersistentVolumeClaim| {

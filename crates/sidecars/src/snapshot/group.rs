@@ -35,6 +35,12 @@ impl Content for VolumeGroupSnapshotContent {
     const DELETE_FAILED: &'static str = "GroupSnapshotDeleteError";
     const ASKING_SECRET: &'static str = "group-snapshotter-get";
 
+    const WHAT: &'static str = "snapshots of several volumes at once";
+
+    fn is_served_by(driver: &Driver) -> bool {
+        driver.takes_groups()
+    }
+
     fn driver(&self) -> &str {
         &self.spec.driver
     }

@@ -64,6 +64,11 @@ pub(super) trait Content: Object + ResourceExt {
     /// What goes before `-secret-name` in the class's parameters for questions.
     const ASKING_SECRET: &'static str;
 
+    /// What it stands for.
+    const WHAT: &'static str;
+
+    /// Whether a driver makes such.
+    fn is_served_by(driver: &Driver) -> bool;
     fn driver(&self) -> &str;
     fn policy(&self) -> DeletionPolicy;
     fn class_name(&self) -> Option<&str>;

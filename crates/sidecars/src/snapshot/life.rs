@@ -36,6 +36,10 @@ impl Snapshotter {
             Plan::Settle => (self.settle(content).await.map(|()| Next::Done), C::CREATE_FAILED),
             // Only who has it deletes it; of the others, the drawn one lets the object go.
             Plan::Create | Plan::Delete(_) | Plan::Release if ours == Ours::Perhaps => return Ok(Next::Done),
+            Plan::Create | Plan::Check if !C::is_served_by(&self.driver) => {
+                let driver = self.driver.name().to_owned();
+                (Err(SnapshotError::Unable { driver, what: C::WHAT }), C::CREATE_FAILED)
+            }
             Plan::Create => (self.create(content, class).await, C::CREATE_FAILED),
             Plan::Check => (self.check(content, class).await, C::CHECK_FAILED),
             plan @ (Plan::Delete(_) | Plan::Release) => {
@@ -160,7 +164,8 @@ impl Snapshotter {
             self.recorder.warning(&reference(content), reason, message.clone());
         }
         self.write_status(content, |live| {
-            if live.failure() != Some(&message) {
+            // Another node may have found it meanwhile.
+            if !live.is_ready() && live.failure() != Some(&message) {
                 live.set_failure(&message);
             }
         })

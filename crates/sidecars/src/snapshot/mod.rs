@@ -16,7 +16,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use csi::v1::controller_service_capability::rpc;
 use k8s_openapi::api::storage::v1::CSINode;
 use kube::{Client, Resource, ResourceExt};
 use parking_lot::Mutex;
@@ -67,6 +66,14 @@ pub enum SnapshotError {
         /// The answer.
         status: Box<Status>,
     },
+    /// The driver lacks the capability.
+    #[error("the driver {driver} takes no {what}; use another driver's volumes")]
+    Unable {
+        /// The driver.
+        driver: String,
+        /// What it does not take.
+        what: &'static str,
+    },
     /// The class is gone.
     #[error("the class {0} is not found; create it again")]
     ClassGone(String),
@@ -90,19 +97,12 @@ pub enum SnapshotError {
 ///
 /// `signal` is raised after every snapshot made or deleted.
 pub async fn run(context: Context, driver: Driver, options: Options, signal: Signal) {
-    if !driver.can(rpc::Type::CreateDeleteSnapshot) {
-        tracing::info!(driver = driver.name(), "the driver takes no snapshots");
-        return context.shutdown.cancelled().await;
-    }
-    let takes_groups = driver.takes_groups();
     let snapshotter = Arc::new(Snapshotter::new(&context, driver, options, signal));
     snapshotter.follow_volumes();
-    let groups = async {
-        if takes_groups {
-            snapshotter.care_for::<VolumeGroupSnapshotContent>(&context, "snapshot-groups").await;
-        }
-    };
-    tokio::join!(snapshotter.care_for::<VolumeSnapshotContent>(&context, "snapshot-contents"), groups);
+    tokio::join!(
+        snapshotter.care_for::<VolumeSnapshotContent>(&context, "snapshot-contents"),
+        snapshotter.care_for::<VolumeGroupSnapshotContent>(&context, "snapshot-groups"),
+    );
 }
 
 struct Snapshotter {

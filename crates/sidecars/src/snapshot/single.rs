@@ -30,6 +30,12 @@ impl Content for VolumeSnapshotContent {
     const DELETE_FAILED: &'static str = "SnapshotDeleteError";
     const ASKING_SECRET: &'static str = "snapshotter-list";
 
+    const WHAT: &'static str = "snapshots";
+
+    fn is_served_by(driver: &Driver) -> bool {
+        driver.can(rpc::Type::CreateDeleteSnapshot)
+    }
+
     fn driver(&self) -> &str {
         &self.spec.driver
     }
