@@ -1,4 +1,5 @@
 //! A CSI driver with its provisioner, as the scheduler sees them: drives with free bytes on every node.
+#![allow(dead_code, reason = "a module of every test binary, and each uses its part")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
