@@ -1,5 +1,8 @@
-//! What is logged of a call: one span with method, volume, duration and code.
+//! What is logged and counted of a call: method, duration and code, and in the log the volume.
 
+use crate::serve::Driver;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use std::future::Future;
 use std::time::Instant;
 use tonic::{Code, Response, Status};
@@ -8,24 +11,72 @@ use tracing::{Instrument, Span, field};
 /// A call's answer, as tonic's services give it.
 pub(crate) type Answer<T> = Result<Response<T>, Status>;
 
-/// Answers a call by `work` and logs how it went. Neither secrets nor any other content of the request get here.
-pub(crate) async fn answer<T>(
-    method: &'static str,
-    volume: &str,
-    work: impl Future<Output = Result<T, Status>>,
-) -> Answer<T> {
-    let span = tracing::info_span!("csi", method, volume, code = field::Empty, milliseconds = field::Empty);
-    let mut call = Call { span: span.clone(), started: Instant::now(), end: End::HungUp };
-    let answer = work.instrument(span).await;
-    call.end = match &answer {
-        Ok(_) => End::Answered,
-        Err(status) => End::Refused(status.code(), status.message().to_owned()),
-    };
-    answer.map(Response::new)
+type Labels = [(&'static str, String); 2];
+
+/// How many calls there were and how long each took, by method and code; one handle may be shared by several drivers.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    seconds: Family<Labels, Histogram, fn() -> Histogram>,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        // From half a millisecond to two minutes, which is the longest that a step may take.
+        Self {
+            seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 4.0, 10))),
+        }
+    }
+}
+
+impl Calls {
+    /// The metric's name, as CSI's sidecars have it for their side of the calls.
+    pub const NAME: &str = "csi_plugin_operations_seconds";
+    /// What it is, for people.
+    pub const HELP: &str = "CSI calls answered, by method and code, and how long they took";
+
+    /// The metric, to be registered.
+    pub fn metric(&self) -> impl prometheus_client::registry::Metric + use<> {
+        self.seconds.clone()
+    }
+
+    fn count(&self, method: &'static str, code: Code, seconds: f64) {
+        let labels =
+            [("method_name", format!("/csi.v1/{method}")), ("grpc_status_code", format!("{code:?}"))];
+        self.seconds.get_or_create_owned(&labels).observe(seconds);
+    }
+}
+
+impl Driver {
+    /// Answers a call by `work`, logs how it went and counts it. Neither secrets nor any other content of the request
+    /// get here.
+    pub(crate) async fn answer<T>(
+        &self,
+        method: &'static str,
+        volume: &str,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Answer<T> {
+        let span =
+            tracing::info_span!("csi", method, volume, code = field::Empty, milliseconds = field::Empty);
+        let mut call = Call {
+            calls: &self.calls,
+            method,
+            span: span.clone(),
+            started: Instant::now(),
+            end: End::HungUp,
+        };
+        let answer = work.instrument(span).await;
+        call.end = match &answer {
+            Ok(_) => End::Answered,
+            Err(status) => End::Refused(status.code(), status.message().to_owned()),
+        };
+        answer.map(Response::new)
+    }
 }
 
 /// A call under way. Logged when it ends, which may be before there is an answer.
-struct Call {
+struct Call<'a> {
+    calls: &'a Calls,
+    method: &'static str,
     span: Span,
     started: Instant,
     end: End,
@@ -37,9 +88,10 @@ enum End {
     HungUp,
 }
 
-impl Drop for Call {
+impl Drop for Call<'_> {
     fn drop(&mut self) {
-        let milliseconds = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed = self.started.elapsed();
+        let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         self.span.record("milliseconds", milliseconds);
         let code = match &self.end {
             End::Answered => Code::Ok,
@@ -47,6 +99,7 @@ impl Drop for Call {
             End::HungUp => Code::Cancelled,
         };
         self.span.record("code", field::debug(code));
+        self.calls.count(self.method, code, elapsed.as_secs_f64());
         let _entered = self.span.enter();
         match &self.end {
             End::Answered => tracing::debug!("answered"),

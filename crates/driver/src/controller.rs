@@ -1,8 +1,8 @@
 //! The Controller service.
 
-use crate::call::{Answer, answer};
+use crate::call::Answer;
 use crate::flight::Key;
-use crate::request::{Capacity, Create, Delete, Expand, Get, List, Refusal, Validate, Verdict};
+use crate::request::{Capacity, Create, Delete, Expand, Get, List, Modify, Refusal, Validate, Verdict};
 use crate::serve::Driver;
 use crate::snapshots::content_source;
 use crate::status::refused;
@@ -17,7 +17,7 @@ use tonic::{Request, Status};
 /// needs it.
 pub const ACCESS_TYPE: &str = "orlop.dev/access-type";
 
-const ABILITIES: [rpc::Type; 10] = [
+const ABILITIES: [rpc::Type; 12] = [
     rpc::Type::CreateDeleteVolume,
     rpc::Type::ListVolumes,
     rpc::Type::GetCapacity,
@@ -28,6 +28,8 @@ const ABILITIES: [rpc::Type; 10] = [
     rpc::Type::GetSnapshot,
     rpc::Type::CloneVolume,
     rpc::Type::SingleNodeMultiWriter,
+    rpc::Type::VolumeCondition,
+    rpc::Type::ModifyVolume,
 ];
 
 #[tonic::async_trait]
@@ -43,8 +45,9 @@ impl controller_server::Controller for Driver {
             source.volume_id = self.identity(std::mem::take(&mut source.volume_id))?;
         }
         let name = request.name.clone();
-        answer("CreateVolume", &name, async {
+        self.answer("CreateVolume", &name, async {
             let Create(wanted) = Create::check(request, &self.node.segments)?;
+            self.throttles.check(wanted.throttle)?;
             let drives = self.drives.clone();
             let made = self
                 .flights
@@ -61,7 +64,7 @@ impl controller_server::Controller for Driver {
     ) -> Answer<v1::DeleteVolumeResponse> {
         let mut request = request.into_inner();
         request.volume_id = self.identity(request.volume_id)?;
-        answer("DeleteVolume", &request.volume_id, async {
+        self.answer("DeleteVolume", &request.volume_id, async {
             let id = match Delete::check(&request) {
                 Ok(Delete(id)) => id,
                 // What never existed is deleted.
@@ -86,7 +89,7 @@ impl controller_server::Controller for Driver {
         let mut request = request.into_inner();
         request.volume_id = self.identity(request.volume_id)?;
         let id = request.volume_id.clone();
-        answer("ValidateVolumeCapabilities", &id, async {
+        self.answer("ValidateVolumeCapabilities", &id, async {
             let asked = Validate::check(&request)?;
             let volume = self.volume(&asked.volume)?;
             Ok(match objection(&asked.verdict, &volume) {
@@ -110,12 +113,15 @@ impl controller_server::Controller for Driver {
         request: Request<v1::ListVolumesRequest>,
     ) -> Answer<v1::ListVolumesResponse> {
         let request = request.into_inner();
-        answer("ListVolumes", "", async {
+        self.answer("ListVolumes", "", async {
             let asked = List::check(&request)?;
             let (volumes, next_token) = page(self.drives.volumes(), |volume| &volume.id, &asked);
             let entry = |volume: Volume| v1::list_volumes_response::Entry {
                 volume: Some(self.shown(&volume)),
-                status: None,
+                status: Some(v1::list_volumes_response::VolumeStatus {
+                    volume_condition: Some(condition(&volume)),
+                    ..Default::default()
+                }),
             };
             Ok(v1::ListVolumesResponse { entries: volumes.into_iter().map(entry).collect(), next_token })
         })
@@ -127,15 +133,15 @@ impl controller_server::Controller for Driver {
         request: Request<v1::GetCapacityRequest>,
     ) -> Answer<v1::GetCapacityResponse> {
         let request = request.into_inner();
-        answer("GetCapacity", "", async {
+        self.answer("GetCapacity", "", async {
             Ok(match Capacity::check(&request, &self.node.segments)? {
                 Capacity::None => v1::GetCapacityResponse {
                     available_capacity: 0,
                     maximum_volume_size: Some(0),
                     minimum_volume_size: None,
                 },
-                Capacity::Of(kind, backend) => {
-                    let capacity = self.drives.capacity(backend);
+                Capacity::Of(kind, asked) => {
+                    let capacity = self.drives.capacity(asked.backend, &asked.drives);
                     let largest = match kind {
                         AccessType::Mount => capacity.largest_volume,
                         AccessType::Block => capacity.largest_block_volume,
@@ -160,7 +166,7 @@ impl controller_server::Controller for Driver {
                 r#type: Some(Type::Rpc(Rpc { r#type: kind.into() })),
             })
             .into();
-        answer("ControllerGetCapabilities", "", async {
+        self.answer("ControllerGetCapabilities", "", async {
             Ok(v1::ControllerGetCapabilitiesResponse { capabilities })
         })
         .await
@@ -172,7 +178,7 @@ impl controller_server::Controller for Driver {
     ) -> Answer<v1::CreateSnapshotResponse> {
         let request = request.into_inner();
         let source = request.source_volume_id.clone();
-        answer("CreateSnapshot", &source, async {
+        self.answer("CreateSnapshot", &source, async {
             Ok(v1::CreateSnapshotResponse { snapshot: Some(self.snapshot(request).await?) })
         })
         .await
@@ -183,7 +189,7 @@ impl controller_server::Controller for Driver {
         request: Request<v1::DeleteSnapshotRequest>,
     ) -> Answer<v1::DeleteSnapshotResponse> {
         let request = request.into_inner();
-        answer("DeleteSnapshot", &request.snapshot_id, async {
+        self.answer("DeleteSnapshot", &request.snapshot_id, async {
             self.forget_snapshot(&request).await?;
             Ok(v1::DeleteSnapshotResponse {})
         })
@@ -195,7 +201,7 @@ impl controller_server::Controller for Driver {
         request: Request<v1::ListSnapshotsRequest>,
     ) -> Answer<v1::ListSnapshotsResponse> {
         let request = request.into_inner();
-        answer("ListSnapshots", "", async { self.all_snapshots(request) }).await
+        self.answer("ListSnapshots", "", async { self.all_snapshots(request) }).await
     }
 
     async fn get_snapshot(
@@ -203,7 +209,7 @@ impl controller_server::Controller for Driver {
         request: Request<v1::GetSnapshotRequest>,
     ) -> Answer<v1::GetSnapshotResponse> {
         let request = request.into_inner();
-        answer("GetSnapshot", &request.snapshot_id, async {
+        self.answer("GetSnapshot", &request.snapshot_id, async {
             Ok(v1::GetSnapshotResponse { snapshot: Some(self.one_snapshot(&request)?) })
         })
         .await
@@ -216,7 +222,7 @@ impl controller_server::Controller for Driver {
         let mut request = request.into_inner();
         request.volume_id = self.identity(request.volume_id)?;
         let id = request.volume_id.clone();
-        answer("ControllerExpandVolume", &id, async {
+        self.answer("ControllerExpandVolume", &id, async {
             let Expand { volume, sizes } = Expand::check(request)?;
             let size = self.expand(volume, sizes).await?;
             // The drive enforces the new size at once, on the node where the volume is used.
@@ -228,18 +234,43 @@ impl controller_server::Controller for Driver {
         .await
     }
 
+    async fn controller_modify_volume(
+        &self,
+        request: Request<v1::ControllerModifyVolumeRequest>,
+    ) -> Answer<v1::ControllerModifyVolumeResponse> {
+        let mut request = request.into_inner();
+        request.volume_id = self.identity(request.volume_id)?;
+        self.answer("ControllerModifyVolume", &request.volume_id, async {
+            let Modify { volume, throttle } = Modify::check(&request)?;
+            self.volume(&volume)?;
+            self.throttles.check(throttle)?;
+            let (drives, throttles) = (self.drives.clone(), self.throttles.clone());
+            let key = Key::Volume(volume.clone());
+            let work = async move {
+                drives.throttle(&volume, throttle).await.map_err(refused)?;
+                throttles.apply_to_users(&drives, &volume).await
+            };
+            self.flights.run(key, work).await?;
+            Ok(v1::ControllerModifyVolumeResponse {})
+        })
+        .await
+    }
+
     async fn controller_get_volume(
         &self,
         request: Request<v1::ControllerGetVolumeRequest>,
     ) -> Answer<v1::ControllerGetVolumeResponse> {
         let mut request = request.into_inner();
         request.volume_id = self.identity(request.volume_id)?;
-        answer("ControllerGetVolume", &request.volume_id, async {
+        self.answer("ControllerGetVolume", &request.volume_id, async {
             let Get(id) = Get::check(&request)?;
             let volume = self.volume(&id)?;
             Ok(v1::ControllerGetVolumeResponse {
                 volume: Some(self.shown(&volume)),
-                status: Some(v1::controller_get_volume_response::VolumeStatus::default()),
+                status: Some(v1::controller_get_volume_response::VolumeStatus {
+                    volume_condition: Some(condition(&volume)),
+                    ..Default::default()
+                }),
             })
         })
         .await
@@ -274,6 +305,14 @@ impl Driver {
             volume_context,
             content_source: volume.origin.as_ref().map(|origin| content_source(self.node.name, origin)),
         }
+    }
+}
+
+/// How the volume is, for people and their alarms.
+pub(crate) fn condition(volume: &Volume) -> v1::VolumeCondition {
+    v1::VolumeCondition {
+        abnormal: volume.trouble.is_some(),
+        message: volume.trouble.clone().unwrap_or_else(|| "the volume is well".to_owned()),
     }
 }
 

@@ -16,6 +16,7 @@ use tracing::Instrument;
 pub(crate) enum Key {
     Name(String),
     SnapshotName(String),
+    GroupName(String),
     Volume(VolumeId),
 }
 
@@ -73,6 +74,7 @@ impl Flights {
         let what = match &key {
             Key::Name(name) => format!("volume of the name {name}"),
             Key::SnapshotName(name) => format!("snapshot of the name {name}"),
+            Key::GroupName(name) => format!("group snapshot of the name {name}"),
             Key::Volume(id) => id.to_string(),
         };
         Err(Status::aborted(format!("another operation on {what} is under way; try again when it is over")))

@@ -1,6 +1,6 @@
 //! The Identity service.
 
-use crate::call::{Answer, answer};
+use crate::call::Answer;
 use crate::serve::Driver;
 use csi::v1::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
 use csi::v1::{
@@ -18,7 +18,7 @@ impl identity_server::Identity for Driver {
             vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
             manifest: Default::default(),
         };
-        answer("GetPluginInfo", "", async { Ok(info) }).await
+        self.answer("GetPluginInfo", "", async { Ok(info) }).await
     }
 
     async fn get_plugin_capabilities(
@@ -29,17 +29,23 @@ impl identity_server::Identity for Driver {
         let online = VolumeExpansion { r#type: volume_expansion::Type::Online.into() };
         let capabilities = [
             service(service::Type::ControllerService),
+            service(service::Type::GroupControllerService),
             service(service::Type::VolumeAccessibilityConstraints),
             Type::VolumeExpansion(online),
         ];
         let capabilities = capabilities.map(|kind| PluginCapability { r#type: Some(kind) }).into();
-        answer("GetPluginCapabilities", "", async { Ok(GetPluginCapabilitiesResponse { capabilities }) })
+        self.answer("GetPluginCapabilities", "", async { Ok(GetPluginCapabilitiesResponse { capabilities }) })
             .await
     }
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Answer<ProbeResponse> {
-        answer("Probe", "", async {
+        self.answer("Probe", "", async {
             healthy(&self.drives.drives()).map_err(Status::failed_precondition)?;
+            self.drives.can_mount().await.map_err(|error| {
+                Status::failed_precondition(format!(
+                    "{error}; run the driver privileged (CAP_SYS_ADMIN), in a namespace that may mount"
+                ))
+            })?;
             Ok(ProbeResponse { ready: Some(true) })
         })
         .await
@@ -81,6 +87,7 @@ mod tests {
             free: 0,
             volumes: 0,
             snapshots: 0,
+            labels: Default::default(),
         }
     }
 

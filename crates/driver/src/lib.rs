@@ -7,7 +7,9 @@
 
 mod call;
 mod controller;
+mod ephemeral;
 mod flight;
+mod groups;
 mod identity;
 mod name;
 mod node;
@@ -15,7 +17,9 @@ mod request;
 mod serve;
 mod snapshots;
 mod status;
+mod throttle;
 
+pub use call::Calls;
 pub use controller::ACCESS_TYPE;
 pub use name::{Name, UnknownName};
 pub use serve::{InvalidNode, NodeInfo, ServeError, serve};

@@ -1,23 +1,26 @@
 //! The Node service.
 
-use crate::call::{Answer, answer};
-use crate::controller::signed;
+use crate::call::Answer;
+use crate::controller::{condition, signed};
+use crate::ephemeral::gone_already;
 use crate::flight::Key;
-use crate::request::{Access, ExpandOnNode, Publish, Stage, Stats, Unpublish, Unstage};
+use crate::request::{Access, Ephemeral, ExpandOnNode, Publish, Refusal, Stage, Stats, Unpublish, Unstage};
 use crate::serve::Driver;
 use crate::status::{refused, refused_unmount};
 use csi::v1::node_service_capability::{Rpc, Type, rpc};
 use csi::v1::volume_usage::Unit;
 use csi::v1::{self, node_server};
-use drives::{AccessType, Drives, VolumeId};
+use drives::{AccessType, Drives, StatsError, VolumeId};
 use std::path::PathBuf;
 use tonic::{Request, Status};
 
-const ABILITIES: [rpc::Type; 4] = [
+const ABILITIES: [rpc::Type; 6] = [
     rpc::Type::StageUnstageVolume,
     rpc::Type::GetVolumeStats,
     rpc::Type::ExpandVolume,
     rpc::Type::SingleNodeMultiWriter,
+    rpc::Type::VolumeCondition,
+    rpc::Type::VolumeMountGroup,
 ];
 
 #[tonic::async_trait]
@@ -28,7 +31,7 @@ impl node_server::Node for Driver {
     ) -> Answer<v1::NodeStageVolumeResponse> {
         let mut request = request.into_inner();
         request.volume_id = self.identity(request.volume_id)?;
-        answer("NodeStageVolume", &request.volume_id, async {
+        self.answer("NodeStageVolume", &request.volume_id, async {
             let Stage { volume, staging, access } = Stage::check(&request)?;
             self.fits(&volume, &access)?;
             let drives = self.drives.clone();
@@ -38,7 +41,11 @@ impl node_server::Node for Driver {
                     AccessType::Mount => drives.stage(&volume, &staging, access.flags).await,
                     AccessType::Block => drives.stage_block(&volume).await,
                 }
-                .map_err(refused)
+                .map_err(refused)?;
+                match access.group.filter(|_| !access.read_only) {
+                    Some(group) => drives.give(&volume, &staging, group).await.map_err(refused),
+                    None => Ok(()),
+                }
             };
             self.flights.run(key, work).await?;
             Ok(v1::NodeStageVolumeResponse {})
@@ -52,7 +59,7 @@ impl node_server::Node for Driver {
     ) -> Answer<v1::NodeUnstageVolumeResponse> {
         let mut request = request.into_inner();
         request.volume_id = self.identity(request.volume_id)?;
-        answer("NodeUnstageVolume", &request.volume_id, async {
+        self.answer("NodeUnstageVolume", &request.volume_id, async {
             let Unstage { volume, staging } = Unstage::check(&request)?;
             let drives = self.drives.clone();
             let key = Key::Volume(volume.clone());
@@ -68,15 +75,22 @@ impl node_server::Node for Driver {
         request: Request<v1::NodePublishVolumeRequest>,
     ) -> Answer<v1::NodePublishVolumeResponse> {
         let mut request = request.into_inner();
+        if Ephemeral::is_meant(&request) {
+            let publish = self.publish_ephemeral(&request);
+            return self.answer("NodePublishVolume", &request.volume_id, publish).await;
+        }
         request.volume_id = self.identity(request.volume_id)?;
-        answer("NodePublishVolume", &request.volume_id, async {
+        self.answer("NodePublishVolume", &request.volume_id, async {
             let Publish { volume, staging, target, access, read_only } = Publish::check(&request)?;
             self.fits(&volume, &access)?;
-            let drives = self.drives.clone();
+            let (drives, throttles) = (self.drives.clone(), self.throttles.clone());
             let key = Key::Volume(volume.clone());
             let work = async move {
                 if access.exclusive {
                     alone(&drives, &volume, [&staging, &target]).await?;
+                }
+                if let Some(group) = access.group.filter(|_| !read_only) {
+                    drives.give(&volume, &staging, group).await.map_err(refused)?;
                 }
                 match access.kind {
                     AccessType::Mount => {
@@ -84,7 +98,8 @@ impl node_server::Node for Driver {
                     }
                     AccessType::Block => drives.publish_block(&volume, &staging, &target, read_only).await,
                 }
-                .map_err(refused)
+                .map_err(refused)?;
+                throttles.apply(&drives, volume.drive(), &target).await
             };
             self.flights.run(key, work).await?;
             Ok(v1::NodePublishVolumeResponse {})
@@ -97,9 +112,18 @@ impl node_server::Node for Driver {
         request: Request<v1::NodeUnpublishVolumeRequest>,
     ) -> Answer<v1::NodeUnpublishVolumeResponse> {
         let mut request = request.into_inner();
+        if let Some(volume) = self.ephemeral(&request.volume_id) {
+            let unpublish = self.unpublish_ephemeral(volume, &request);
+            return self.answer("NodeUnpublishVolume", &request.volume_id, unpublish).await;
+        }
         request.volume_id = self.identity(request.volume_id)?;
-        answer("NodeUnpublishVolume", &request.volume_id, async {
-            let Unpublish { volume, target } = Unpublish::check(&request)?;
+        self.answer("NodeUnpublishVolume", &request.volume_id, async {
+            let Unpublish { volume, target } = match Unpublish::check(&request) {
+                Err(refusal @ Refusal::ForeignVolume(_)) => {
+                    return gone_already(&request.target_path, refusal).await;
+                }
+                checked => checked?,
+            };
             let drives = self.drives.clone();
             let key = Key::Volume(volume.clone());
             let work = async move { drives.unpublish(&volume, &target).await.map_err(refused_unmount) };
@@ -114,10 +138,25 @@ impl node_server::Node for Driver {
         request: Request<v1::NodeGetVolumeStatsRequest>,
     ) -> Answer<v1::NodeGetVolumeStatsResponse> {
         let mut request = request.into_inner();
-        request.volume_id = self.identity(request.volume_id)?;
-        answer("NodeGetVolumeStats", &request.volume_id, async {
+        request.volume_id = match self.ephemeral(&request.volume_id) {
+            Some(volume) => volume.id.to_string(),
+            None => self.identity(request.volume_id)?,
+        };
+        self.answer("NodeGetVolumeStats", &request.volume_id, async {
             let Stats { volume, path } = Stats::check(&request)?;
-            let stats = self.drives.stats(&volume, &path).await.map_err(refused)?;
+            let stats = match self.drives.stats(&volume, &path).await {
+                // Nothing can be counted, and whoever asks has to hear why.
+                Err(StatsError::NoDrive { drive, reason }) => {
+                    let message = format!("drive {drive} failed: {reason}");
+                    let condition = v1::VolumeCondition { abnormal: true, message };
+                    return Ok(v1::NodeGetVolumeStatsResponse {
+                        volume_condition: Some(condition),
+                        ..Default::default()
+                    });
+                }
+                stats => stats.map_err(refused)?,
+            };
+            let volume_condition = self.drives.volume(&volume).as_ref().map(condition);
             let usage = |unit: Unit, total, used, available| v1::VolumeUsage {
                 available: signed(available),
                 total: signed(total),
@@ -129,7 +168,7 @@ impl node_server::Node for Driver {
             let inodes =
                 stats.inodes.map(|inodes| usage(Unit::Inodes, inodes.total, inodes.used, inodes.free));
             let usage = std::iter::once(bytes).chain(inodes).collect();
-            Ok(v1::NodeGetVolumeStatsResponse { usage, volume_condition: None })
+            Ok(v1::NodeGetVolumeStatsResponse { usage, volume_condition })
         })
         .await
     }
@@ -141,7 +180,7 @@ impl node_server::Node for Driver {
     ) -> Answer<v1::NodeExpandVolumeResponse> {
         let mut request = request.into_inner();
         request.volume_id = self.identity(request.volume_id)?;
-        answer("NodeExpandVolume", &request.volume_id, async {
+        self.answer("NodeExpandVolume", &request.volume_id, async {
             let ExpandOnNode { volume, path, sizes } = ExpandOnNode::check(&request)?;
             self.drives.stats(&volume, &path).await.map_err(refused)?;
             let size = self.expand(volume, sizes).await?;
@@ -157,7 +196,7 @@ impl node_server::Node for Driver {
         let capabilities = ABILITIES
             .map(|kind| v1::NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: kind.into() })) })
             .into();
-        answer("NodeGetCapabilities", "", async { Ok(v1::NodeGetCapabilitiesResponse { capabilities }) })
+        self.answer("NodeGetCapabilities", "", async { Ok(v1::NodeGetCapabilitiesResponse { capabilities }) })
             .await
     }
 
@@ -167,7 +206,7 @@ impl node_server::Node for Driver {
             max_volumes_per_node: self.node.max_volumes.map_or(0, i64::from),
             accessible_topology: Some(v1::Topology { segments: self.node.segments.clone() }),
         };
-        answer("NodeGetInfo", "", async { Ok(info) }).await
+        self.answer("NodeGetInfo", "", async { Ok(info) }).await
     }
 }
 

@@ -3,8 +3,10 @@
 
 mod access;
 mod controller;
+mod ephemeral;
 #[cfg(test)]
 mod fuzz;
+mod group;
 mod node;
 mod parameters;
 mod snapshot;
@@ -12,8 +14,11 @@ mod snapshot;
 mod tests;
 
 pub(crate) use access::Access;
-pub(crate) use controller::{Capacity, Create, Delete, Expand, Get, List, Validate, Verdict};
+pub(crate) use controller::{Capacity, Create, Delete, Expand, Get, List, Modify, Validate, Verdict};
+pub(crate) use ephemeral::Ephemeral;
+pub(crate) use group::{CreateGroup, OneGroup};
 pub(crate) use node::{ExpandOnNode, Publish, Stage, Stats, Unpublish, Unstage};
+pub(crate) use parameters::Parameters;
 pub(crate) use snapshot::{CreateSnapshot, ListSnapshots, OneSnapshot};
 
 use csi::v1::CapacityRange;

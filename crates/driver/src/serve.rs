@@ -1,8 +1,12 @@
-//! Serving the three services on one socket.
+//! Serving all services on one socket.
 
+use crate::call::Calls;
+use crate::ephemeral;
 use crate::flight::Flights;
 use crate::name::Name;
+use crate::throttle::Throttles;
 use csi::v1::controller_server::ControllerServer;
+use csi::v1::group_controller_server::GroupControllerServer;
 use csi::v1::identity_server::IdentityServer;
 use csi::v1::node_server::NodeServer;
 use drives::Drives;
@@ -21,6 +25,9 @@ const OPEN_CALLS: u32 = 256;
 /// How long calls under way are waited for at the end. Every step below has a deadline of its own, and whatever is cut
 /// off here is taken up again from the drives' records.
 const LAST_CALLS: Duration = Duration::from_secs(30);
+
+/// Changes within this time are noted together.
+const GATHER: Duration = Duration::from_secs(1);
 
 /// How long answers may take to get out, when nothing is under way any more.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -91,15 +98,17 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// What all three services share. Cloning gives another handle.
+/// What all services share. Cloning gives another handle.
 #[derive(Clone)]
 pub(crate) struct Driver {
     pub(crate) drives: Drives,
     pub(crate) node: Arc<NodeInfo>,
     pub(crate) flights: Flights,
+    pub(crate) throttles: Throttles,
+    pub(crate) calls: Calls,
 }
 
-/// Serves the driver on the unix socket `socket` (mode 0600) until `shutdown`. Then no call is taken any more, those
+/// Serves the driver on the unix socket `socket` (mode 0600) until `shutdown`, and counts its calls. Then no call is taken any more, those
 /// under way are finished, and the socket is removed.
 ///
 /// # Errors
@@ -108,11 +117,20 @@ pub async fn serve(
     socket: &Path,
     drives: Drives,
     node: NodeInfo,
+    calls: Calls,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     node.check()?;
     let incoming = csi::listen(socket)?;
-    let driver = Driver { drives, node: Arc::new(node), flights: Flights::default() };
+    ephemeral::sweep(&drives).await;
+    let noting = note_names(drives.clone());
+    let driver = Driver {
+        drives,
+        node: Arc::new(node),
+        flights: Flights::default(),
+        throttles: Throttles::find(),
+        calls,
+    };
     let flights = driver.flights.clone();
     tracing::info!(driver = %driver.node.name, node = driver.node.node_id, socket = %socket.display(), "serving");
 
@@ -120,6 +138,7 @@ pub async fn serve(
         .max_concurrent_streams(OPEN_CALLS)
         .add_service(IdentityServer::new(driver.clone()))
         .add_service(ControllerServer::new(driver.clone()))
+        .add_service(GroupControllerServer::new(driver.clone()))
         .add_service(NodeServer::new(driver))
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled());
     let patience = async {
@@ -129,11 +148,27 @@ pub async fn serve(
     };
     let ended = tokio::select! {
         ended = served => ended,
+        () = noting => Ok(()),
         // A caller that neither speaks nor hangs up holds nobody up.
         () = patience => Ok(()),
     };
     flights.landed(LAST_CALLS).await;
     Ok(ended?)
+}
+
+/// Notes beside the drives which volumes they have, some time after that changed. Never ends.
+async fn note_names(drives: Drives) {
+    let mut changed = drives.changed();
+    loop {
+        changed.mark_unchanged();
+        if let Err(error) = drives.note_names().await {
+            tracing::warn!(%error, "it is not noted which volumes the drives have");
+        }
+        tokio::time::sleep(GATHER).await;
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -60,21 +60,22 @@ impl Driver {
         Ok(v1::ListSnapshotsResponse { entries: found.into_iter().map(entry).collect(), next_token })
     }
 
-    fn shown_snapshot(&self, snapshot: &Snapshot) -> v1::Snapshot {
+    pub(crate) fn shown_snapshot(&self, snapshot: &Snapshot) -> v1::Snapshot {
         v1::Snapshot {
             size_bytes: signed(snapshot.restore_size),
             snapshot_id: snapshot.id.to_string(),
             source_volume_id: self.node.name.handle(&snapshot.source),
-            creation_time: Some(csi::Timestamp {
-                seconds: snapshot.created.as_second(),
-                nanos: snapshot.created.subsec_nanosecond(),
-            }),
+            creation_time: Some(time(snapshot.created)),
             // It is announced when the copy is complete.
             ready_to_use: true,
-            group_snapshot_id: String::new(),
+            group_snapshot_id: snapshot.group.as_ref().map(ToString::to_string).unwrap_or_default(),
             accessible_topology: vec![v1::Topology { segments: self.node.segments.clone() }],
         }
     }
+}
+
+pub(crate) fn time(moment: jiff::Timestamp) -> csi::Timestamp {
+    csi::Timestamp { seconds: moment.as_second(), nanos: moment.subsec_nanosecond() }
 }
 
 /// What a volume was filled with, as CSI says it.

@@ -58,6 +58,7 @@ impl Coded for CreateError {
         match self {
             Self::Incompatible { .. } => Code::AlreadyExists,
             Self::NoSpace { .. } => Code::ResourceExhausted,
+            Self::OutOfReach { .. } => Code::Unavailable,
             Self::OutOfRange(_) => Code::OutOfRange,
             Self::Refused(_) => Code::InvalidArgument,
             Self::Source(source) => source.code(),
@@ -83,7 +84,7 @@ impl Coded for SourceError {
 impl Coded for SnapshotError {
     fn code(&self) -> Code {
         match self {
-            Self::Incompatible { .. } => Code::AlreadyExists,
+            Self::Incompatible { .. } | Self::IncompatibleGroup { .. } => Code::AlreadyExists,
             Self::Source(source) => source.code(),
             Self::NoSpace { .. } | Self::Overflows { .. } => Code::ResourceExhausted,
             Self::Refused(_) => Code::InvalidArgument,
@@ -97,7 +98,7 @@ impl Coded for SnapshotError {
 impl Coded for DeleteError {
     fn code(&self) -> Code {
         match self {
-            Self::InUse { .. } => Code::FailedPrecondition,
+            Self::InUse { .. } | Self::Copied(_) | Self::Member { .. } => Code::FailedPrecondition,
             Self::NoDrive { .. } => Code::Unavailable,
             Self::Busy(_) => Code::Aborted,
             Self::Drive { .. } => Code::Internal,
@@ -181,7 +182,12 @@ mod tests {
         let taken = || MountError::Taken { at: PathBuf::from("/target"), why: "by another volume".into() };
         assert_eq!(refused(taken()).code(), Code::AlreadyExists);
         assert_eq!(refused_unmount(taken()).code(), Code::FailedPrecondition);
-        let status = refused(CreateError::NoSpace { asked: 9, largest_free: 5, drives: Vec::new() });
+        let status = refused(CreateError::NoSpace {
+            asked: 9,
+            largest_free: 5,
+            largest_drive: None,
+            drives: Vec::new(),
+        });
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(status.message().contains('9') && status.message().contains('5'), "{}", status.message());
     }

@@ -1,15 +1,13 @@
 //! Making, growing and deleting volumes: reserve under the lock, carry the plan out without it, settle under it again.
 
-use jiff::Timestamp;
-
 use crate::{
-    AccessType, CreateError, CreateVolume, DeleteError, ExpandError, SourceError, Volume, VolumeId,
-    allocate::{choose, size_of},
+    AccessType, CreateError, CreateVolume, DeleteError, ExpandError, SourceError, Throttle, Volume, VolumeId,
+    allocate::{Wanted, choose, size_of},
     content::{self, Found},
     drives::Inner,
     execute::Site,
     plan::{self, Content, Step},
-    record::{FORMAT, Phase, VolumeRecord, with_notes},
+    record::{Phase, VolumeRecord, with_notes},
     staging::Shown,
     state::{Entry, Serving, State},
 };
@@ -100,7 +98,16 @@ pub(crate) fn make(
 
 /// The volume of that name, if it is what is asked for.
 fn existing(state: &State, request: &CreateVolume) -> Result<Option<Volume>, CreateError> {
-    let Some((serving, entry)) = state.by_name(&request.name) else { return Ok(None) };
+    let Some((serving, entry)) = state.by_name(&request.name) else {
+        return match state.out_of_reach(&request.name) {
+            None => Ok(None),
+            Some(drive) => Err(CreateError::OutOfReach {
+                name: request.name.clone(),
+                drive: drive.clone(),
+                reason: state.why_not(drive),
+            }),
+        };
+    };
     if entry.busy || entry.record.phase == Phase::Deleting {
         return Err(CreateError::Busy(request.name.clone()));
     }
@@ -119,6 +126,8 @@ fn existing(state: &State, request: &CreateVolume) -> Result<Option<Volume>, Cre
         format!("it is {}", volume.access)
     } else if volume.parameters != request.parameters {
         "its parameters differ".to_owned()
+    } else if entry.record.spread != request.spread {
+        "its group, of volumes on different drives, differs".to_owned()
     } else if volume.origin != request.origin {
         match &volume.origin {
             Some(origin) => format!("it was made from {origin}"),
@@ -196,7 +205,7 @@ fn place(
     size: u64,
     source: Option<&Found>,
 ) -> Result<(VolumeId, Site, VolumeRecord), CreateError> {
-    let mut candidates = state.candidates();
+    let mut candidates = state.candidates(request.spread.as_deref());
     if let Some(home) = source.and_then(|source| source.drive.as_ref()) {
         for other in candidates.iter_mut().filter(|candidate| candidate.drive.as_ref() != Some(home)) {
             other.failed.get_or_insert_with(|| "a clone lies on the drive of its source".to_owned());
@@ -214,22 +223,26 @@ fn place(
         AccessType::Mount => size,
         AccessType::Block => with_notes(size),
     };
-    let id = choose(&candidates, held, backend)?;
+    let wanted = Wanted {
+        name: &request.name,
+        size: held,
+        backend,
+        drives: &request.drives,
+        spread: request.spread.as_deref(),
+    };
+    let id = choose(&candidates, &wanted)?;
     let Some(drive) = state.drive_mut(&id) else { return Err(CreateError::Busy(request.name.clone())) };
     let key = free_key(drive, &request.name);
     let record = VolumeRecord {
-        format: FORMAT,
-        key: key.clone(),
-        name: request.name.clone(),
-        size,
         access: request.access,
-        phase: Phase::Creating,
-        created: Timestamp::now(),
         quota: drive.site.backend.choose_key(&drive.quota_keys()),
         parameters: request.parameters.clone(),
         notes: request.notes.clone(),
         origin: request.origin.clone(),
-        restore_size: None,
+        spread: request.spread.clone(),
+        throttle: request.throttle,
+        ephemeral: request.ephemeral,
+        ..VolumeRecord::intended(key.clone(), &request.name, size)
     };
     drive.volumes.insert(key.clone(), Entry { busy: true, ..Entry::new(record.clone()) });
     Ok((VolumeId { drive: id, key }, drive.site.clone(), record))
@@ -273,8 +286,14 @@ pub(crate) fn delete(inner: &Inner, id: &VolumeId, is_snapshot: bool) -> Result<
         else {
             return Ok(());
         };
-        if entry.busy || entry.readers > 0 {
+        if entry.busy {
             return Err(DeleteError::Busy(id.clone()));
+        }
+        if entry.readers > 0 {
+            return Err(DeleteError::Copied(id.clone()));
+        }
+        if let Some(group) = &entry.record.group {
+            return Err(DeleteError::Member { id: id.clone(), group: group.id.clone() });
         }
         let known = (serving.site.clone(), entry.record.clone());
         if let Some(entry) = state.entry_mut(id) {
@@ -311,9 +330,9 @@ pub(crate) fn remove(inner: &Inner, id: &VolumeId, steps: &[Step]) {
 }
 
 /// Carries out a removal. From its first step on the volume is on its way out, whatever happens.
-fn settle(inner: &Inner, id: &VolumeId, site: &Site, steps: &[Step]) -> linux::Result<()> {
+pub(crate) fn settle(inner: &Inner, id: &VolumeId, site: &Site, steps: &[Step]) -> linux::Result<()> {
     if let (Some(Step::Record(record)), Some(entry)) = (steps.first(), inner.state.lock().entry_mut(id)) {
-        entry.record = record.clone();
+        entry.record = record.as_ref().clone();
     }
     let removed = site.execute(steps);
     let mut state = inner.state.lock();
@@ -404,4 +423,34 @@ pub(crate) fn expand(
     }
     inner.notify();
     grown.map(|()| size).map_err(ExpandError::from)
+}
+
+/// Records how fast the users of a volume may be.
+pub(crate) fn throttle(inner: &Inner, id: &VolumeId, throttle: Throttle) -> Result<(), ExpandError> {
+    let (site, record) = {
+        let mut state = inner.state.lock();
+        if state.drive(&id.drive).is_none() && state.knows(&id.drive) {
+            return Err(ExpandError::NoDrive { drive: id.drive.clone(), reason: state.why_not(&id.drive) });
+        }
+        let Some((serving, entry)) = state.volume(id) else { return Err(ExpandError::NotFound(id.clone())) };
+        if entry.busy || !entry.live() || entry.lost {
+            return Err(ExpandError::Busy(id.clone()));
+        }
+        if entry.record.throttle == throttle {
+            return Ok(());
+        }
+        let known = (serving.site.clone(), VolumeRecord { throttle, ..entry.record.clone() });
+        if let Some(entry) = state.entry_mut(id) {
+            entry.busy = true;
+        }
+        known
+    };
+    let recorded = site.perform(&Step::record(record));
+    if let Some(entry) = inner.state.lock().entry_mut(id) {
+        entry.busy = false;
+        if recorded.is_ok() {
+            entry.record.throttle = throttle;
+        }
+    }
+    recorded.map_err(ExpandError::from)
 }

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    AccessType, DriveId, VolumeId,
+    DriveId, VolumeId,
     backend::QuotaKey,
     execute::Site,
-    record::{FORMAT, Phase, VolumeRecord},
+    record::{Phase, VolumeRecord},
     state::Entry,
 };
 
@@ -66,19 +66,11 @@ struct Counted {
 fn record_of(name: &str, counted: Counted) -> Option<VolumeRecord> {
     let size = counted.limit.filter(|_| counted.project != 0)?;
     Some(VolumeRecord {
-        format: FORMAT,
-        key: name.to_owned(),
-        name: name.to_owned(),
-        size,
-        access: AccessType::Mount,
         phase: Phase::Ready,
         // DirectPV keeps that in the cluster only.
         created: Timestamp::UNIX_EPOCH,
         quota: Some(QuotaKey::Project(counted.project)),
-        parameters: Default::default(),
-        notes: Default::default(),
-        origin: None,
-        restore_size: None,
+        ..VolumeRecord::intended(name.to_owned(), name, size)
     })
 }
 

@@ -1,6 +1,6 @@
 //! Drives as their users see them.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +143,8 @@ pub struct Drive {
     pub volumes: usize,
     /// Number of its snapshots.
     pub snapshots: usize,
+    /// Its labels; none known of a failed drive.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What can be had now, in bytes.

@@ -1,9 +1,10 @@
 //! The drives of one machine: the façade. Here are locks, threads and deadlines; what to do is decided elsewhere.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use linux::Host;
@@ -11,14 +12,18 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    BackendKind, Capacity, CreateError, CreateVolume, DeleteError, Drive, DriveId, ExpandError, Force,
-    InitialiseError, MountError, MountFlags, OpenError, Snapshot, SnapshotError, SnapshotId, Source, Stats,
-    StatsError, Volume, VolumeId, change, expected, initialise,
+    BackendKind, Capacity, CreateError, CreateVolume, DeleteError, Drive, DriveId, DriveSelector,
+    ExpandError, Force, GroupSnapshot, InitialiseError, MountError, MountFlags, OpenError, Snapshot,
+    SnapshotError, SnapshotId, Source, Stats, StatsError, Throttle, Volume, VolumeId, change, expected,
+    group, initialise,
     inventory::{self, Removals},
-    show, snapshot,
+    label, show, snapshot,
     state::{Found, Serving, Slot, State},
     work::{self, Workers},
 };
+
+/// How long mounting may take on a machine that is well.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The drives of one machine and the volumes on them. Cloning gives another handle.
 #[derive(Clone)]
@@ -39,6 +44,8 @@ pub(crate) struct Inner {
     copying: Workers,
     /// One drive is made at a time.
     initialising: Mutex<()>,
+    /// One mount is tried at a time.
+    pub(crate) trying: Mutex<()>,
 }
 
 impl Inner {
@@ -82,6 +89,7 @@ impl Drives {
                 slow: Workers::new(16),
                 copying: Workers::new(4),
                 initialising: Mutex::new(()),
+                trying: Mutex::new(()),
             }),
         };
         drives.finish(removals);
@@ -136,11 +144,15 @@ impl Drives {
     /// When that can't be written.
     pub async fn forget(&self, id: &DriveId) -> Result<(), linux::Error> {
         let (inner, id) = (self.inner.clone(), id.clone());
-        work::alone(work::DEADLINE, move || expected::forget(inner.host.as_ref(), &inner.root, &id))
-            .await
-            .map_err(|interrupted| {
-                linux::Error::because("forget drive", self.inner.root.display(), interrupted.to_string())
-            })?
+        work::alone(work::DEADLINE, move || {
+            expected::forget(inner.host.as_ref(), &inner.root, &id)?;
+            inner.state.lock().out_of_reach.remove(&id);
+            Ok(())
+        })
+        .await
+        .map_err(|interrupted| {
+            linux::Error::because("forget drive", self.inner.root.display(), interrupted.to_string())
+        })?
     }
 
     /// All drives, ready and failed.
@@ -193,6 +205,112 @@ impl Drives {
         let (inner, id) = (self.inner.clone(), id.clone());
         let work = move || change::delete(&inner, &id, true);
         self.inner.slow.run(work).await.map_err(|_| DeleteError::TimedOut)?
+    }
+
+    /// Takes snapshots of several volumes as near to one moment as there is: all of them, or none. Each is of one
+    /// moment; between those of two volumes a write to either may lie. Idempotent by name.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn create_group(
+        &self,
+        sources: &[VolumeId],
+        name: &str,
+    ) -> Result<GroupSnapshot, SnapshotError> {
+        let (inner, sources, name) = (self.inner.clone(), sources.to_vec(), name.to_owned());
+        self.inner
+            .copying
+            .run(move || group::create(&inner, &name, &sources))
+            .await
+            .map_err(|_| SnapshotError::TimedOut)?
+    }
+
+    /// Deletes a group snapshot with all its snapshots; their space is free when this returns. One that is not there
+    /// is deleted.
+    ///
+    /// # Errors
+    /// See [`DeleteError`].
+    pub async fn delete_group(&self, id: &SnapshotId) -> Result<(), DeleteError> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        self.inner.slow.run(move || group::delete(&inner, &id)).await.map_err(|_| DeleteError::TimedOut)?
+    }
+
+    /// A complete group snapshot, without the members whose drives are not there now.
+    pub fn group(&self, id: &SnapshotId) -> Option<GroupSnapshot> {
+        group::find(&self.inner.state.lock(), id)
+    }
+
+    /// Records how fast the users of a volume may be. Idempotent.
+    ///
+    /// # Errors
+    /// As of [`expand`](Self::expand).
+    pub async fn throttle(&self, id: &VolumeId, throttle: Throttle) -> Result<(), ExpandError> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        let work = move || change::throttle(&inner, &id, throttle);
+        self.inner.quick.run(work).await.map_err(|_| ExpandError::TimedOut)?
+    }
+
+    /// Gives a drive these labels instead of those it has. They are kept on the drive.
+    ///
+    /// # Errors
+    /// When the drive is not there or can't be written.
+    pub async fn label(&self, id: &DriveId, labels: BTreeMap<String, String>) -> Result<(), linux::Error> {
+        let (inner, drive) = (self.inner.clone(), id.clone());
+        let interrupted = |why: work::Interrupted| linux::Error::because("label drive", id, why.to_string());
+        work::alone(work::DEADLINE, move || label::write(&inner, &drive, labels))
+            .await
+            .map_err(interrupted)?
+    }
+
+    /// Notes which volumes each drive has, beside the drives: a volume whose drive is away at the next start is then
+    /// not made a second time. To be called some time after volumes [changed](Self::changed).
+    ///
+    /// # Errors
+    /// When the notes can't be written; what is on the drives is not affected.
+    pub async fn note_names(&self) -> Result<(), linux::Error> {
+        let inner = self.inner.clone();
+        work::alone(work::DEADLINE, move || inventory::note_names(&inner)).await.map_err(|interrupted| {
+            linux::Error::because("note volumes", self.inner.root.display(), interrupted.to_string())
+        })?
+    }
+
+    /// Whether this process can mount at all, which everything here depends upon.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn can_mount(&self) -> Result<(), linux::Error> {
+        let inner = self.inner.clone();
+        let tried = work::alone(PATIENCE, move || inventory::try_mounting(&inner)).await;
+        tried.map_err(|interrupted| {
+            linux::Error::because("mount in", self.inner.root.display(), interrupted.to_string())
+        })?
+    }
+
+    /// Every volume of a drive that is mounted as a whole, and where.
+    ///
+    /// # Errors
+    /// See [`MountError`].
+    pub async fn shown(&self, drive: &DriveId) -> Result<Vec<(VolumeId, PathBuf)>, MountError> {
+        let (inner, drive) = (self.inner.clone(), drive.clone());
+        self.inner.quick.run(move || show::shown(&inner, &drive)).await.map_err(|_| MountError::TimedOut)?
+    }
+
+    /// Gives the volume that is mounted at `at` to a group, with all that is in it. One whose root belongs to the group
+    /// already is left as it is: its own new files do.
+    ///
+    /// # Errors
+    /// See [`MountError`].
+    pub async fn give(&self, id: &VolumeId, at: &Path, group: u32) -> Result<(), MountError> {
+        let (inner, id, at) = (self.inner.clone(), id.clone(), at.to_owned());
+        let work = move || show::give(&inner, &id, &at, group);
+        self.inner.slow.run(work).await.map_err(|_| MountError::TimedOut)?
+    }
+
+    /// The live volume of this name.
+    pub fn named(&self, name: &str) -> Option<Volume> {
+        let state = self.inner.state.lock();
+        let (serving, entry) = state.by_name(name)?;
+        entry.live().then(|| serving.volume(entry))
     }
 
     /// All finished snapshots, by identity.
@@ -385,9 +503,9 @@ impl Drives {
             .map_err(|_| ExpandError::TimedOut)?
     }
 
-    /// What can be had now.
-    pub fn capacity(&self, backend: Option<BackendKind>) -> Capacity {
-        self.inner.state.lock().capacity(backend)
+    /// What can be had now on drives like this.
+    pub fn capacity(&self, backend: Option<BackendKind>, drives: &DriveSelector) -> Capacity {
+        self.inner.state.lock().capacity(backend, drives)
     }
 
     /// Changes whenever capacity, drives or volumes did.

@@ -155,9 +155,10 @@ pub enum CreateError {
         /// What differs.
         why: String,
     },
-    /// No drive has room.
+    /// No drive suits and has room.
     #[error(
-        "no drive has room for {asked} bytes: the largest free space on one drive is {largest_free} bytes{}; ask for less, delete volumes or add a drive",
+        "no drive has room for {asked} bytes: the largest free space on one drive is {largest_free} bytes{}{}; ask for less, delete volumes or add a drive",
+        largest_drive.as_ref().map(|drive| format!(" on {drive}")).unwrap_or_default(),
         list(drives)
     )]
     NoSpace {
@@ -165,8 +166,22 @@ pub enum CreateError {
         asked: u64,
         /// Bytes that the emptiest drive has left.
         largest_free: u64,
+        /// The emptiest drive.
+        largest_drive: Option<String>,
         /// Each drive and why it was passed over.
         drives: Vec<Excluded>,
+    },
+    /// A drive that had a volume of this name can't be asked; a second one must not come into being.
+    #[error(
+        "volume {name} is on drive {drive}, which can't serve: {reason}; once it is back the same call finds the volume, or forget the drive"
+    )]
+    OutOfReach {
+        /// The volume.
+        name: String,
+        /// The drive.
+        drive: DriveId,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The sizes make no sense.
     #[error("{0}")]
@@ -253,6 +268,14 @@ pub enum SnapshotError {
         /// The snapshot that has the name.
         existing: Box<Snapshot>,
     },
+    /// The name is taken by a group snapshot of other volumes.
+    #[error("group snapshot {name} exists, and is of the volumes {}; choose another name", sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    IncompatibleGroup {
+        /// The group's name.
+        name: String,
+        /// What it is of.
+        sources: Vec<VolumeId>,
+    },
     /// The volume can't be read.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -318,9 +341,20 @@ pub enum DeleteError {
         /// Its drive.
         drive: DriveId,
     },
-    /// Another call for it is under way, or something is being made from it.
-    #[error("{0} is being changed or copied; try again in a moment")]
+    /// Another call for it is under way.
+    #[error("{0} is being changed; try again in a moment")]
     Busy(VolumeId),
+    /// Something is being made from it.
+    #[error("{0} is being copied to a new volume or snapshot; delete it when that is complete")]
+    Copied(VolumeId),
+    /// One of several that were taken together.
+    #[error("{id} is one of the group snapshot {group}; delete that as a whole")]
+    Member {
+        /// The snapshot.
+        id: VolumeId,
+        /// Its group.
+        group: VolumeId,
+    },
     /// The drive refused.
     #[error("{id} could not be deleted: {error}; it is retried from where it stopped")]
     Drive {

@@ -97,6 +97,9 @@ pub(crate) enum Fault {
     Crash(usize),
 }
 
+/// A drive that is not in the machine.
+pub(crate) struct Pulled(FileSystem);
+
 #[derive(Default)]
 pub(crate) struct FakeHost {
     machine: Mutex<Machine>,
@@ -187,6 +190,19 @@ impl FakeHost {
 
     pub(crate) fn loops(&self) -> usize {
         self.machine.lock().loops.len()
+    }
+
+    /// Someone pulls the drive out, with nothing mounted: the file is another one now.
+    pub(crate) fn disk_taken_away(&self, path: &Path) -> Pulled {
+        let mut machine = self.machine.lock();
+        machine.mounts.truncate(1);
+        Pulled(machine.disks.remove(path).expect("it was there"))
+    }
+
+    pub(crate) fn disk_given_back(&self, path: &Path, disk: Pulled) {
+        let mut machine = self.machine.lock();
+        machine.mounts.truncate(1);
+        machine.disks.insert(path.to_owned(), disk.0);
     }
 
     pub(crate) fn mounts(&self) -> usize {

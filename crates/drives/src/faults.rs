@@ -4,6 +4,7 @@
 mod adopted;
 mod block;
 mod copies;
+mod groups;
 
 use std::{
     path::{Path, PathBuf},
@@ -21,7 +22,7 @@ use crate::{
     fake::{FakeHost, Fault},
     layout::Layout,
     plan,
-    record::{FORMAT, Phase, VolumeRecord},
+    record::{Phase, VolumeRecord},
 };
 
 const SIZE: u64 = 64 << 20;
@@ -315,18 +316,10 @@ async fn staging_that_breaks_off_can_be_repeated_and_undone() {
 
 fn record(quota: Option<QuotaKey>) -> VolumeRecord {
     VolumeRecord {
-        format: FORMAT,
-        key: "pvc-1".to_owned(),
-        name: "pvc-1".to_owned(),
-        size: SIZE,
-        access: AccessType::Mount,
         phase: Phase::Ready,
         created: jiff::Timestamp::UNIX_EPOCH,
         quota,
-        parameters: Default::default(),
-        notes: Default::default(),
-        origin: None,
-        restore_size: None,
+        ..VolumeRecord::intended("pvc-1".to_owned(), "pvc-1", SIZE)
     }
 }
 

@@ -171,6 +171,7 @@ fn finish(
         foreign: 0,
         site: Site { host: host.clone(), backend, layout },
         volumes: Default::default(),
+        labels: Default::default(),
     })
 }
 

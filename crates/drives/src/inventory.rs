@@ -1,16 +1,16 @@
 //! All drives of a machine: found at start, let go at the end.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, path::Path, sync::Arc, time::Duration};
 
-use linux::{Host, Unmount};
+use linux::{Attributes, BindSource, Host, Unmount};
 
 use crate::{
     Source, VolumeId,
     drives::Inner,
-    expected,
+    expected, group,
     open::{self, Opened, Sighted},
     plan::Step,
-    state::{Found, Slot, State},
+    state::{Found, Serving, Slot, State},
 };
 
 /// How often, and how far apart, a busy drive is tried again before it is left mounted: two seconds in all.
@@ -82,7 +82,33 @@ pub(crate) fn take(host: &Arc<dyn Host>, root: &Path, sources: Vec<Source>) -> (
             }
         }
     }
+    for slot in &state.slots {
+        if let Found::Failed { id: Some(id), .. } = &slot.found {
+            state.out_of_reach.insert(id.clone(), expected::names(host.as_ref(), root, id));
+        }
+    }
+    removals.extend(group::broken(&mut state));
     (state, removals)
+}
+
+/// Notes beside the drives which volumes they have.
+pub(crate) fn note_names(inner: &Inner) -> linux::Result<()> {
+    let names = |drive: &Serving| {
+        let volumes = drive.volumes.values().filter(|entry| !entry.record.is_snapshot());
+        (drive.id.clone(), volumes.map(|entry| entry.record.name.clone()).collect())
+    };
+    let all: Vec<(_, BTreeSet<String>)> = inner.state.lock().serving().map(names).collect();
+    let host = inner.host.as_ref();
+    all.into_iter().try_for_each(|(id, names)| expected::remember_names(host, &inner.root, &id, names))
+}
+
+/// Mounts a directory of our own on itself, and takes that away.
+pub(crate) fn try_mounting(inner: &Inner) -> linux::Result<()> {
+    let _one_at_a_time = inner.trying.lock();
+    let (host, place) = (inner.host.as_ref(), inner.root.join("expected"));
+    host.make_directory(&place, 0o700)?;
+    host.bind(BindSource::Path(&place), &place, Attributes::default())?;
+    host.unmount(&place, Unmount::Detach).map(drop)
 }
 
 /// Unmounts and detaches every drive that nothing uses. One that is mounted but not at its place any more (its loop

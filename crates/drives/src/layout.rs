@@ -44,6 +44,10 @@ impl Layout {
         self.mount.join(".orlop/drive.json")
     }
 
+    pub(crate) fn labels(&self) -> PathBuf {
+        self.mount.join(".orlop/labels.json")
+    }
+
     pub(crate) fn records(&self) -> PathBuf {
         self.mount.join(".orlop/volumes")
     }

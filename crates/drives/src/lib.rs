@@ -21,8 +21,10 @@ mod fake;
 mod faults;
 #[cfg(test)]
 mod fuzz;
+mod group;
 mod initialise;
 mod inventory;
+mod label;
 mod layout;
 mod mount_flags;
 mod open;
@@ -32,9 +34,11 @@ mod show;
 mod snapshot;
 mod staging;
 mod state;
+mod throttle;
 mod volume;
 mod work;
 
+pub use allocate::{ACCESS_TIER, DriveSelector};
 pub use drive::{BackendKind, Capacity, Drive, DriveId, DriveState, Force, Source, UnknownBackend};
 pub use drives::Drives;
 pub use error::{
@@ -42,6 +46,8 @@ pub use error::{
     SourceError, StatsError,
 };
 pub use mount_flags::{MountFlags, UnsupportedFlag};
+pub use throttle::Throttle;
 pub use volume::{
-    AccessType, CreateVolume, Inodes, InvalidVolumeId, Origin, Snapshot, SnapshotId, Stats, Volume, VolumeId,
+    AccessType, CreateVolume, GroupSnapshot, Inodes, InvalidVolumeId, Origin, Snapshot, SnapshotId, Stats,
+    Volume, VolumeId,
 };

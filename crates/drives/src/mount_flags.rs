@@ -16,6 +16,12 @@ pub struct MountFlags {
 pub struct UnsupportedFlag(pub String);
 
 impl MountFlags {
+    /// The same, and read-only.
+    pub fn read_only(mut self) -> Self {
+        self.attributes.read_only = true;
+        self
+    }
+
     /// Checks options such as `nodev`; each may hold several, separated by commas. The last of two opposites holds.
     ///
     /// # Errors

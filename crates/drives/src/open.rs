@@ -15,6 +15,7 @@ use crate::{
     directpv,
     execute::Site,
     initialise::{LABEL, signature},
+    label,
     layout::{Layout, Maker},
     plan::{self, Recovery, Step},
     record::{DriveRecord, VolumeRecord, parse},
@@ -190,10 +191,11 @@ pub(crate) fn open(
         backend.prepare(host.as_ref(), layout.mount())?;
         let stock = take_stock(&site)?;
         let foreign = foreign(&site, &stock.0)?;
-        Ok::<_, linux::Error>((stock, foreign))
+        let labels = label::read(host.as_ref(), &site.layout)?;
+        Ok::<_, linux::Error>((stock, foreign, labels))
     };
     match start() {
-        Ok(((volumes, removals), foreign)) => {
+        Ok(((volumes, removals), foreign, labels)) => {
             let serving = Serving {
                 id: id.clone(),
                 device: device.path.clone(),
@@ -201,6 +203,7 @@ pub(crate) fn open(
                 foreign,
                 site,
                 volumes,
+                labels,
             };
             Opened { found: Some(Found::Serving(serving)), removals }
         }

@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Write the volume's record, durably.
-    Record(VolumeRecord),
+    Record(Box<VolumeRecord>),
     /// Make its directory.
     Create { key: String, quota: Option<QuotaKey> },
     /// Hold it to its size.
@@ -39,6 +39,12 @@ pub(crate) enum Step {
     Reclaim { quota: QuotaKey },
     /// Remove its record, durably.
     Forget { key: String },
+}
+
+impl Step {
+    pub(crate) fn record(record: VolumeRecord) -> Self {
+        Self::Record(Box::new(record))
+    }
 }
 
 /// What a new volume is filled with.
@@ -69,7 +75,7 @@ pub(crate) struct Observed {
 /// Intent first; the announcement last, when all is durable.
 pub(crate) fn create(record: &VolumeRecord, content: Option<&Content>) -> Vec<Step> {
     let key = || record.key.clone();
-    let mut steps = vec![Step::Record(VolumeRecord { phase: Phase::Creating, ..record.clone() })];
+    let mut steps = vec![Step::record(VolumeRecord { phase: Phase::Creating, ..record.clone() })];
     if let Some(Content::Volume { key: from }) = content {
         steps.push(Step::Freeze { from: from.clone(), key: key() });
     }
@@ -82,7 +88,7 @@ pub(crate) fn create(record: &VolumeRecord, content: Option<&Content>) -> Vec<St
     }
     steps.extend(hold(record));
     steps.push(Step::Sync);
-    steps.push(Step::Record(VolumeRecord { phase: Phase::Ready, ..record.clone() }));
+    steps.push(Step::record(VolumeRecord { phase: Phase::Ready, ..record.clone() }));
     steps
 }
 
@@ -101,7 +107,7 @@ pub(crate) fn delete(record: &VolumeRecord, observed: Observed) -> Vec<Step> {
     let key = || record.key.clone();
     let quota = observed.quota.or(record.quota);
     let mut steps = vec![
-        Step::Record(VolumeRecord { phase: Phase::Deleting, quota, ..record.clone() }),
+        Step::record(VolumeRecord { phase: Phase::Deleting, quota, ..record.clone() }),
         Step::SetAside { key: key() },
         Step::Destroy { key: key() },
     ];
@@ -120,7 +126,7 @@ pub(crate) fn delete(record: &VolumeRecord, observed: Observed) -> Vec<Step> {
 /// Who has a block volume's device sees it grow when all of it is durable.
 pub(crate) fn expand(record: &VolumeRecord, size: u64) -> Vec<Step> {
     let record = VolumeRecord { format: FORMAT, size, ..record.clone() };
-    let mut steps = vec![Step::Record(record.clone())];
+    let mut steps = vec![Step::record(record.clone())];
     steps.extend(hold(&record));
     steps.push(Step::Sync);
     steps.extend(resize(&record));
@@ -142,7 +148,7 @@ pub(crate) fn shrink_back(record: &VolumeRecord) -> Vec<Step> {
     }
     steps.push(Step::Limit { key: key(), bytes: record.held() });
     steps.push(Step::Sync);
-    steps.push(Step::Record(record.clone()));
+    steps.push(Step::record(record.clone()));
     steps
 }
 
@@ -192,18 +198,10 @@ mod tests {
     #[test]
     fn a_restart_keeps_what_was_announced_and_removes_what_was_not() {
         let record = |phase| VolumeRecord {
-            format: FORMAT,
-            key: "pvc-1".to_owned(),
-            name: "pvc-1".to_owned(),
-            size: 4096,
-            access: AccessType::Mount,
             phase,
             created: jiff::Timestamp::UNIX_EPOCH,
             quota: None,
-            parameters: Default::default(),
-            notes: Default::default(),
-            origin: None,
-            restore_size: None,
+            ..VolumeRecord::intended("pvc-1".to_owned(), "pvc-1", 4096)
         };
         let found = |limit| Observed { quota: Some(QuotaKey::Subvolume(256)), limit, bytes: None };
         let ready = record(Phase::Ready);
@@ -238,18 +236,10 @@ mod tests {
     #[test]
     fn what_is_counted_by_outlives_the_directory_in_the_record() {
         let record = VolumeRecord {
-            format: FORMAT,
-            key: "pvc-1".to_owned(),
-            name: "pvc-1".to_owned(),
-            size: 4096,
-            access: AccessType::Mount,
             phase: Phase::Deleting,
             created: jiff::Timestamp::UNIX_EPOCH,
             quota: Some(QuotaKey::Subvolume(256)),
-            parameters: Default::default(),
-            notes: Default::default(),
-            origin: None,
-            restore_size: None,
+            ..VolumeRecord::intended("pvc-1".to_owned(), "pvc-1", 4096)
         };
         let steps = delete(&record, Observed::default());
         assert!(steps.contains(&Step::Reclaim { quota: QuotaKey::Subvolume(256) }), "{steps:?}");

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{AccessType, BackendKind, DriveId, Origin, allocate::GRAIN, backend::QuotaKey};
+use crate::{
+    AccessType, BackendKind, DriveId, Origin, SnapshotId, Throttle, allocate::GRAIN, backend::QuotaKey,
+};
 
 /// The format that this version writes. Format 1 knew no block volumes; its records are read as they are.
 pub(crate) const FORMAT: u32 = 2;
@@ -21,6 +23,14 @@ pub(crate) struct DriveRecord {
     pub(crate) created: Timestamp,
     /// The device that it was made on, for people who look for it.
     pub(crate) device: DeviceFacts,
+}
+
+/// `.orlop/labels.json`: what people choose drives for volumes by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Labels {
+    pub(crate) format: u32,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,9 +72,52 @@ pub(crate) struct VolumeRecord {
     /// For a snapshot, the size that its volume had then; none for a volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) restore_size: Option<u64>,
+    /// Volumes of one group lie on different drives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) spread: Option<String>,
+    /// The snapshots that it was taken together with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<GroupRecord>,
+    /// How fast its users may be.
+    #[serde(default, skip_serializing_if = "Throttle::is_unlimited")]
+    pub(crate) throttle: Throttle,
+    /// It goes with its user.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) ephemeral: bool,
+}
+
+/// Snapshots that were taken together. Each of them carries this, and none counts unless all are complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct GroupRecord {
+    pub(crate) id: SnapshotId,
+    pub(crate) name: String,
+    pub(crate) members: Vec<SnapshotId>,
 }
 
 impl VolumeRecord {
+    /// Of an empty volume that is to be made.
+    pub(crate) fn intended(key: String, name: &str, size: u64) -> Self {
+        Self {
+            format: FORMAT,
+            key,
+            name: name.to_owned(),
+            size,
+            access: AccessType::Mount,
+            phase: Phase::Creating,
+            created: Timestamp::now(),
+            quota: None,
+            parameters: BTreeMap::new(),
+            notes: BTreeMap::new(),
+            origin: None,
+            restore_size: None,
+            spread: None,
+            group: None,
+            throttle: Throttle::default(),
+            ephemeral: false,
+        }
+    }
+
     /// A snapshot is kept as a volume is, and never mounted.
     pub(crate) fn is_snapshot(&self) -> bool {
         self.restore_size.is_some()

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use linux::Attributes;
+use linux::{
+    Attributes,
+    ownership::{self, ChangePolicy},
+};
 
 use crate::{
     AccessType, DriveId, Inodes, MountError, Stats, StatsError, VolumeId,
@@ -12,6 +15,7 @@ use crate::{
     layout::Layout,
     record::VolumeRecord,
     staging::{self, Shown},
+    state::LOST,
 };
 
 enum Unavailable {
@@ -42,13 +46,9 @@ fn for_mounting(inner: &Inner, id: &VolumeId) -> Result<(Site, VolumeRecord), Mo
         Unavailable::NoVolume => MountError::NotFound(id.clone()),
         Unavailable::NoDrive { drive, reason } => MountError::NoDrive { id: id.clone(), drive, reason },
         Unavailable::Busy => MountError::Busy(id.clone()),
-        Unavailable::Lost => MountError::NoDrive {
-            id: id.clone(),
-            drive: id.drive.clone(),
-            reason:
-                "what the volume held is gone from it; restore the drive from a backup, or delete the volume"
-                    .to_owned(),
-        },
+        Unavailable::Lost => {
+            MountError::NoDrive { id: id.clone(), drive: id.drive.clone(), reason: LOST.to_owned() }
+        }
     })
 }
 
@@ -166,6 +166,21 @@ pub(crate) fn unstage(inner: &Inner, id: &VolumeId, staging: &Path) -> Result<()
         None => Ok(()),
         Some(at) => staging::hide(host, id, serving.then_some(&layout), &at),
     }
+}
+
+pub(crate) fn shown(inner: &Inner, drive: &DriveId) -> Result<Vec<(VolumeId, PathBuf)>, MountError> {
+    let layout = inner.state.lock().drive(drive).map(|serving| serving.site.layout.clone());
+    let Some(layout) = layout else { return Ok(Vec::new()) };
+    Ok(staging::all(drive, &layout, &inner.host.mount_table()?))
+}
+
+pub(crate) fn give(inner: &Inner, id: &VolumeId, at: &Path, group: u32) -> Result<(), MountError> {
+    let (site, _) = for_mounting(inner, id)?;
+    if !staging::is_at(inner.host.as_ref(), &Shown { id, layout: &site.layout }, at)? {
+        return Err(MountError::NotStaged { id: id.clone(), staging: at.to_owned() });
+    }
+    ownership::apply(at, group, false, ChangePolicy::OnRootMismatch)
+        .map_err(|error| MountError::Host(linux::Error::new("give to group", at.display(), error)))
 }
 
 pub(crate) fn stats(inner: &Inner, id: &VolumeId, path: &Path) -> Result<Stats, StatsError> {

@@ -2,8 +2,6 @@
 //! extents would go on counting for the volume that wrote them, which could then neither be filled with its own data
 //! nor be deleted with its space given back.
 
-use jiff::Timestamp;
-
 use crate::{
     Origin, Snapshot, SnapshotError, SourceError, VolumeId,
     allocate::{SMALLEST, whole},
@@ -12,7 +10,7 @@ use crate::{
     drives::Inner,
     execute::Site,
     plan::with_headroom,
-    record::{FORMAT, Phase, VolumeRecord},
+    record::{Phase, VolumeRecord},
     state::{Entry, State},
 };
 
@@ -53,7 +51,7 @@ pub(crate) fn create(inner: &Inner, source: &VolumeId, name: &str) -> Result<Sna
 }
 
 /// What a snapshot counts: what its volume holds.
-fn size_of(used: u64) -> u64 {
+pub(crate) fn size_of(used: u64) -> u64 {
     whole(with_headroom(used)).unwrap_or(u64::MAX).max(SMALLEST)
 }
 
@@ -74,7 +72,7 @@ fn existing(state: &State, source: &VolumeId, name: &str) -> Result<Option<Snaps
 }
 
 /// Puts the snapshot into memory, where it counts from now on.
-fn reserve(
+pub(crate) fn reserve(
     state: &mut State,
     source: &VolumeId,
     name: &str,
@@ -91,18 +89,11 @@ fn reserve(
     }
     let key = half_made.map_or_else(|| free_key(drive, name), |record| record.key);
     let record = VolumeRecord {
-        format: FORMAT,
-        key: key.clone(),
-        name: name.to_owned(),
-        size,
         access: found.access,
-        phase: Phase::Creating,
-        created: Timestamp::now(),
         quota: drive.site.backend.choose_key(&drive.quota_keys()),
-        parameters: Default::default(),
-        notes: Default::default(),
         origin: Some(origin),
         restore_size: Some(found.least),
+        ..VolumeRecord::intended(key.clone(), name, size)
     };
     let site = drive.site.clone();
     drive.volumes.insert(key.clone(), Entry { busy: true, ..Entry::new(record.clone()) });

@@ -8,7 +8,7 @@ use std::{
 
 use linux::{Attributes, BindSource, Host, Mount, MountTable, Unmount};
 
-use crate::{MountError, VolumeId, layout::Layout};
+use crate::{DriveId, MountError, VolumeId, layout::Layout};
 
 /// A volume as the mount table shows it.
 pub(crate) struct Shown<'a> {
@@ -181,6 +181,20 @@ pub(crate) fn elsewhere(
     let table = host.mount_table()?;
     let other = table.iter().find(|mount| volume.is(&table, mount) && !besides.contains(&mount.target));
     Ok(other.map(|mount| mount.target.clone()))
+}
+
+/// Every volume of the drive that is mounted as a whole outside it, and where.
+pub(crate) fn all(drive: &DriveId, layout: &Layout, table: &MountTable) -> Vec<(VolumeId, PathBuf)> {
+    let Some(own) = table.at(layout.mount()) else { return Vec::new() };
+    let volume = |mount: &Mount| {
+        let key = mount
+            .root
+            .file_name()
+            .filter(|key| key.to_str().is_some_and(|key| layout.root_of(key) == mount.root))?;
+        let id = VolumeId { drive: drive.clone(), key: key.to_str()?.to_owned() };
+        Some((id, mount.target.clone()))
+    };
+    table.iter().filter(|mount| mount.device == own.device).filter_map(volume).collect()
 }
 
 /// Whether the volume is mounted at `path`.

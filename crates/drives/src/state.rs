@@ -1,9 +1,13 @@
 //! What is known in memory: a mirror of the drives, and reservations for changes under way.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use crate::{
-    BackendKind, Capacity, Drive, DriveId, DriveState, Origin, Snapshot, Source, Volume, VolumeId,
+    BackendKind, Capacity, Drive, DriveId, DriveSelector, DriveState, Origin, Snapshot, Source, Volume,
+    VolumeId,
     allocate::{Candidate, SMALLEST},
     backend::QuotaKey,
     execute::Site,
@@ -16,6 +20,8 @@ pub(crate) struct State {
     pub(crate) slots: Vec<Slot>,
     /// Sources that carried nothing of ours.
     pub(crate) blank: Vec<Source>,
+    /// Names of the volumes on drives that can't be asked now, as they were last seen.
+    pub(crate) out_of_reach: BTreeMap<DriveId, BTreeSet<String>>,
 }
 
 /// One source and what it turned out to be.
@@ -38,7 +44,12 @@ pub(crate) struct Serving {
     pub(crate) foreign: u64,
     pub(crate) site: Site,
     pub(crate) volumes: BTreeMap<String, Entry>,
+    pub(crate) labels: BTreeMap<String, String>,
 }
+
+/// What is said of a volume whose directory is gone.
+pub(crate) const LOST: &str =
+    "the volume's directory is gone from its drive; restore the drive from a backup, or delete the volume";
 
 /// A volume or snapshot in memory. Its size counts from the moment that it is intended until its space is free.
 #[derive(Clone, Debug)]
@@ -58,6 +69,17 @@ impl Entry {
     /// As it is when nothing is going on.
     pub(crate) fn new(record: VolumeRecord) -> Self {
         Self { record, busy: false, doubtful: false, lost: false, readers: 0 }
+    }
+
+    /// What its users should know, in words.
+    fn trouble(&self) -> Option<String> {
+        match (self.lost, self.doubtful) {
+            (true, _) => Some(LOST.to_owned()),
+            (_, true) => {
+                Some("it grew half-way: its limit may be smaller than its size; expand it again".to_owned())
+            }
+            _ => None,
+        }
     }
 
     /// Whether it may be used.
@@ -97,6 +119,9 @@ impl Serving {
             parameters: entry.record.parameters.clone(),
             notes: entry.record.notes.clone(),
             origin: entry.record.origin.clone(),
+            throttle: entry.record.throttle,
+            ephemeral: entry.record.ephemeral,
+            trouble: entry.trouble(),
         }
     }
 
@@ -111,6 +136,7 @@ impl Serving {
             restore_size: entry.record.restore_size?,
             size: entry.record.size,
             created: entry.record.created,
+            group: entry.record.group.as_ref().map(|group| group.id.clone()),
         })
     }
 }
@@ -194,10 +220,26 @@ impl State {
         })
     }
 
-    pub(crate) fn candidates(&self) -> Vec<Candidate> {
-        self.drives()
-            .into_iter()
-            .map(|drive| Candidate {
+    /// The drive that can't be asked now and had a volume of that name when it was last seen.
+    pub(crate) fn out_of_reach(&self, name: &str) -> Option<&DriveId> {
+        self.out_of_reach.iter().find(|(_, names)| names.contains(name)).map(|(id, _)| id)
+    }
+
+    /// All drives, for a volume of this group.
+    pub(crate) fn candidates(&self, spread: Option<&str>) -> Vec<Candidate> {
+        let taken = |slot: &Slot| match &slot.found {
+            Found::Serving(serving) => {
+                spread.is_some()
+                    && serving.volumes.values().any(|entry| entry.record.spread.as_deref() == spread)
+            }
+            Found::Failed { .. } => false,
+        };
+        self.slots
+            .iter()
+            .map(|slot| (taken(slot), slot.drive()))
+            .map(|(taken, drive)| Candidate {
+                taken,
+                labels: drive.labels,
                 label: drive.id.as_ref().map_or_else(|| drive.source.to_string(), ToString::to_string),
                 drive: drive.id,
                 backend: drive.backend,
@@ -214,9 +256,11 @@ impl State {
         self.slots.iter().map(|slot| slot.drive()).collect()
     }
 
-    pub(crate) fn capacity(&self, backend: Option<BackendKind>) -> Capacity {
+    pub(crate) fn capacity(&self, backend: Option<BackendKind>, selector: &DriveSelector) -> Capacity {
         let fitting = || {
-            self.serving().filter(|serving| backend.is_none_or(|kind| serving.site.backend.kind() == kind))
+            self.serving()
+                .filter(|serving| backend.is_none_or(|kind| serving.site.backend.kind() == kind))
+                .filter(|serving| selector.objection(&serving.labels).is_none())
         };
         let largest_volume = fitting().map(Serving::free).max().unwrap_or(0);
         Capacity {
@@ -244,6 +288,7 @@ impl Slot {
                 free: serving.free(),
                 volumes: serving.volumes.values().filter(|entry| !entry.record.is_snapshot()).count(),
                 snapshots: serving.volumes.values().filter(|entry| entry.record.is_snapshot()).count(),
+                labels: serving.labels.clone(),
             },
             Found::Failed { id, backend, reason } => Drive {
                 id: id.clone(),
@@ -258,6 +303,7 @@ impl Slot {
                 free: 0,
                 volumes: 0,
                 snapshots: 0,
+                labels: BTreeMap::new(),
             },
         }
     }

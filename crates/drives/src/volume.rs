@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendKind, DriveId};
+use crate::{BackendKind, DriveId, DriveSelector, Throttle};
 
 /// Names a volume for good: `<drive id>/<key>`, where the key is the volume's name if it is a plain one. At most
 /// 101 bytes.
@@ -141,6 +141,14 @@ pub struct CreateVolume {
     pub notes: BTreeMap<String, String>,
     /// What it is filled with; without, it is empty.
     pub origin: Option<Origin>,
+    /// Only drives like this.
+    pub drives: DriveSelector,
+    /// Volumes of one group lie on different drives.
+    pub spread: Option<String>,
+    /// How fast its users may be.
+    pub throttle: Throttle,
+    /// It goes with its user: one that is mounted nowhere when its drives are opened is of no use to anyone.
+    pub ephemeral: bool,
 }
 
 /// A volume.
@@ -164,6 +172,12 @@ pub struct Volume {
     pub notes: BTreeMap<String, String>,
     /// What it was filled with, which may be gone since.
     pub origin: Option<Origin>,
+    /// How fast its users may be.
+    pub throttle: Throttle,
+    /// Whether it goes with its user.
+    pub ephemeral: bool,
+    /// What is wrong with it, and what to do.
+    pub trouble: Option<String>,
 }
 
 /// A snapshot: a full copy of what a volume held at one moment. It lives on when the volume is deleted.
@@ -182,6 +196,21 @@ pub struct Snapshot {
     /// Bytes that it takes of its drive.
     pub size: u64,
     /// When it was taken.
+    pub created: Timestamp,
+    /// The group that it was taken with; it goes with the group alone.
+    pub group: Option<SnapshotId>,
+}
+
+/// Snapshots that were taken together: all of them are there, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSnapshot {
+    /// Identity.
+    pub id: SnapshotId,
+    /// The name that it was asked for by.
+    pub name: String,
+    /// Its snapshots, one for each volume.
+    pub snapshots: Vec<Snapshot>,
+    /// When the first was taken.
     pub created: Timestamp,
 }
 

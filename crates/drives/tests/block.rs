@@ -11,7 +11,9 @@ use std::{
 };
 
 use bench::{Bench, MIB, request};
-use drives::{AccessType, CreateError, CreateVolume, Drives, MountError, Origin, Volume, VolumeId};
+use drives::{
+    AccessType, CreateError, CreateVolume, DriveSelector, Drives, MountError, Origin, Volume, VolumeId,
+};
 use linux::{BlockDevices, Kernel, LoopDevices, Programs};
 
 fn block(name: &str, size: u64) -> CreateVolume {
@@ -63,12 +65,15 @@ fn image(drives: &Drives, volume: &Volume) -> std::path::PathBuf {
 async fn a_volume_is_a_device_of_its_exact_size_that_grows_while_written() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let empty = drives.capacity(None);
+    let empty = drives.capacity(None, &DriveSelector::default());
     let volume = drives.create(block("pvc-1", 64 * MIB)).await.expect("create");
     assert_eq!(drives.create(block("pvc-1", 64 * MIB)).await.expect("again"), volume);
     let id = volume.id.clone();
     // What the file system notes about the bytes counts too.
-    assert_eq!(drives.capacity(None).available, empty.available - (64 + 2 + 4) * MIB);
+    assert_eq!(
+        drives.capacity(None, &DriveSelector::default()).available,
+        empty.available - (64 + 2 + 4) * MIB
+    );
 
     let device = show(&bench, &drives, &id, "device").await;
     assert!(fs::metadata(&device).expect("there").file_type().is_block_device());
@@ -96,7 +101,7 @@ async fn a_volume_is_a_device_of_its_exact_size_that_grows_while_written() {
 
     hide(&bench, &drives, &id, "device").await;
     drives.delete(&id).await.expect("delete");
-    assert_eq!(drives.capacity(None), empty);
+    assert_eq!(drives.capacity(None, &DriveSelector::default()), empty);
     bench.leaves_nothing(&drives);
     drives.close().await.expect("close");
 }
@@ -186,7 +191,7 @@ async fn a_copy_holds_the_same_bytes_and_has_all_its_space() {
 async fn a_file_system_can_be_made_on_it_and_a_full_drive_keeps_its_word() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let largest = drives.capacity(None).largest_block_volume;
+    let largest = drives.capacity(None, &DriveSelector::default()).largest_block_volume;
     let volume = drives.create(block("pvc-1", largest)).await.expect("the largest");
     let device = show(&bench, &drives, &volume.id, "device").await;
     let run = |program: &str, words: &[&str]| {

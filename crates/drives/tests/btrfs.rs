@@ -6,7 +6,8 @@ use std::{fs, path::Path, time::Duration};
 
 use bench::{Bench, MIB, fill, request};
 use drives::{
-    BackendKind, CreateError, DeleteError, DriveState, Force, InitialiseError, MountError, MountFlags, Source,
+    BackendKind, CreateError, DeleteError, DriveSelector, DriveState, Force, InitialiseError, MountError,
+    MountFlags, Source,
 };
 use linux::{Btrfs, Files, Kernel, LoopDevices, Mounts, Programs, Unmount};
 
@@ -14,10 +15,10 @@ use linux::{Btrfs, Files, Kernel, LoopDevices, Mounts, Programs, Unmount};
 async fn a_volume_lives_from_creation_to_deletion() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let before = drives.capacity(None);
+    let before = drives.capacity(None, &DriveSelector::default());
     let volume = drives.create(request("pvc-1", 64 * MIB)).await.expect("create");
     assert_eq!(volume.size, 64 * MIB);
-    assert_eq!(drives.capacity(None).available, before.available - 64 * MIB);
+    assert_eq!(drives.capacity(None, &DriveSelector::default()).available, before.available - 64 * MIB);
     assert_eq!(drives.create(request("pvc-1", 64 * MIB)).await.expect("again"), volume);
     let refused = drives.create(request("pvc-1", 65 * MIB)).await;
     assert!(matches!(refused, Err(CreateError::Incompatible { .. })), "{refused:?}");
@@ -53,7 +54,7 @@ async fn a_volume_lives_from_creation_to_deletion() {
         drives.delete(&volume.id).await.expect("delete");
     }
     assert!(!target.exists() && !staging.exists());
-    assert_eq!(drives.capacity(None), before);
+    assert_eq!(drives.capacity(None, &DriveSelector::default()), before);
     drives.close().await.expect("close");
 }
 
@@ -80,7 +81,10 @@ async fn a_restart_finds_everything_on_the_drives_and_puts_a_lost_limit_back() {
     // As after kill -9: mounted still.
     let killed = bench.open(&["a.img", "b.img"]).await;
     assert_eq!(killed.volumes(), before);
-    assert_eq!(killed.capacity(None), drives.capacity(None));
+    assert_eq!(
+        killed.capacity(None, &DriveSelector::default()),
+        drives.capacity(None, &DriveSelector::default())
+    );
     assert_eq!(Kernel.subvolume_quota(&mount, id).expect("quota").expect("quota").limit, Some(32 * MIB));
     // As after a reboot, with the devices in another order.
     killed.close().await.expect("close");
@@ -114,7 +118,7 @@ async fn a_drive_whose_file_went_away_while_it_was_mounted_is_not_let_go_silentl
 async fn nothing_a_container_does_gets_past_the_size_or_in_the_way_of_deletion() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let empty = drives.capacity(None);
+    let empty = drives.capacity(None, &DriveSelector::default());
     let volume = drives.create(request("pvc-1", 64 * MIB)).await.expect("create");
     let target = bench.path("staging");
     drives.stage(&volume.id, &target, MountFlags::default()).await.expect("stage");
@@ -139,7 +143,7 @@ async fn nothing_a_container_does_gets_past_the_size_or_in_the_way_of_deletion()
     assert!(stats.used <= stats.size, "{stats:?}");
     drives.unstage(&volume.id, &target).await.expect("unstage");
     drives.delete(&volume.id).await.expect("delete");
-    assert_eq!(drives.capacity(None), empty);
+    assert_eq!(drives.capacity(None, &DriveSelector::default()), empty);
     bench.leaves_nothing(&drives);
     drives.close().await.expect("close");
 }
@@ -148,7 +152,7 @@ async fn nothing_a_container_does_gets_past_the_size_or_in_the_way_of_deletion()
 async fn every_volume_of_a_full_drive_can_be_filled() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let capacity = drives.capacity(None).available;
+    let capacity = drives.capacity(None, &DriveSelector::default()).available;
     let size = capacity / 3 / 4096 * 4096;
     let refused =
         drives.create(request("too-large", capacity + 4096)).await.expect_err("too large").to_string();
@@ -170,7 +174,7 @@ async fn every_volume_of_a_full_drive_can_be_filled() {
         drives.unstage(id, at).await.expect("unstage");
         drives.delete(id).await.expect("delete");
     }
-    assert_eq!(drives.capacity(None).available, capacity);
+    assert_eq!(drives.capacity(None, &DriveSelector::default()).available, capacity);
     drives.close().await.expect("close");
 }
 

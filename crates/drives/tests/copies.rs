@@ -9,7 +9,10 @@ use std::{
 };
 
 use bench::{Bench, MIB, fill, request};
-use drives::{CreateError, CreateVolume, DeleteError, Drives, MountFlags, Origin, SnapshotError, VolumeId};
+use drives::{
+    CreateError, CreateVolume, DeleteError, DriveSelector, Drives, MountFlags, Origin, SnapshotError,
+    VolumeId,
+};
 
 async fn stage(bench: &Bench, drives: &Drives, id: &VolumeId, name: &str) -> std::path::PathBuf {
     let at = bench.path(name);
@@ -29,7 +32,7 @@ async fn used(drives: &Drives, id: &VolumeId, at: &Path) -> u64 {
 async fn a_snapshot_keeps_what_was_there_and_costs_its_volume_nothing() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let empty = drives.capacity(None);
+    let empty = drives.capacity(None, &DriveSelector::default());
     let volume = drives.create(request("pvc-1", 64 * MIB)).await.expect("create").id;
     let live = stage(&bench, &drives, &volume, "live").await;
     fill(&live.join("data"), 30 * MIB).expect("room");
@@ -44,7 +47,10 @@ async fn a_snapshot_keeps_what_was_there_and_costs_its_volume_nothing() {
     assert_eq!(drives.create_snapshot(&volume, "snap-1").await.expect("again"), snapshot);
     assert_eq!((snapshot.restore_size, &snapshot.source), (64 * MIB, &volume));
     assert!((30 * MIB..40 * MIB).contains(&snapshot.size), "it counts what was held: {snapshot:?}");
-    assert_eq!(drives.capacity(None).available, empty.available - 64 * MIB - snapshot.size);
+    assert_eq!(
+        drives.capacity(None, &DriveSelector::default()).available,
+        empty.available - 64 * MIB - snapshot.size
+    );
 
     // The volume can be written over as a whole, as without a snapshot.
     let held = used(&drives, &volume, &live).await;
@@ -60,7 +66,7 @@ async fn a_snapshot_keeps_what_was_there_and_costs_its_volume_nothing() {
     // Without its volume.
     drives.unstage(&volume, &live).await.expect("unstage");
     drives.delete(&volume).await.expect("delete");
-    assert_eq!(drives.capacity(None).available, empty.available - snapshot.size);
+    assert_eq!(drives.capacity(None, &DriveSelector::default()).available, empty.available - snapshot.size);
     let origin = Origin::Snapshot(snapshot.id.clone());
     let refused = drives.create(from("small", 32 * MIB, &origin)).await;
     assert!(matches!(refused, Err(CreateError::OutOfRange(_))), "{refused:?}");
@@ -89,7 +95,7 @@ async fn a_snapshot_keeps_what_was_there_and_costs_its_volume_nothing() {
     for _ in 0..2 {
         drives.delete_snapshot(&snapshot.id).await.expect("gone");
     }
-    assert_eq!(drives.capacity(None), empty);
+    assert_eq!(drives.capacity(None, &DriveSelector::default()), empty);
     bench.leaves_nothing(&drives);
     drives.close().await.expect("close");
 }

@@ -15,6 +15,7 @@ mod ioctl;
 mod loops;
 mod mount_table;
 mod mounts;
+pub mod ownership;
 mod program;
 mod project_quota;
 mod superblock;

@@ -11,6 +11,7 @@ use kube::{
     api::{DeleteParams, Preconditions},
 };
 
+use linux::ownership::ChangePolicy;
 use resources::attachment;
 use runtime::Key;
 
@@ -30,7 +31,6 @@ use crate::{
         self, Source, VolumeError, claim, content,
         csi::{CsiError, Publication},
         local::{self, LocalVolume},
-        ownership::ChangePolicy,
         places::Places,
         stages, subpath,
     },

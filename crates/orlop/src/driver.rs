@@ -1,8 +1,8 @@
 //! `orlop driver`: the CSI socket alone, with no Kubernetes anywhere.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::Args;
 use driver::NodeInfo;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,9 @@ pub(crate) struct Driver {
     /// The node's identity, as orchestrators are told it [default: the host's name].
     #[arg(long, value_name = "ID")]
     node_id: Option<String>,
+    /// Label a drive, named by its device, file or id, for classes to choose it by; kept on the drive. May be repeated.
+    #[arg(long = "drive-label", value_name = "DRIVE:KEY=VALUE", value_parser = label)]
+    labels: Vec<Label>,
     #[command(flatten)]
     storage: Storage,
 }
@@ -30,6 +33,49 @@ pub(crate) fn endpoint(text: &str) -> Result<PathBuf, String> {
         true => Ok(path.into()),
         false => Err("only unix sockets with an absolute path are served; write unix:///PATH".to_owned()),
     }
+}
+
+/// One label of one drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Label {
+    drive: String,
+    key: String,
+    value: String,
+}
+
+fn label(text: &str) -> Result<Label, String> {
+    let label = || {
+        let (drive, label) = text.rsplit_once(':')?;
+        let (key, value) = label.split_once('=')?;
+        Some(Label { drive: drive.to_owned(), key: key.to_owned(), value: value.to_owned() })
+    };
+    let label = label().filter(|label| !label.drive.is_empty()).ok_or("write DRIVE:KEY=VALUE")?;
+    let wrong =
+        [values::names::qualified_name(&label.key), values::names::label_value(&label.value)].concat();
+    match wrong.is_empty() {
+        true => Ok(label),
+        false => Err(wrong.join("; ")),
+    }
+}
+
+/// Adds the labels to those that the drives have.
+async fn attach(drives: &drives::Drives, labels: &[Label]) -> anyhow::Result<()> {
+    for label in labels {
+        let all = drives.drives();
+        let named = |drive: &&drives::Drive| {
+            let id = drive.id.as_ref().is_some_and(|id| id.as_str() == label.drive);
+            id || drive.source.path() == Path::new(&label.drive)
+                || drive.device.as_deref() == Some(Path::new(&label.drive))
+        };
+        let found = all.iter().find(named).and_then(|drive| Some((drive.id.as_ref()?, &drive.labels)));
+        let Some((id, labels)) = found else {
+            bail!("there is no drive {} here to label; name a drive by its device, file or id", label.drive);
+        };
+        let mut labels = labels.clone();
+        labels.insert(label.key.clone(), label.value.clone());
+        drives.label(id, labels).await?;
+    }
+    Ok(())
 }
 
 /// Serves until SIGINT or SIGTERM. What is mounted stays mounted, and so does a drive that a volume is mounted from.
@@ -74,11 +120,15 @@ pub(crate) async fn driver(arguments: Driver) -> anyhow::Result<()> {
     let root = data.node(&storage::node_name(0)).join("drives");
     let sources = &layout.nodes[0];
     let drives = storage::open(&info.node_id, root, sources, arguments.storage.making()).await?;
-    let served = match data.remember(&layout) {
+    let labelled = attach(&drives, &arguments.labels).await;
+    let served = match labelled.and_then(|()| Ok(data.remember(&layout)?)) {
         Ok(()) => {
-            driver::serve(&arguments.endpoint, drives.clone(), info, shutdown).await.map_err(Into::into)
+            let calls = driver::Calls::default();
+            driver::serve(&arguments.endpoint, drives.clone(), info, calls, shutdown)
+                .await
+                .map_err(Into::into)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     storage::give_back(&drives).await;
     served
@@ -86,7 +136,18 @@ pub(crate) async fn driver(arguments: Driver) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::endpoint;
+    use super::{Label, endpoint, label};
+
+    #[test]
+    fn labels_name_their_drive() {
+        let expected =
+            Label { drive: "/dev/disk/by-id/a:b".into(), key: "x/medium".into(), value: "nvme".into() };
+        assert_eq!(label("/dev/disk/by-id/a:b:x/medium=nvme"), Ok(expected));
+        for text in ["", "medium=nvme", ":medium=nvme", "/dev/sdb:medium", "/dev/sdb:a b=c", "/dev/sdb:a=b c"]
+        {
+            assert!(label(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn endpoints_are_unix_sockets() {

@@ -42,19 +42,19 @@ pub fn snapshot_class() -> VolumeSnapshotClass {
     class
 }
 
-/// The driver's traits: nothing to attach, no pod details wanted, capacity published, ownership of a volume set by
+/// The driver's traits: nothing to attach, pod details wanted (they tell ephemeral volumes), capacity published, ownership of a volume set by
 /// the node agent as the pod's fsGroup says.
 pub fn csi_driver(name: &str) -> CSIDriver {
     CSIDriver {
         metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
         spec: CSIDriverSpec {
             attach_required: Some(false),
-            pod_info_on_mount: Some(false),
+            pod_info_on_mount: Some(true),
             requires_republish: Some(false),
             se_linux_mount: Some(false),
             storage_capacity: Some(true),
             fs_group_policy: Some("File".to_owned()),
-            volume_lifecycle_modes: Some(vec!["Persistent".to_owned()]),
+            volume_lifecycle_modes: Some(vec!["Persistent".to_owned(), "Ephemeral".to_owned()]),
             ..CSIDriverSpec::default()
         },
     }

@@ -17,15 +17,17 @@ pub(crate) struct Access {
     pub(crate) exclusive: bool,
     /// The backend that the file-system type stands for, if one was asked for.
     pub(crate) backend: Option<BackendKind>,
+    /// The group that its files are to belong to.
+    pub(crate) group: Option<u32>,
 }
 
 impl Access {
     pub(crate) fn check(capability: Option<&VolumeCapability>) -> Result<Self, Refusal> {
         let capability = capability.ok_or(Refusal::Missing { field: FIELD })?;
-        let (kind, flags, backend) = match &capability.access_type {
+        let (kind, flags, backend, group) = match &capability.access_type {
             None => return Err(Refusal::Missing { field: "volume_capability.access_type" }),
-            Some(Asked::Block(_)) => (AccessType::Block, MountFlags::default(), None),
-            Some(Asked::Mount(mount)) => (AccessType::Mount, flags(mount)?, backend(mount)?),
+            Some(Asked::Block(_)) => (AccessType::Block, MountFlags::default(), None, None),
+            Some(Asked::Mount(mount)) => (AccessType::Mount, flags(mount)?, backend(mount)?, group(mount)?),
         };
         let mode =
             capability.access_mode.ok_or(Refusal::Missing { field: "volume_capability.access_mode" })?;
@@ -51,7 +53,7 @@ impl Access {
             }
         };
         let exclusive = mode.mode() == Mode::SingleNodeSingleWriter;
-        Ok(Self { kind, flags, read_only, exclusive, backend })
+        Ok(Self { kind, flags, read_only, exclusive, backend, group })
     }
 
     /// What all of the capabilities want to be shown.
@@ -78,13 +80,21 @@ impl Access {
     }
 }
 
-fn flags(mount: &MountVolume) -> Result<MountFlags, Refusal> {
-    if !mount.volume_mount_group.is_empty() {
-        return Err(Refusal::Unserved {
-            what: "volume_mount_group".to_owned(),
-            instead: "this driver doesn't set groups; leave it to the orchestrator (fsGroup)",
-        });
+fn group(mount: &MountVolume) -> Result<Option<u32>, Refusal> {
+    match mount.volume_mount_group.as_str() {
+        "" => Ok(None),
+        // The kernel takes the largest number for "leave the group as it is".
+        group => match group.parse() {
+            Ok(number) if number < u32::MAX => Ok(Some(number)),
+            _ => Err(Refusal::Invalid {
+                field: "volume_mount_group",
+                why: format!("{group:?} is no group's number; give one from 0 to {}", u32::MAX - 1),
+            }),
+        },
     }
+}
+
+fn flags(mount: &MountVolume) -> Result<MountFlags, Refusal> {
     MountFlags::parse(&mount.mount_flags).map_err(|mut unsupported| {
         // What follows the name may be sensitive.
         if let Some(end) = unsupported.0.find('=') {

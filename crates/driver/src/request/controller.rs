@@ -1,8 +1,8 @@
 //! Requests to the Controller service.
 
-use super::{Access, Refusal, Sizes, parameters, snapshot, text, volume};
+use super::{Access, Parameters, Refusal, Sizes, parameters, snapshot, text, volume};
 use csi::v1;
-use drives::{AccessType, BackendKind, CreateVolume, VolumeId};
+use drives::{AccessType, BackendKind, CreateVolume, Throttle, VolumeId};
 use std::collections::BTreeMap;
 
 pub(crate) struct Create(pub(crate) CreateVolume);
@@ -15,8 +15,8 @@ impl Create {
     ) -> Result<Self, Refusal> {
         text("name", &request.name)?;
         let access = Access::check_all(&request.volume_capabilities)?;
-        let asked = parameters::backend(&request.parameters)?;
-        parameters::none_mutable(&request.mutable_parameters)?;
+        let asked = parameters::check(&request.parameters)?;
+        let throttle = parameters::mutable(&request.mutable_parameters)?;
         let sizes = Sizes::check(request.capacity_range)?;
         place_or_elsewhere(request.accessibility_requirements, segments)?;
         Ok(Self(CreateVolume {
@@ -24,7 +24,11 @@ impl Create {
             required: sizes.required,
             limit: sizes.limit,
             access: Access::one_kind(&access)?,
-            backend: one_backend(asked, &access)?,
+            backend: one_backend(asked.backend, &access)?,
+            drives: asked.drives,
+            spread: asked.spread,
+            throttle,
+            ephemeral: false,
             parameters: BTreeMap::new(),
             notes: parameters::notes(request.parameters),
             origin: snapshot::origin(request.volume_content_source)?,
@@ -52,7 +56,10 @@ fn within(places: impl IntoIterator<Item = v1::Topology>, segments: &BTreeMap<St
 }
 
 /// The backend that parameters and file-system types agree upon.
-fn one_backend(parameter: Option<BackendKind>, access: &[Access]) -> Result<Option<BackendKind>, Refusal> {
+pub(super) fn one_backend(
+    parameter: Option<BackendKind>,
+    access: &[Access],
+) -> Result<Option<BackendKind>, Refusal> {
     let mut asked = parameter.into_iter().chain(access.iter().filter_map(|access| access.backend));
     let Some(first) = asked.next() else { return Ok(None) };
     match asked.find(|other| *other != first) {
@@ -103,6 +110,19 @@ impl Expand {
     }
 }
 
+pub(crate) struct Modify {
+    pub(crate) volume: VolumeId,
+    pub(crate) throttle: Throttle,
+}
+
+impl Modify {
+    pub(crate) fn check(request: &v1::ControllerModifyVolumeRequest) -> Result<Self, Refusal> {
+        text("volume_id", &request.volume_id)?;
+        let throttle = parameters::mutable(&request.mutable_parameters)?;
+        Ok(Self { volume: volume(&request.volume_id)?, throttle })
+    }
+}
+
 /// Whether a volume can be used as asked; decided without knowing the volume, except for its access type and backend.
 pub(crate) struct Validate {
     pub(crate) volume: VolumeId,
@@ -121,9 +141,9 @@ impl Validate {
         text("volume_id", &request.volume_id)?;
         let wanted = || {
             let access = Access::check_all(&request.volume_capabilities)?;
-            let asked = parameters::backend(&request.parameters)?;
-            parameters::none_mutable(&request.mutable_parameters)?;
-            Ok((Access::one_kind(&access)?, one_backend(asked, &access)?))
+            let asked = parameters::check(&request.parameters)?;
+            parameters::mutable(&request.mutable_parameters)?;
+            Ok((Access::one_kind(&access)?, one_backend(asked.backend, &access)?))
         };
         let verdict = match wanted() {
             Ok((kind, backend)) => Verdict::Of(kind, backend),
@@ -161,7 +181,7 @@ impl List {
 
 /// Whose capacity is asked for.
 pub(crate) enum Capacity {
-    Of(AccessType, Option<BackendKind>),
+    Of(AccessType, Parameters),
     /// No volume as asked for can be made here.
     None,
 }
@@ -171,14 +191,14 @@ impl Capacity {
         request: &v1::GetCapacityRequest,
         segments: &BTreeMap<String, String>,
     ) -> Result<Self, Refusal> {
-        let asked = parameters::backend(&request.parameters)?;
+        let asked = parameters::check(&request.parameters)?;
         if !within(request.accessible_topology.clone(), segments) {
             return Ok(Self::None);
         }
         let access = request.volume_capabilities.iter().map(|capability| Access::check(Some(capability)));
-        let of = |access: Vec<Access>| Ok((Access::one_kind(&access)?, one_backend(asked, &access)?));
+        let of = |access: Vec<Access>| Ok((Access::one_kind(&access)?, one_backend(asked.backend, &access)?));
         match access.collect::<Result<Vec<_>, _>>().and_then(of) {
-            Ok((kind, backend)) => Ok(Self::Of(kind, backend)),
+            Ok((kind, backend)) => Ok(Self::Of(kind, Parameters { backend, ..asked })),
             Err(Refusal::Unserved { .. }) => Ok(Self::None),
             Err(refusal) => Err(refusal),
         }

@@ -5,7 +5,7 @@ use crate::status::refused;
 use csi::v1;
 use csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode};
 use csi::v1::volume_content_source::{SnapshotSource, Type, VolumeSource};
-use drives::{BackendKind, MountFlags};
+use drives::{BackendKind, MountFlags, Throttle};
 use std::collections::BTreeMap;
 use tonic::Code;
 
@@ -133,6 +133,11 @@ fn creation() {
         (|r| r.parameters = map(&[("csi.storage.k8s.io/other", "x")]), Err((BAD, "is unknown"))),
         (|r| r.parameters = map(&[("x", &"y".repeat(4096))]), Err((BAD, "4097 bytes"))),
         (|r| r.mutable_parameters = map(&[("iops", "9")]), Err((BAD, "\"iops\""))),
+        (|r| r.mutable_parameters = map(&[("orlop.dev/read-iops", "9")]), Ok(())),
+        (|r| r.mutable_parameters = map(&[("orlop.dev/read-iops", "0")]), Err((BAD, "no number above 0"))),
+        (|r| r.mutable_parameters = map(&[("orlop.dev/read-iops", "many")]), Err((BAD, "read-iops"))),
+        (|r| r.parameters = map(&[("orlop.dev/spread", "")]), Err((BAD, "names no label"))),
+        (|r| r.parameters = map(&[("orlop.dev/drive-selector", "a in (")]), Err((BAD, "drive-selector"))),
         // File-system types choose a backend, if they agree.
         (|r| r.volume_capabilities = vec![mounted("xfs", &[])], Ok(())),
         (|r| r.volume_capabilities = vec![mounted("ext4", &[])], Err((BAD, "\"ext4\""))),
@@ -179,7 +184,8 @@ fn creation_asks_the_drives_for_what_the_request_says() {
         name: "pvc-1".into(),
         capacity_range: range(10, 20),
         volume_capabilities: vec![mounted("btrfs", &["noatime"])],
-        parameters: map(&[("csi.storage.k8s.io/pvc/name", "data")]),
+        parameters: map(&[("csi.storage.k8s.io/pvc/name", "data"), ("orlop.dev/spread", "zone")]),
+        mutable_parameters: map(&[("orlop.dev/read-bps", "10Mi")]),
         ..Default::default()
     };
     let Create(wanted) = Create::check(request, &segments()).expect("well-formed");
@@ -191,7 +197,9 @@ fn creation_asks_the_drives_for_what_the_request_says() {
         backend: Some(BackendKind::Btrfs),
         parameters: BTreeMap::new(),
         notes: map(&[("csi.storage.k8s.io/pvc/name", "data")]),
-        origin: None,
+        spread: Some("zone".into()),
+        throttle: Throttle { read_bps: Some(10 << 20), ..Throttle::default() },
+        ..Default::default()
     };
     assert_eq!(wanted, expected);
 }
@@ -221,7 +229,7 @@ fn capabilities() {
         (
             v1::VolumeCapability {
                 access_type: Some(AccessType::Mount(MountVolume {
-                    volume_mount_group: "1000".into(),
+                    volume_mount_group: "wheel".into(),
                     ..MountVolume::default()
                 })),
                 ..capability(Mode::SingleNodeWriter)
@@ -335,16 +343,25 @@ fn capacity_is_asked_of_what_could_serve() {
         volume_capabilities: capabilities,
         ..Default::default()
     };
-    assert!(matches!(asked(of(vec![])), Ok(Capacity::Of(drives::AccessType::Mount, None))));
+    assert!(matches!(
+        asked(of(vec![])),
+        Ok(Capacity::Of(drives::AccessType::Mount, Parameters { backend: None, .. }))
+    ));
     assert!(matches!(
         asked(of(vec![mounted("xfs", &[])])),
-        Ok(Capacity::Of(drives::AccessType::Mount, Some(BackendKind::Xfs)))
+        Ok(Capacity::Of(drives::AccessType::Mount, Parameters { backend: Some(BackendKind::Xfs), .. }))
     ));
-    assert!(matches!(asked(of(vec![block()])), Ok(Capacity::Of(drives::AccessType::Block, None))));
+    assert!(matches!(
+        asked(of(vec![block()])),
+        Ok(Capacity::Of(drives::AccessType::Block, Parameters { backend: None, .. }))
+    ));
     assert!(matches!(asked(of(vec![mounted("", &[]), block()])), Ok(Capacity::None)));
     assert!(matches!(asked(of(vec![capability(Mode::MultiNodeMultiWriter)])), Ok(Capacity::None)));
     let at = |node| v1::GetCapacityRequest { accessible_topology: Some(place(node)), ..Default::default() };
-    assert!(matches!(asked(at("n1")), Ok(Capacity::Of(drives::AccessType::Mount, None))));
+    assert!(matches!(
+        asked(at("n1")),
+        Ok(Capacity::Of(drives::AccessType::Mount, Parameters { backend: None, .. }))
+    ));
     assert!(matches!(asked(at("n2")), Ok(Capacity::None)));
     let unknown = v1::GetCapacityRequest { parameters: map(&[("x", "y")]), ..Default::default() };
     assert!(matches!(asked(unknown), Err(Refusal::Invalid { .. })));
@@ -493,5 +510,107 @@ fn snapshots() {
     ];
     for (change, expected) in cases {
         expect(&v1::ListSnapshotsRequest::default(), change, ListSnapshots::check, expected);
+    }
+}
+
+#[test]
+fn a_class_chooses_drives_and_groups() {
+    let checked = |of: &[(&str, &str)]| parameters::check(&map(of)).expect("known");
+    let selector =
+        checked(&[("orlop.dev/drive-selector", "medium=nvme,rack!=1"), ("orlop.dev/access-tier", "hot")]);
+    assert_eq!(selector.drives.labels.requirements().len(), 2);
+    assert_eq!(selector.drives.tier.as_deref(), Some("hot"));
+
+    const LABEL: (&str, &str) = ("csi.storage.k8s.io/pvc/labels/app", "db");
+    const ANNOTATION: (&str, &str) = ("csi.storage.k8s.io/pvc/annotations/app", "web");
+    const NAMESPACE: (&str, &str) = ("csi.storage.k8s.io/pvc/namespace", "shop");
+    const SPREAD: (&str, &str) = ("orlop.dev/spread", "app");
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (&[SPREAD, NAMESPACE, LABEL, ANNOTATION], "shop/app=db"),
+        (&[SPREAD, NAMESPACE, ANNOTATION], "shop/app=web"),
+        (&[SPREAD, NAMESPACE], "shop/app"),
+        (&[SPREAD, LABEL], "app=db"),
+        (&[SPREAD], "app"),
+        (&[("directpv.min.io/volume-claim-id", "7"), NAMESPACE], "7"),
+    ];
+    for (of, group) in cases {
+        assert_eq!(checked(of).spread.as_deref(), Some(group), "{of:?}");
+    }
+    let directpv = checked(&[("directpv.min.io/access-tier", "Warm"), ("directpv.min.io/rack", "1")]);
+    assert_eq!(directpv.drives.tier.as_deref(), Some("Warm"));
+    assert!(directpv.drives.labels.matches_labels(Some(&map(&[("directpv.min.io/rack", "1")]))));
+}
+
+#[test]
+fn volumes_for_one_pod() {
+    let good = v1::NodePublishVolumeRequest {
+        volume_id: "csi-1".into(),
+        target_path: "/pods/1/mount".into(),
+        volume_capability: Some(capability(Mode::SingleNodeWriter)),
+        volume_context: map(&[
+            ("csi.storage.k8s.io/ephemeral", "true"),
+            ("csi.storage.k8s.io/pod.name", "web-0"),
+            ("csi.storage.k8s.io/serviceAccount.name", "web"),
+            ("orlop.dev/size", "64Mi"),
+            ("orlop.dev/backend", "btrfs"),
+        ]),
+        ..Default::default()
+    };
+    assert!(Ephemeral::is_meant(&good));
+    let wanted = Ephemeral::check(&good).expect("complete").wanted;
+    assert_eq!(
+        (wanted.required, wanted.backend, wanted.ephemeral),
+        (64 << 20, Some(BackendKind::Btrfs), true)
+    );
+    let cases: Vec<Case<v1::NodePublishVolumeRequest>> = vec![
+        (|_| {}, Ok(())),
+        (|r| r.volume_id = String::new(), Err((BAD, "volume_id is missing"))),
+        (|r| r.target_path = String::new(), Err((BAD, "target_path is missing"))),
+        (
+            |r| drop(r.volume_context.remove("orlop.dev/size")),
+            Err((BAD, "set it in the pod's volumeAttributes")),
+        ),
+        (
+            |r| drop(r.volume_context.insert("orlop.dev/size".into(), "0".into())),
+            Err((BAD, "orlop.dev/size")),
+        ),
+        (|r| drop(r.volume_context.insert("size".into(), "1Gi".into())), Err((BAD, "\"size\" is unknown"))),
+        (|r| r.volume_capability = Some(mounted("xfs", &[])), Err((BAD, "both btrfs and xfs"))),
+    ];
+    for (change, expected) in cases {
+        expect(&good, change, |request| Ephemeral::check(&request), expected);
+    }
+}
+
+#[test]
+fn group_snapshots() {
+    let good = v1::CreateVolumeGroupSnapshotRequest {
+        name: "backup".into(),
+        source_volume_ids: vec![VOLUME.into(), "0a1b/pvc-2".into()],
+        ..Default::default()
+    };
+    let cases: Vec<Case<v1::CreateVolumeGroupSnapshotRequest>> = vec![
+        (|_| {}, Ok(())),
+        (|r| r.name = String::new(), Err((BAD, "name is missing"))),
+        (|r| r.source_volume_ids.clear(), Err((BAD, "source_volume_ids is missing"))),
+        (|r| r.source_volume_ids.push(String::new()), Err((BAD, "source_volume_ids is missing"))),
+        (|r| r.source_volume_ids.push("other".into()), Err((Code::NotFound, "other does not exist"))),
+        (|r| r.parameters = map(&[("speed", "fast")]), Err((BAD, "\"speed\" is unknown"))),
+        (|r| r.parameters = map(&[("csi.storage.k8s.io/volumegroupsnapshot/name", "g")]), Ok(())),
+    ];
+    for (change, expected) in cases {
+        expect(&good, change, CreateGroup::check, expected);
+    }
+    let member = |id: &str| id.parse::<drives::SnapshotId>().expect("an identity");
+    let members = [member("0a1b/g-0"), member("0c2d/g-1")];
+    for (named, agrees) in [
+        (vec![], true),
+        (vec!["0c2d/g-1", "0a1b/g-0"], true),
+        (vec!["0a1b/g-0"], false),
+        (vec!["0a1b/g-0", "0c2d/g-1", "x"], false),
+    ] {
+        let asked = OneGroup::check("0a1b/g", named.iter().map(|id| (*id).to_owned()).collect())
+            .expect("an identity");
+        assert_eq!(asked.agrees(members.iter()).is_ok(), agrees, "{named:?}");
     }
 }

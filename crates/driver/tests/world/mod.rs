@@ -121,7 +121,7 @@ impl World {
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn({
             let (socket, drives, shutdown) = (socket.clone(), drives.clone(), shutdown.clone());
-            async move { driver::serve(&socket, drives, node, shutdown).await }
+            async move { driver::serve(&socket, drives, node, driver::Calls::default(), shutdown).await }
         });
         let channel = csi::connect(&socket).await.expect("served");
         Self {

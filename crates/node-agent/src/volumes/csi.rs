@@ -21,7 +21,10 @@ use csi::v1::{
     volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode},
 };
 use k8s_openapi::api::storage::v1::CSIDriver;
-use linux::{Host, Unmount};
+use linux::{
+    Host, Unmount,
+    ownership::{self, ChangePolicy},
+};
 use parking_lot::Mutex;
 use resources::attachment;
 use tonic::{Response, Status, transport::Channel};
@@ -30,7 +33,6 @@ use super::{
     VolumeError,
     claim::ClaimedVolume,
     growth,
-    ownership::{self, ChangePolicy},
     places::Places,
     stages::{self, FORMAT, PublishRecord, PublishState, StageRecord, Stages},
 };

@@ -2,14 +2,13 @@
 
 use std::{io, path::Path};
 
-use linux::{Attributes, FilesystemMount, Host, Unmount};
-use serde::{Deserialize, Serialize};
-
-use super::{
-    VolumeError, atomic,
-    content::Payload,
+use linux::{
+    Attributes, FilesystemMount, Host, Unmount,
     ownership::{self, ChangePolicy},
 };
+use serde::{Deserialize, Serialize};
+
+use super::{VolumeError, atomic, content::Payload};
 use crate::{containers::attempt, layout::Layout, plan::VolumeDirectory};
 
 /// Version of the ready marker.

@@ -7,7 +7,6 @@ pub(crate) mod csi;
 pub(crate) mod growth;
 pub(crate) mod host_path;
 pub(crate) mod local;
-pub(crate) mod ownership;
 pub(crate) mod places;
 pub(crate) mod stages;
 pub(crate) mod subpath;

@@ -2,17 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use drives::Drives;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use resources::{Drive, DriveSpec, DriveState, DriveStatus};
-use runtime::Context;
+use runtime::{Change, Context};
+use tokio::sync::Notify;
 
 /// Keeps the Drive objects of one node equal to its drives, until the context's shutdown.
 pub(super) async fn run(context: Context, node: String, drives: Drives) -> Result<(), Infallible> {
     let mut changed = drives.changed();
+    let labelled = Arc::new(Notify::new());
+    context.informers.of::<Drive>().subscribe({
+        let labelled = labelled.clone();
+        move |change| {
+            if let Change::Applied { old: Some(old), new } = change
+                && old.metadata.labels != new.metadata.labels
+            {
+                labelled.notify_one();
+            }
+        }
+    });
     loop {
         changed.mark_unchanged();
         let retry = match write(&context, &node, &drives).await {
@@ -25,6 +38,7 @@ pub(super) async fn run(context: Context, node: String, drives: Drives) -> Resul
         tokio::select! {
             () = context.shutdown.cancelled() => return Ok(()),
             _ = changed.changed() => {}
+            () = labelled.notified() => {}
             () = tokio::time::sleep(retry) => {}
         }
     }
@@ -41,6 +55,9 @@ async fn write(context: &Context, node: &str, drives: &Drives) -> Result<(), kub
         let Some(wanted) = object(node, &drive) else { continue };
         let name = wanted.name_any();
         let known = stale.remove(&name);
+        if let Some(known) = &known {
+            relabel(drives, &drive, known.labels()).await;
+        }
         let same_spec = known.as_ref().is_some_and(|known| known.spec == wanted.spec);
         if same_spec && known.as_ref().is_some_and(|known| known.status == wanted.status) {
             continue;
@@ -76,6 +93,17 @@ async fn write(context: &Context, node: &str, drives: &Drives) -> Result<(), kub
     Ok(())
 }
 
+/// People label drives by their objects, so what an object says is what is wanted. The labels are kept on the drive: an
+/// object that is made anew has them from there.
+async fn relabel(drives: &Drives, drive: &drives::Drive, wanted: &BTreeMap<String, String>) {
+    let Some(id) = drive.id.as_ref().filter(|_| drive.state == drives::DriveState::Ready) else { return };
+    if drive.labels != *wanted
+        && let Err(error) = drives.label(id, wanted.clone()).await
+    {
+        tracing::warn!(drive = %id, %error, "the labels of a drive could not be kept on it");
+    }
+}
+
 /// The object of a drive; none for a drive that has never been identified.
 fn object(node: &str, drive: &drives::Drive) -> Option<Drive> {
     let bytes = |number: u64| Quantity(values::Quantity::from_bytes(number).to_string());
@@ -84,7 +112,11 @@ fn object(node: &str, drive: &drives::Drive) -> Option<Drive> {
         drives::DriveState::Failed { reason } => (DriveState::Failed, Some(reason.clone())),
     };
     Some(Drive {
-        metadata: ObjectMeta { name: Some(drive.id.as_ref()?.to_string()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(drive.id.as_ref()?.to_string()),
+            labels: (!drive.labels.is_empty()).then(|| drive.labels.clone()),
+            ..ObjectMeta::default()
+        },
         spec: DriveSpec {
             node: node.to_owned(),
             path: drive.device.as_deref().unwrap_or(drive.source.path()).display().to_string(),

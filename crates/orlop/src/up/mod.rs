@@ -135,6 +135,9 @@ impl Process {
         let client = kube::Client::new(api.in_process("system:orlop"), "default");
         let context = Context::new(client, Metrics::new(), shutdown.clone());
         let driver = nodes.first().map(|node| node.driver).unwrap_or_default();
+        if let Some(node) = nodes.first() {
+            context.metrics.register(driver::Calls::NAME, driver::Calls::HELP, node.calls.metric());
+        }
         objects::ensure(&context.client, driver).await?;
 
         let mut tasks = Tasks::new(shutdown.clone());
@@ -213,6 +216,7 @@ async fn give_up(nodes: &[Node], drivers: Tasks) -> anyhow::Result<()> {
 
 /// The nodes of a layout with their drives open.
 async fn nodes(data: &DataDir, layout: &Layout, making: Making<'_>) -> anyhow::Result<Vec<Node>> {
+    let calls = driver::Calls::default();
     let mut nodes: Vec<Node> = Vec::new();
     for (at, sources) in layout.nodes.iter().enumerate() {
         let name = storage::node_name(at);
@@ -224,6 +228,7 @@ async fn nodes(data: &DataDir, layout: &Layout, making: Making<'_>) -> anyhow::R
                     driver: layout.driver,
                     root,
                     drives,
+                    calls: calls.clone(),
                     hidden: data.private(),
                     registered: Drivers::new(),
                 });

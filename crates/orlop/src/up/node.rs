@@ -29,6 +29,8 @@ pub(super) struct Node {
     /// The root of kubelet's directory layout.
     pub(super) root: PathBuf,
     pub(super) drives: Drives,
+    /// Counts the calls of all nodes' drivers.
+    pub(super) calls: driver::Calls,
     /// Host directories that its containers must not see.
     pub(super) hidden: Vec<PathBuf>,
     pub(super) registered: Drivers,
@@ -59,7 +61,7 @@ impl Node {
                 segments: node.driver.segments(&node.name),
                 max_volumes: None,
             };
-            driver::serve(&socket, node.drives.clone(), info, shutdown).await
+            driver::serve(&socket, node.drives.clone(), info, node.calls.clone(), shutdown).await
         });
         Ok(())
     }

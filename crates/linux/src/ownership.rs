@@ -1,4 +1,4 @@
-//! Gives a volume to the pod's `fsGroup`.
+//! Gives a whole volume to a group.
 
 use std::{
     io,
@@ -10,7 +10,8 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, chmod, chownat,
 
 /// When the whole tree is walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ChangePolicy {
+pub enum ChangePolicy {
+    /// Every time.
     Always,
     /// Only if the root of the volume is not as it should be.
     OnRootMismatch,
@@ -20,8 +21,11 @@ const DIRECTORY_BITS: u32 = 0o2110;
 
 /// Makes everything in the volume belong to `group` and accessible to it. Symbolic links are given away themselves,
 /// never followed; other file systems mounted inside are left alone. The root comes last, so that an interrupted
-/// walk is done again.
-pub(crate) fn apply(root: &Path, group: u32, read_only: bool, policy: ChangePolicy) -> io::Result<()> {
+/// walk is done again. Takes as long as there are files.
+///
+/// # Errors
+/// At the first entry that can't be changed.
+pub fn apply(root: &Path, group: u32, read_only: bool, policy: ChangePolicy) -> io::Result<()> {
     let bits = if read_only { 0o440 } else { 0o660 };
     let directory = openat(CWD, root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let stat = rustix::fs::fstat(&directory)?;
