@@ -187,6 +187,10 @@ impl Binder {
         let result =
             write_all(&self.context.client, writes, |write, written| self.file(write, written)).await;
         self.ended(&key, &volumes, bound && result.is_ok());
+        if result.is_err() {
+            // The claim may be gone before its volume was written to; then nothing else tells of the volume.
+            volumes.into_iter().for_each(|volume| self.queue.add(Key::Volume(volume)));
+        }
         match result {
             Ok(()) => {}
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
