@@ -10,6 +10,9 @@ use runtime::{Change, Context, Next, Queue};
 /// How long a node must be missing before its pods are given up: it may be registering.
 const QUARANTINE: Duration = Duration::from_secs(40);
 
+/// When to look again after somebody else's write came first; its news usually arrive sooner.
+const AFTER_CONFLICT: Duration = Duration::from_millis(100);
+
 fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
 }
@@ -53,6 +56,7 @@ pub async fn run(context: Context) {
             {
                 return Ok::<_, kube::Error>(Next::Done);
             }
+            let mut next = Next::Done;
             for pod in lost {
                 tracing::info!(
                     pod = pod.name_any(),
@@ -65,11 +69,15 @@ pub async fn run(context: Context) {
                 let now = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
                     .grace_period(0);
                 match api.delete(&pod.name_any(), &now).await {
-                    Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                    Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                    // Another pod of that name, or the same one changed: its news tell which.
+                    Err(kube::Error::Api(status)) if status.is_conflict() => {
+                        next = Next::After(AFTER_CONFLICT)
+                    }
                     result => drop(result?),
                 }
             }
-            Ok(Next::Done)
+            Ok(next)
         }
     })
     .await;
