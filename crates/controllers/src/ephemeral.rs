@@ -1,17 +1,21 @@
 //! Generic ephemeral volumes: a claim made for a pod's volume, which goes with the pod.
 
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::PostParams;
 use kube::core::ObjectMeta;
 use kube::{Api, ResourceExt};
+use parking_lot::Mutex;
 use resources::reference;
 use runtime::{Change, Context, Key, Next, Queue};
 
 /// Pods looked at side by side.
 const CONCURRENCY: usize = 16;
 
-/// Why a pod can't have its ephemeral volumes yet; tried again after a while.
+/// Why a pod can't have its ephemeral volumes yet.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
@@ -65,13 +69,29 @@ pub fn is_made_for(claim: &PersistentVolumeClaim, pod: &Pod) -> bool {
 pub async fn run(context: Context) {
     let queue = Queue::<Key>::new("ephemeral", &context.metrics);
     let (pods, claims) = (context.informers.pods(), context.informers.claims());
+    let wanted = Arc::new(Mutex::new(HashMap::<Key, BTreeSet<Key>>::new()));
     pods.subscribe({
-        let queue = queue.clone();
+        let (queue, wanted) = (queue.clone(), wanted.clone());
         move |change| {
-            if let Change::Applied { old: None, new } = change
-                && !claims_for(new).is_empty()
-            {
-                queue.add(Key::of(&**new));
+            let pod = Key::of(&**change.object());
+            let claims = claims_for(change.object());
+            let mut wanted = wanted.lock();
+            for (_, claim) in &claims {
+                let claim = Key::of(claim);
+                match change {
+                    Change::Applied { .. } => _ = wanted.entry(claim).or_default().insert(pod.clone()),
+                    Change::Deleted(_) => {
+                        if let Some(pods) = wanted.get_mut(&claim) {
+                            pods.remove(&pod);
+                            if pods.is_empty() {
+                                wanted.remove(&claim);
+                            }
+                        }
+                    }
+                }
+            }
+            if matches!(change, Change::Applied { old: None, .. }) && !claims.is_empty() {
+                queue.add(pod);
             }
         }
     });
@@ -80,11 +100,8 @@ pub async fn run(context: Context) {
         move |change| {
             // One that was in the way is gone, or the pod's own was deleted.
             if let Change::Deleted(claim) = change {
-                let namespace = claim.namespace().unwrap_or_default();
-                let owner = claim.owner_references().iter().find(|owner| owner.controller == Some(true));
-                if let Some(owner) = owner.filter(|owner| owner.kind == "Pod") {
-                    queue.add(Key { namespace, name: owner.name.clone() });
-                }
+                let pods = wanted.lock().get(&Key::of(&**claim)).cloned();
+                pods.into_iter().flatten().for_each(|pod| queue.add(pod));
             }
         }
     });
@@ -113,7 +130,11 @@ pub async fn run(context: Context) {
                 };
                 if let Err(failure) = made {
                     recorder.warning(&reference(&*pod), "FailedBinding", failure.to_string());
-                    return Err(failure);
+                    match failure {
+                        // The other claim's end brings the pod back.
+                        Failure::Taken(_) => {}
+                        Failure::Create { .. } => return Err(failure),
+                    }
                 }
             }
             Ok(Next::Done)
