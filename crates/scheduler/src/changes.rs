@@ -111,13 +111,20 @@ impl Scheduler {
     pub(crate) fn volume_changed(&self, change: &Change<PersistentVolume>) {
         let world = &mut self.state.lock().world;
         match change {
-            Change::Applied { new, .. } => {
+            Change::Applied { old, new } => {
                 world.put_volume(new);
-                if let Some(Key { namespace, name }) = referred(new) {
-                    self.wake(world, &Cause::Source(Source { kind: SourceKind::Claim, namespace, name }));
-                }
-                if new.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_none()) {
-                    self.wake(world, &Cause::Storage(volume::class(new).to_owned()));
+                match referred(new) {
+                    None => self.wake(world, &Cause::Storage(volume::class(new).to_owned())),
+                    // The claim's news may have come first, and its pods waited for this.
+                    Some(claim) if old.as_ref().is_none_or(|old| old.spec != new.spec) => {
+                        let users = world.users_of(&claim);
+                        for pod in users.filter(|pod| world.pod(pod).is_some_and(|pod| concerns(pod))) {
+                            self.queue.add(Task::Pod(pod.clone()));
+                        }
+                        let Key { namespace, name } = claim;
+                        self.wake(world, &Cause::Source(Source { kind: SourceKind::Claim, namespace, name }));
+                    }
+                    Some(_) => {}
                 }
             }
             Change::Deleted(volume) => world.remove_volume(&volume.name_any()),
