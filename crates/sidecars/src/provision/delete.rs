@@ -4,7 +4,7 @@ use csi::v1::DeleteVolumeRequest;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, SecretReference};
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, ResourceExt};
-use resources::{annotations, finalizers, reference};
+use resources::{annotations, claim, finalizers, reference};
 use runtime::{Key, Next, edit, explain, update_if_changed};
 use tonic::Code;
 
@@ -99,10 +99,14 @@ impl Provisioner {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
         let key = Key { namespace, name };
         let live = claims.get_opt(&key.name).await.map_err(api(format!("read the claim {key}")))?;
+        let going = volume.metadata.deletion_timestamp.is_some();
         match live {
-            Some(live) if resources::volume::is_bound_to(volume, &live) => {
-                Err(ProvisionError::ClaimExists(key))
-            }
+            // A claim that took another volume needs this one no more, and none takes one that is being deleted.
+            Some(live) if resources::volume::is_bound_to(volume, &live) => match claim::volume_name(&live) {
+                "" if going => Ok(()),
+                name if name.is_empty() || name == volume.name_any() => Err(ProvisionError::ClaimExists(key)),
+                _ => Ok(()),
+            },
             _ => Ok(()),
         }
     }

@@ -27,9 +27,12 @@ pub(super) fn plan(of: &PersistentVolume, driver: &str) -> Plan {
     }
     let deleting = of.metadata.deletion_timestamp.is_some();
     let is_kept = of.finalizers().iter().any(|name| name == finalizers::PROVISIONER);
+    let is_protected = of.finalizers().iter().any(|name| name == finalizers::VOLUME_PROTECTION);
     match (volume::reclaim_policy(of), volume::phase(of)) {
         // Without our finalizer, an object on its way out has nothing behind it any more.
         ("Delete", "Released") if is_kept || !deleting => Plan::Delete,
+        // Its object was deleted before it was bound, or after it was freed. Nothing is bound to what goes.
+        ("Delete", phase) if is_kept && deleting && !is_protected && phase != "Bound" => Plan::Delete,
         ("Delete", _) if !is_kept && !deleting => Plan::AddFinalizer,
         ("Delete", _) => Plan::Nothing,
         _ if is_kept => Plan::DropFinalizer,
@@ -47,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_released_volumes_with_policy_delete_are_deleted() {
+    fn only_released_volumes_and_those_never_bound_are_deleted_under_policy_delete() {
         for (policy, phase, kept, deleting, expected) in [
             ("Delete", "Released", true, false, Plan::Delete),
             ("Delete", "Released", true, true, Plan::Delete),
@@ -56,6 +59,9 @@ mod tests {
             ("Delete", "Bound", true, false, Plan::Nothing),
             ("Delete", "Bound", true, true, Plan::Nothing),
             ("Delete", "Failed", true, false, Plan::Nothing),
+            ("Delete", "Available", true, false, Plan::Nothing),
+            ("Delete", "Available", true, true, Plan::Delete),
+            ("Delete", "", true, true, Plan::Delete),
             ("Delete", "Bound", false, false, Plan::AddFinalizer),
             ("Delete", "Bound", false, true, Plan::Nothing),
             ("Retain", "Released", true, false, Plan::DropFinalizer),
@@ -84,6 +90,12 @@ mod tests {
                 "{policy} {phase} {kept} {deleting}"
             );
             assert_eq!(plan(&volume("nfs.example.com"), "orlop.dev"), Plan::Nothing);
+            // Protected: it may be bound this moment.
+            let mut protected = volume("orlop.dev");
+            protected.finalizers_mut().push(finalizers::VOLUME_PROTECTION.to_owned());
+            if phase != "Released" && deleting {
+                assert!(plan(&protected, "orlop.dev") != Plan::Delete, "{policy} {phase}");
+            }
         }
     }
 }
