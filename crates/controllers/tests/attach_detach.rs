@@ -311,8 +311,11 @@ async fn volumes_of_a_deleted_node_are_taken_back() {
     remove_pod(&world, "mounted-user").await;
     no_more_wanted(&world, "idle", "n1").await;
     told(&world, "waiting", "FailedAttachVolume", "detached by force in").await;
-    let marked = wanted(&world, "mounted", "n1").await;
-    assert!(marked.annotations().contains_key(annotations::DETACH_WANTED));
+    eventually("the wait is written down", || async {
+        let marked = wanted(&world, "mounted", "n1").await;
+        marked.annotations().contains_key(annotations::DETACH_WANTED).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
