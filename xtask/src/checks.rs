@@ -12,6 +12,7 @@ use crate::tools;
 const ROOMS: &[&str] = &[
     "xtask",
     "orlop",
+    "simulator",
     "sidecars",
     "controllers",
     "scheduler",

@@ -1,6 +1,5 @@
-use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, Hash};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,9 +46,9 @@ impl Backoff {
     }
 }
 
-/// A number in 0..1 that differs between keys and processes; the hasher's random seed is random enough here.
+/// A number in 0..1.
 pub(crate) fn jitter() -> f64 {
-    RandomState::new().hash_one(()) as f64 / u64::MAX as f64
+    fastrand::f64()
 }
 
 struct Shared<T> {
@@ -173,6 +172,7 @@ impl<T: Clone + Eq + Hash> Queue<T> {
             match wake {
                 Some(at) => {
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep_until(at) => {}
                         () = self.shared.changed.notified() => {}
                     }

@@ -67,12 +67,14 @@ pub async fn work<T, F, Fut, E>(
 {
     let mut running = FuturesUnordered::new();
     loop {
+        // In this order, so that a simulated run can be repeated.
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => break,
+            Some(()) = running.next(), if !running.is_empty() => {}
             key = queue.next(), if running.len() < concurrency.max(1) => {
                 running.push(one(&queue, &reconcile, key));
             }
-            Some(()) = running.next(), if !running.is_empty() => {}
         }
     }
     let _ = tokio::time::timeout(GRACE, running.collect::<()>()).await;

@@ -1,0 +1,125 @@
+//! A course of events, played with every write failing in turn.
+
+use std::future::Future;
+use std::time::Duration;
+
+use controllers::Controller;
+use k8s_openapi::api::core::v1::Event;
+use tokio::time::sleep;
+
+use crate::{Fault, Role, World};
+
+/// Plays `scene` in a calm world in which these controllers and processes run, then once for every write that they made
+/// and every way in which it can fail. Each time `expect` looks at what is left when nobody writes any more.
+///
+/// Returns how many writes there are.
+///
+/// # Panics
+/// What `expect` found wrong, or what must never happen, with the write that failed.
+pub fn every_write_fails<S, E>(controllers: &[Controller], roles: &[Role], scene: S, expect: E) -> usize
+where
+    S: AsyncFn(&World),
+    E: AsyncFn(&World) -> Result<(), String>,
+{
+    let writes = play(controllers, roles, None, &scene, &expect);
+    for number in 0..writes {
+        for fault in [Fault::Conflict, Fault::Refused, Fault::AnswerLost] {
+            play(controllers, roles, Some((number, fault)), &scene, &expect);
+        }
+    }
+    writes
+}
+
+/// [`every_write_fails`] without the failures.
+///
+/// # Panics
+/// What `expect` found wrong, or what must never happen.
+pub fn once<S, E>(controllers: &[Controller], roles: &[Role], scene: S, expect: E)
+where
+    S: AsyncFn(&World),
+    E: AsyncFn(&World) -> Result<(), String>,
+{
+    play(controllers, roles, None, &scene, &expect);
+}
+
+fn play<S, E>(
+    controllers: &[Controller],
+    roles: &[Role],
+    fault: Option<(usize, Fault)>,
+    scene: &S,
+    expect: &E,
+) -> usize
+where
+    S: AsyncFn(&World),
+    E: AsyncFn(&World) -> Result<(), String>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
+    runtime.block_on(async {
+        let mut world = World::new(0).await.with(controllers);
+        world.start(Role::Controllers);
+        roles.iter().for_each(|role| world.start(*role));
+        sleep(Duration::from_secs(1)).await;
+        if let Some((number, fault)) = fault {
+            world.network.fail(number, fault);
+        }
+        Box::pin(scene(&world)).await;
+        let rested = Box::pin(world.rest(Duration::from_secs(90))).await;
+        let expected = Box::pin(expect(&world)).await;
+        let wrong = world.network.ledger(|ledger| ledger.wrong.clone());
+        let report = |why: &str| panic!("{}\n\nwrite {fault:?}: {why}", world.network.trace().join("\n"));
+        match (rested, expected, wrong.as_slice()) {
+            (Ok(()), Ok(()), []) => world.network.writes(),
+            (Err(why), _, _) | (_, Err(why), _) => report(&why),
+            (_, _, [wrong, ..]) => report(wrong),
+        }
+    })
+}
+
+/// What a world says, does and leaves alone over a long time.
+pub struct Quiet {
+    /// Writes of processes.
+    pub writes: usize,
+    /// Events written.
+    pub events: usize,
+    /// Reads, watches aside.
+    pub reads: usize,
+}
+
+impl Quiet {
+    /// Counts while time passes.
+    pub async fn over(world: &World, time: Duration) -> Quiet {
+        let network = &world.network;
+        let (writes, events, reads) = (network.writes(), network.events(), network.reads());
+        sleep(time).await;
+        Quiet {
+            writes: network.writes() - writes,
+            events: network.events() - events,
+            reads: network.reads() - reads,
+        }
+    }
+}
+
+impl World {
+    /// Waits until it holds, for an hour at most.
+    ///
+    /// # Panics
+    /// It does not.
+    pub async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
+        for _ in 0..3600 {
+            if holds().await {
+                return;
+            }
+            sleep(Duration::from_secs(1)).await;
+            self.tend_pods().await;
+        }
+        panic!("{}\n\nnot within an hour: {what}", self.network.trace().join("\n"));
+    }
+
+    /// The reasons and messages of events about an object.
+    pub async fn events_of(&self, name: &str) -> Vec<(String, String)> {
+        let events = self.list::<Event>().await.into_iter();
+        let about = events.filter(|event| event.involved_object.name.as_deref() == Some(name));
+        about.map(|event| (event.reason.unwrap_or_default(), event.message.unwrap_or_default())).collect()
+    }
+}

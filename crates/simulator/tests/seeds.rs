@@ -1,0 +1,81 @@
+//! Stories of many seeds. `ORLOP_SEED=7` plays one and tells it, `ORLOP_SEEDS=5000` plays as many as that.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use simulator::{Story, play};
+
+/// What the tests take the time for.
+const SEEDS: u64 = 12;
+const DEEDS: usize = 60;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
+}
+
+#[test]
+fn volumes_live_through_whatever_happens() {
+    if let Some(seed) = number("ORLOP_SEED") {
+        let outcome = play(Story { seed, deeds: DEEDS });
+        println!("{}", outcome.trace.join("\n"));
+        assert!(outcome.wrong.is_empty(), "{}", outcome.report(seed));
+        return;
+    }
+    let seeds = number("ORLOP_SEEDS").unwrap_or(SEEDS);
+    let (next, writes) = (AtomicU64::new(number("ORLOP_FIRST_SEED").unwrap_or(0)), AtomicU64::new(0));
+    let end = next.load(Ordering::Relaxed) + seeds;
+    let start = Instant::now();
+    let wrong: Vec<_> = std::thread::scope(|scope| {
+        let worker = || {
+            let mut wrong = Vec::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= end {
+                    return wrong;
+                }
+                let outcome = play(Story { seed, deeds: DEEDS });
+                writes.fetch_add(outcome.writes as u64, Ordering::Relaxed);
+                if !outcome.wrong.is_empty() {
+                    eprintln!("seed {seed}: {:?}", outcome.wrong);
+                    wrong.push((seed, outcome));
+                }
+            }
+        };
+        let workers: Vec<_> = (0..2).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    let (writes, took) = (writes.into_inner(), start.elapsed());
+    eprintln!("{seeds} seeds, {writes} writes, {} wrong, in {took:?}", wrong.len());
+    if let Some((seed, outcome)) = wrong.into_iter().min_by_key(|(seed, _)| *seed) {
+        panic!("{}", outcome.report(seed));
+    }
+    assert!(writes > seeds * 20, "hardly anything happened: {writes} writes");
+    assert!(took < Duration::from_secs(600) || seeds > SEEDS);
+}
+
+#[test]
+fn a_seed_tells_the_same_story_again() {
+    let told = |seed| {
+        let mut lines = play(Story { seed, deeds: DEEDS }).trace;
+        // Nothing follows from the order within a millisecond.
+        lines.sort();
+        lines
+    };
+    let same = (0..2).filter(|&seed| {
+        let (first, second) = (told(seed), told(seed));
+        let differs = first.iter().zip(&second).position(|(first, second)| first != second);
+        if let Some(at) = differs {
+            let around = at.saturating_sub(3)..(at + 3).min(first.len()).min(second.len());
+            eprintln!("seed {seed} differs from line {at} of {}:", first.len());
+            around.for_each(|at| eprintln!("  {}\n  {}", first[at], second[at]));
+        }
+        differs.is_none()
+    });
+    let same = same.count();
+    eprintln!("{same} of 2 seeds told the same story, write for write");
+    assert!(same >= 1, "stories differ more often than not: {same} of 2 are the same");
+}
