@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, reason = "a figure that can't be taken is none")]
 
 #[path = "../tests/driver/mod.rs"]
-#[allow(dead_code, reason = "each target uses its part")]
 mod driver;
 #[path = "../../controllers/tests/support/mod.rs"]
 mod support;
