@@ -7,6 +7,7 @@ pub mod attach_detach;
 pub mod bind;
 pub mod collect;
 pub mod ephemeral;
+pub mod populate;
 pub mod protect;
 pub mod snapshot;
 pub mod stateful_set;
@@ -31,11 +32,13 @@ pub enum Controller {
     StatefulSet,
     /// Ties snapshots and their contents together.
     Snapshots,
+    /// Says which claims nobody will ever fill.
+    Populate,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Bind,
         Self::AttachDetach,
         Self::Protect,
@@ -43,6 +46,7 @@ impl Controller {
         Self::Collect,
         Self::StatefulSet,
         Self::Snapshots,
+        Self::Populate,
     ];
 
     /// The name by which it is chosen.
@@ -55,6 +59,7 @@ impl Controller {
             Self::Collect => "collect",
             Self::StatefulSet => "stateful-set",
             Self::Snapshots => "snapshots",
+            Self::Populate => "populate",
         }
     }
 }
@@ -70,6 +75,7 @@ pub async fn run(context: Context, only: &[Controller]) {
                 vec![Box::pin(protect::claims(context())), Box::pin(protect::volumes(context()))]
             }
             Controller::Ephemeral => vec![Box::pin(ephemeral::run(context()))],
+            Controller::Populate => vec![Box::pin(populate::run(context()))],
             Controller::StatefulSet => vec![Box::pin(stateful_set::run(context()))],
             Controller::Collect => vec![
                 Box::pin(collect::owners(context())),

@@ -16,6 +16,7 @@ pub mod group_snapshot;
 pub mod labels;
 pub mod node;
 pub mod orlop;
+pub mod populator;
 mod reference;
 mod reference_grant;
 pub mod snapshot;
@@ -24,6 +25,7 @@ pub mod volume;
 
 pub use drive::{Drive, DriveSpec, DriveState, DriveStatus};
 pub use group_snapshot::{VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent};
+pub use populator::VolumePopulator;
 pub use reference::{owner, reference};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec};
 pub use snapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};

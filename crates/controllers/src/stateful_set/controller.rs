@@ -190,7 +190,7 @@ impl Controller {
             Write::DeleteRevision(revision) => self.delete(key, Kind::Revision, &**revision).await,
         };
         self.tell(set, write, done.as_ref().err());
-        let what = || format!("{namespace}/{}: {}", set.name_any(), describe(write));
+        let what = || format!("{namespace}/{}: {}", set.name_any(), write);
         done.map_err(|source| Failure { what: what(), source })
     }
 
@@ -331,22 +331,6 @@ impl Controller {
                 self.recorder.warning(&about, &format!("Failed{verb}"), message);
             }
         }
-    }
-}
-
-fn describe(write: &Write) -> String {
-    match write {
-        Write::AdoptPod(pod) => format!("adopting pod {}", pod.name_any()),
-        Write::ReleasePod(pod) => format!("releasing pod {}", pod.name_any()),
-        Write::CreatePod(pod) => format!("creating pod {}", pod.name_any()),
-        Write::UpdatePod(pod) => format!("labelling pod {}", pod.name_any()),
-        Write::DeletePod(pod) => format!("deleting pod {}", pod.name_any()),
-        Write::CreateClaim(claim, _) => format!("creating claim {}", claim.name_any()),
-        Write::UpdateClaim(claim, _) => format!("changing the owners of claim {}", claim.name_any()),
-        Write::AdoptRevision(revision) => format!("adopting revision {}", revision.name_any()),
-        Write::CreateRevision(revision) => format!("creating revision {}", revision.name_any()),
-        Write::UpdateRevision(revision) => format!("renumbering revision {}", revision.name_any()),
-        Write::DeleteRevision(revision) => format!("deleting revision {}", revision.name_any()),
     }
 }
 

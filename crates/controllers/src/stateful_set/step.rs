@@ -60,6 +60,24 @@ pub enum Write {
     DeleteRevision(Arc<ControllerRevision>),
 }
 
+impl std::fmt::Display for Write {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AdoptPod(pod) => write!(f, "adopting pod {}", pod.name_any()),
+            Self::ReleasePod(pod) => write!(f, "releasing pod {}", pod.name_any()),
+            Self::CreatePod(pod) => write!(f, "creating pod {}", pod.name_any()),
+            Self::UpdatePod(pod) => write!(f, "labelling pod {}", pod.name_any()),
+            Self::DeletePod(pod) => write!(f, "deleting pod {}", pod.name_any()),
+            Self::CreateClaim(claim, _) => write!(f, "creating claim {}", claim.name_any()),
+            Self::UpdateClaim(claim, _) => write!(f, "changing the owners of claim {}", claim.name_any()),
+            Self::AdoptRevision(revision) => write!(f, "adopting revision {}", revision.name_any()),
+            Self::CreateRevision(revision) => write!(f, "creating revision {}", revision.name_any()),
+            Self::UpdateRevision(revision) => write!(f, "renumbering revision {}", revision.name_any()),
+            Self::DeleteRevision(revision) => write!(f, "deleting revision {}", revision.name_any()),
+        }
+    }
+}
+
 /// A warning about the set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -455,3 +473,6 @@ fn says_the_same(a: &StatefulSetStatus, b: &StatefulSetStatus) -> bool {
         && a.update_revision == b.update_revision
         && a.observed_generation == b.observed_generation
 }
+
+#[cfg(test)]
+mod tests;

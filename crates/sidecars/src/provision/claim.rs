@@ -16,6 +16,8 @@ pub(super) enum Plan<'a> {
     Choose(&'a StorageClass),
     /// Nothing, but tell why; no retry would help.
     Refuse(&'static str),
+    /// Nothing: a populator makes a claim of its own for it, and hands that one's volume over.
+    LeaveToPopulator,
     /// Make a volume.
     Provision(&'a StorageClass),
     /// A volume may be there that is not wanted any more: find out, and delete it.
@@ -43,12 +45,13 @@ pub(super) fn plan<'a>(
         && !intent::is_held(of)
         && !has_volume
         && claim::volume_name(of).is_empty()
-        && claim::provisioner(of) == Some(here.driver)
-        && !is_populated(of);
+        && claim::provisioner(of) == Some(here.driver);
     if !wanted {
         return Plan::Nothing;
     }
     match claim::selected_node(of) {
+        Some(node) if node == here.node && is_populated(of) => Plan::LeaveToPopulator,
+        None if is_populated(of) => Plan::Nothing,
         Some(node) if node == here.node => refusal(of).map_or(Plan::Provision(class), Plan::Refuse),
         None if !class::waits_for_consumer(class) => Plan::Choose(class),
         _ => Plan::Nothing,
@@ -99,7 +102,9 @@ fn refusal(of: &PersistentVolumeClaim) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{PersistentVolumeClaimSpec, PersistentVolumeClaimStatus};
+    use k8s_openapi::api::core::v1::{
+        PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, TypedObjectReference,
+    };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
     use k8s_openapi::jiff::Timestamp;
     use kube::ResourceExt;
@@ -179,6 +184,16 @@ mod tests {
         let unclaimed = with(on_node("n1"), |claim| {
             claim.annotations_mut().remove(annotations::STORAGE_PROVISIONER);
         });
+        let populated = |claim| {
+            with(claim, |claim| {
+                claim.spec.get_or_insert_default().data_source_ref = Some(TypedObjectReference {
+                    api_group: Some("example.com".to_owned()),
+                    kind: "Backup".to_owned(),
+                    name: "b".to_owned(),
+                    namespace: None,
+                });
+            })
+        };
         let selecting = with(on_node("n1"), |claim| {
             claim.spec.get_or_insert_default().selector = Some(LabelSelector::default());
         });
@@ -197,6 +212,9 @@ mod tests {
             ("has its volume", on_node("n1"), Some(&waiting), true, Plan::Nothing),
             ("is bound", bound_to(on_node("n1"), "x", "Bound"), Some(&waiting), false, Plan::Nothing),
             ("is being deleted", deleting(on_node("n1")), Some(&waiting), false, Plan::Nothing),
+            ("a populator fills", populated(on_node("n1")), Some(&waiting), false, Plan::LeaveToPopulator),
+            ("a populator fills there", populated(on_node("n2")), Some(&waiting), false, Plan::Nothing),
+            ("a populator fills at once", populated(claim()), Some(&immediate), false, Plan::Nothing),
             ("is another provisioner's", held(THERE), Some(&waiting), false, Plan::Nothing),
         ] {
             assert_eq!(plan(&claim, class, has_volume, HERE), expected, "a claim that {what}");

@@ -61,6 +61,11 @@ impl Provisioner {
                 self.tell_failure(&claim, why);
                 return Ok(Next::Done);
             }
+            Plan::LeaveToPopulator => {
+                let message = "Assuming an external populator will provision the volume";
+                self.recorder.normal(&reference(&*claim), "Provisioning", message);
+                return Ok(Next::Done);
+            }
             Plan::Choose(class) => return self.choose(&key, &claim, class).await,
             Plan::Settle => self.settle(&key, &claim, false).await,
             Plan::Stuck => Err(ProvisionError::ClassGone(resources::claim::class(&claim).to_owned())),
