@@ -119,7 +119,7 @@ fn manifests_that_are_wrong_are_refused_by_the_server() {
 }
 
 #[test]
-fn a_claim_that_fits_nowhere_stays_pending_and_says_why() {
+fn claims_that_can_not_be_filled_stay_pending_and_say_why() {
     let place = Place::new();
     let orlop = place.up(&["--loop-drive", "512Mi"]);
     let manifest = include_str!("../../../examples/quickstart.yaml");
@@ -138,6 +138,16 @@ fn a_claim_that_fits_nowhere_stays_pending_and_says_why() {
     wait_until("an event names the missing class", || {
         let events = events();
         events.contains("ProvisioningFailed") && events.contains("absent")
+    });
+    orlop.run(BINARY, &["delete", "-f", &file]);
+
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: taped}\nspec: {accessModes: [ReadWriteOnce], \
+                 resources: {requests: {storage: 1Mi}}, dataSourceRef: {apiGroup: example.com, kind: Tape, name: t}}\n";
+    std::fs::write(&file, claim).unwrap();
+    orlop.run(BINARY, &["apply", "-f", &file]);
+    wait_until("an event names the missing populator", || {
+        let events = events();
+        events.contains("UnrecognizedDataSourceKind") && events.contains("Tape (example.com)")
     });
     orlop.run(BINARY, &["delete", "-f", &file]);
     orlop.stop();

@@ -200,6 +200,12 @@ impl Look<'_> {
         !pods::is_going(pod) && self.health(pod) == Health::Available
     }
 
+    /// Whether a pod is not available and can still get so by itself: one that has ended never does, so that nothing
+    /// waits for it.
+    fn may_recover(&self, pod: &Pod) -> bool {
+        !self.is_available(pod) && !pods::has_ended(pod)
+    }
+
     fn warn(&mut self, reason: &'static str, message: String) {
         self.plan.notices.push(Notice { reason, message });
     }
@@ -391,10 +397,10 @@ impl Look<'_> {
             self.keep_claims(*ordinal, pod, false);
         }
         let first_unavailable =
-            condemned.iter().rev().find(|(_, pod)| !self.is_available(pod)).map(|(ordinal, _)| *ordinal);
+            condemned.iter().rev().find(|(_, pod)| self.may_recover(pod)).map(|(ordinal, _)| *ordinal);
         for (ordinal, pod) in condemned {
             let waits =
-                pods::is_going(&pod) || (!self.is_available(&pod) && first_unavailable != Some(ordinal));
+                pods::is_going(&pod) || (self.may_recover(&pod) && first_unavailable != Some(ordinal));
             if !self.set.is_ordered() {
                 if !pods::is_going(&pod) {
                     self.plan.writes.push(Write::DeletePod(pod));

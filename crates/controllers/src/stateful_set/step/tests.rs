@@ -147,6 +147,11 @@ impl World {
         self.generation();
     }
 
+    fn start(&mut self, ordinal: i32) {
+        self.set.spec.as_mut().unwrap().ordinals.get_or_insert_default().start = Some(ordinal);
+        self.generation();
+    }
+
     fn generation(&mut self) {
         let generation = self.set.metadata.generation.get_or_insert_default();
         *generation += 1;
@@ -211,6 +216,31 @@ fn pods_that_are_not_asked_for_go_from_the_top_after_their_claims_were_given_to_
 }
 
 #[test]
+fn pods_that_have_ended_stand_in_the_way_of_no_scaling_down() {
+    let (ended, unready) = (json!({"phase": "Failed"}), json!({"phase": "Running"}));
+    let cases = [
+        // The states of db-1 and db-2; what goes first.
+        (ready(0), ready(0), Some("db-2")),
+        (ended.clone(), ended.clone(), Some("db-2")),
+        (unready.clone(), ended.clone(), Some("db-2")),
+        (ended.clone(), unready.clone(), Some("db-2")),
+        (ready(0), unready.clone(), Some("db-2")),
+        (unready.clone(), ready(0), Some("db-2")),
+        // Only the lowest that is not available may end as such.
+        (unready.clone(), unready, None),
+    ];
+    for (first, second, expected) in cases {
+        let mut world = World::new(3, json!({}));
+        world.settle();
+        world.scale(1);
+        world.state("db-1", first.clone());
+        world.state("db-2", second.clone());
+        let expected: Vec<_> = expected.map(|name| format!("deleting pod {name}")).into_iter().collect();
+        assert_eq!(world.writes(), expected, "{first} {second}");
+    }
+}
+
+#[test]
 fn what_is_in_the_way_is_named_and_nothing_is_written() {
     let mut world = World::new(1, json!({}));
     let stranger: Pod =
@@ -265,6 +295,7 @@ enum Event {
     Look,
     Run(u8),
     Scale(u8),
+    Start(u8),
     Template(u8),
     Fail(u8),
     Unready(u8),
@@ -274,12 +305,13 @@ enum Event {
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let one = prop_oneof![
         6 => Just(Event::Look),
-        6 => (0..6u8).prop_map(Event::Run),
+        6 => (0..8u8).prop_map(Event::Run),
         1 => (0..6u8).prop_map(Event::Scale),
+        1 => (0..3u8).prop_map(Event::Start),
         1 => (0..3u8).prop_map(Event::Template),
-        1 => (0..6u8).prop_map(Event::Fail),
-        1 => (0..6u8).prop_map(Event::Unready),
-        1 => (0..6u8).prop_map(Event::Lose),
+        1 => (0..8u8).prop_map(Event::Fail),
+        1 => (0..8u8).prop_map(Event::Unready),
+        1 => (0..8u8).prop_map(Event::Lose),
     ];
     proptest::collection::vec(one, 1..60)
 }
@@ -287,11 +319,12 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// Whatever happens, no pod is made before those below it are available, none is ended out of turn, no claim is
-    /// lost, and in the end everything is as asked for.
+    /// Whatever happens, no pod of an ordered set is made before those below it are available, none is ended out of
+    /// turn, no claim is lost, and in the end everything is as asked for.
     #[test]
-    fn order_holds_whatever_happens(events in events()) {
-        let mut world = World::new(3, json!({}));
+    fn order_holds_whatever_happens(events in events(), is_ordered in any::<bool>()) {
+        let policy = if is_ordered { "OrderedReady" } else { "Parallel" };
+        let mut world = World::new(3, json!({"podManagementPolicy": policy}));
         for event in events {
             let name = |ordinal: u8| format!("db-{ordinal}");
             let present = |world: &World, ordinal: u8| {
@@ -299,25 +332,16 @@ proptest! {
             };
             match event {
                 Event::Look => {
-                    let available = |ordinal: i64| {
-                        let pod = world.pods.get(&format!("db-{ordinal}"));
-                        pod.is_some_and(|pod| !pods::is_going(pod) && pods::health(pod, 0, world.now) == Health::Available)
-                    };
-                    let plan = world.plan();
-                    for write in &plan.writes {
-                        if let Write::CreatePod(pod) = write {
-                            let ordinal = Set::of(&world.set).unwrap().ordinal(&pod.name_any()).unwrap();
-                            prop_assert!((0..ordinal).all(available), "{plan:?}");
-                        }
+                    if is_ordered {
+                        keeps_order(&world)?;
                     }
-                    let ends = plan.writes.iter().filter(|write| matches!(write, Write::DeletePod(_))).count();
-                    prop_assert!(ends <= 1, "{plan:?}");
                     let claims = world.claims.len();
                     world.look();
                     prop_assert!(world.claims.len() >= claims);
                 }
                 Event::Run(ordinal) if world.pods.contains_key(&name(ordinal)) => drop(world.run(&name(ordinal))),
                 Event::Scale(replicas) => world.scale(replicas.into()),
+                Event::Start(ordinal) => world.start(ordinal.into()),
                 Event::Template(marker) => world.set_template(&marker.to_string()),
                 Event::Fail(ordinal) if present(&world, ordinal) => world.state(&name(ordinal), json!({"phase": "Failed"})),
                 Event::Unready(ordinal) if present(&world, ordinal) => {
@@ -328,12 +352,31 @@ proptest! {
             }
         }
         world.settle();
-        let asked = world.set.spec.as_ref().unwrap().replicas.unwrap();
-        let names: Vec<_> = (0..asked).map(|ordinal| format!("db-{ordinal}")).collect();
+        let (asked, set) = (world.set.spec.as_ref().unwrap().replicas.unwrap(), Set::of(&world.set).unwrap());
+        let names: Vec<_> = (set.start()..set.start() + set.replicas()).map(|ordinal| set.pod_name(ordinal)).collect();
         prop_assert_eq!(world.pods.keys().cloned().collect::<Vec<_>>(), names);
         let status = world.set.status.as_ref().unwrap();
         prop_assert_eq!((status.updated_replicas, status.ready_replicas), (Some(asked), Some(asked)));
         prop_assert_eq!(&status.current_revision, &status.update_revision);
         prop_assert_eq!(status.observed_generation, world.set.metadata.generation);
     }
+}
+
+/// Whether the next look makes pods only above available ones, and ends no two.
+fn keeps_order(world: &World) -> Result<(), TestCaseError> {
+    let set = Set::of(&world.set).unwrap();
+    let available = |ordinal: i64| {
+        let pod = world.pods.get(&set.pod_name(ordinal));
+        pod.is_some_and(|pod| !pods::is_going(pod) && pods::health(pod, 0, world.now) == Health::Available)
+    };
+    let plan = world.plan();
+    for write in &plan.writes {
+        if let Write::CreatePod(pod) = write {
+            let ordinal = set.ordinal(&pod.name_any()).unwrap();
+            prop_assert!((set.start()..ordinal).all(available), "{plan:?}");
+        }
+    }
+    let ends = plan.writes.iter().filter(|write| matches!(write, Write::DeletePod(_))).count();
+    prop_assert!(ends <= 1, "{plan:?}");
+    Ok(())
 }
