@@ -1,8 +1,10 @@
-//! Snapshots of claims, volumes made from them, and groups: a driver with faults, a real API server, and processes that
+//! Snapshots of claims, volumes made from them, and groups of them: a driver with faults, a real API server, and processes that
 //! die at every step.
 
 #![allow(clippy::unwrap_used, reason = "a test says by its panic what went wrong")]
 
+#[path = "snapshot/groups.rs"]
+mod groups;
 mod world;
 
 use std::time::Duration;
@@ -11,10 +13,10 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use resources::snapshot::{VolumeSnapshot, is_ready};
-use resources::{VolumeGroupSnapshot, annotations, claim, finalizers};
+use resources::{VolumeSnapshotClass, annotations, claim, finalizers};
 use serde_json::json;
 use tonic::Status;
-use world::driver::Shot;
+use world::driver::{Answer, Shot};
 use world::steps::When;
 use world::{DRIVER, Steps, World, eventually, has_intent, object};
 
@@ -118,15 +120,13 @@ async fn every_step<F: Future<Output = bool>>(life: impl Fn(usize) -> F) -> usiz
     }
 }
 
-/// Kills the process at every step in turn, before and after the step's effect; in the second round the snapshot, and
-/// its claim, are deleted while nobody is there.
+/// Kills the process at every step in turn. After a step there is the same as before the next, so one round has this and
+/// the other that; in the second one the snapshot, and its claim, are deleted while nobody is there.
 #[tokio::test]
 async fn a_crash_at_any_step_neither_loses_nor_leaks_a_snapshot() {
-    for deleted in [false, true] {
-        for when in [When::Before, When::After] {
-            let steps = every_step(|step| life_with_a_crash(step, when, deleted)).await;
-            assert!(steps >= 13, "a whole life has at least 13 steps, this one had {steps}");
-        }
+    for (deleted, when) in [(false, When::After), (true, When::Before)] {
+        let steps = every_step(|step| life_with_a_crash(step, when, deleted)).await;
+        assert!(steps >= 13, "a whole life has at least 13 steps, this one had {steps}");
     }
 }
 
@@ -304,9 +304,15 @@ async fn bad_input_ends_in_a_status_and_writes_no_more() {
     let world = world_with_claim().await;
     world.claim("unbound", "fast", None, "1Mi").await;
     let process = world.take_snapshots(&Steps::new()).await;
+    world.bound_pair("going", "fast", Some("n1"), "1Mi").await;
+    world.delete_claim("going").await;
+    let own = claim_from("own", from_snapshot("of-own"), "1Mi");
+    world.claims().create(&PostParams::default(), &own).await.unwrap();
     for (name, claim, why) in [
         ("of-nothing", "nothing", "claim nothing not found; create it"),
         ("of-unbound", "unbound", "the PVC unbound is not yet bound to a PV"),
+        ("of-going", "going", "claim going is being deleted, will not attempt"),
+        ("of-own", "own", "the PVC own is not yet bound to a PV"),
     ] {
         world.snapshot(name, claim).await;
         eventually(why, async || {
@@ -322,16 +328,23 @@ async fn bad_input_ends_in_a_status_and_writes_no_more() {
         "spec": {"source": {"volumeSnapshotContentName": "missing"}},
     }));
     world.snapshots().create(&PostParams::default(), &given).await.unwrap();
-    let itself = json!({"kind": "PersistentVolumeClaim", "name": "itself"});
+    let clone = |of: &str| json!({"kind": "PersistentVolumeClaim", "name": of});
     for claim in [
-        claim_from("itself", itself, "1Mi"),
+        claim_from("itself", clone("itself"), "1Mi"),
+        claim_from("first", clone("second"), "1Mi"),
+        claim_from("second", clone("third"), "1Mi"),
+        claim_from("third", clone("first"), "1Mi"),
+        claim_from("of-circle", clone("first"), "1Mi"),
         claim_from("from-nothing", from_snapshot("nothing"), "1Mi"),
-        claim_from("too-small", json!({"kind": "PersistentVolumeClaim", "name": "data"}), "1Ki"),
+        claim_from("too-small", clone("data"), "1Ki"),
     ] {
         world.claims().create(&PostParams::default(), &claim).await.unwrap();
     }
     for why in [
         "default/itself from default/itself",
+        "default/second from default/third from default/first from default/second",
+        "PersistentVolumeClaim default/first has no volume yet",
+        "VolumeSnapshot default/of-own is not ready",
         "VolumeSnapshot default/nothing does not exist",
         "1Ki is less than the size 1Mi",
     ] {
@@ -345,9 +358,68 @@ async fn bad_input_ends_in_a_status_and_writes_no_more() {
     })
     .await;
     let writes = world.writes();
-    assert!(writes <= 6, "{writes} writes");
+    assert!(writes <= 9, "{writes} writes");
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!((world.writes(), world.driver.shot().len(), world.driver.requests().len()), (writes, 0, 0));
+    process.kill().await;
+}
+
+#[tokio::test]
+async fn what_was_refused_is_made_once_it_can_be() {
+    let world = World::new(1).await;
+    let is_default = annotations::IS_DEFAULT_SNAPSHOT_CLASS;
+    world.define_snapshots(|class| class.metadata.annotations = None).await;
+    world.class("fast", |_| {}).await;
+    world.bound_pair("data", "fast", Some("n1"), "1Mi").await;
+    let process = world.take_snapshots(&Steps::new()).await;
+    let uid = world.snapshot("before", "data").await.uid().unwrap();
+    eventually("the missing class is told", async || {
+        let told = world.events("SetDefaultSnapshotClassFailed").await;
+        told.iter().any(|message| message.contains("cannot find default snapshot class for driver"))
+    })
+    .await;
+    let classes: Api<VolumeSnapshotClass> = Api::all(world.client.clone());
+    let annotated = json!({"metadata": {"annotations": {is_default: "true"}}});
+    classes.patch("shots", &PatchParams::default(), &Patch::Merge(&annotated)).await.unwrap();
+    let snapshot = ready(&world, "before").await;
+    assert_eq!(snapshot.status.unwrap().error, None);
+
+    let mut device = claim_from("device", from_snapshot("before"), "1Mi");
+    device.spec.as_mut().unwrap().volume_mode = Some("Block".to_owned());
+    world.claims().create(&PostParams::default(), &device).await.unwrap();
+    eventually("the mode is told", async || {
+        let told = world.events("ProvisioningFailed").await;
+        told.iter().any(|message| message.contains("volume mode Block differs from the mode Filesystem"))
+    })
+    .await;
+    assert!(world.driver.requests().is_empty());
+    let allowed = json!({"metadata": {"annotations": {annotations::ALLOW_MODE_CHANGE: "true"}}});
+    let content = format!("snapcontent-{uid}");
+    world.contents().patch(&content, &PatchParams::default(), &Patch::Merge(&allowed)).await.unwrap();
+    world.bound("device").await;
+    process.kill().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_being_restored_is_deleted_afterwards() {
+    let world = world_with_claim().await;
+    let process = world.take_snapshots(&Steps::new()).await;
+    world.snapshot("before", "data").await;
+    ready(&world, "before").await;
+    // Whether there is a volume nobody knows before the driver is asked again.
+    world.driver.answer_create([Answer::MakeAndFail(Status::unavailable("no answer"))]);
+    let copy = claim_from("copy", from_snapshot("before"), "1Mi");
+    world.claims().create(&PostParams::default(), &copy).await.unwrap();
+    eventually("the driver was asked", async || !world.driver.requests().is_empty()).await;
+    delete(&world, "before").await;
+    eventually("what it waits for is told", async || {
+        let told = world.events("SnapshotDeletePending").await;
+        told.iter().any(|message| message == "Snapshot is being used to restore a PVC")
+    })
+    .await;
+    assert_eq!(world.driver.snapshots().len(), 1);
+    world.bound("copy").await;
+    no_snapshots(&world).await;
     process.kill().await;
 }
 
@@ -392,15 +464,14 @@ async fn a_snapshot_that_exists_is_bound_in_either_order_and_to_one_only() {
     process.kill().await;
 }
 
-/// Kills the process at every step of a restore, then of a clone, before and after the step's effect; the sources are
-/// deleted while nobody is there.
+/// Kills the process before every step of a restore, then after every one of a clone; the sources are deleted while
+/// nobody is there.
 #[tokio::test]
 async fn a_copy_survives_a_crash_at_any_step_and_the_deletion_of_its_source() {
-    for source in [from_snapshot("before"), json!({"kind": "PersistentVolumeClaim", "name": "data"})] {
-        for when in [When::Before, When::After] {
-            let steps = every_step(|step| copy_with_a_crash(&source, step, when)).await;
-            assert!(steps >= 5, "keep, intent, call, volume, settle; {steps}");
-        }
+    let clone = json!({"kind": "PersistentVolumeClaim", "name": "data"});
+    for (source, when) in [(from_snapshot("before"), When::Before), (clone, When::After)] {
+        let steps = every_step(|step| copy_with_a_crash(&source, step, when)).await;
+        assert!(steps >= 5, "keep, intent, call, volume, settle; {steps}");
     }
 }
 
@@ -451,57 +522,6 @@ async fn copy_with_a_crash(source: &serde_json::Value, step: usize, when: When) 
         process.kill().await;
     }
     crashed
-}
-
-#[tokio::test]
-async fn a_group_is_taken_at_once_and_goes_as_one() {
-    let world = world_with_claim().await;
-    world.bound_pair("logs", "fast", Some("n1"), "1Mi").await;
-    for claim in ["data", "logs"] {
-        let label = json!({"metadata": {"labels": {"app": "shop"}}});
-        world.claims().patch(claim, &PatchParams::default(), &Patch::Merge(&label)).await.unwrap();
-    }
-    let process = world.take_snapshots(&Steps::new()).await;
-    let groups: Api<VolumeGroupSnapshot> = Api::default_namespaced(world.client.clone());
-    let group: VolumeGroupSnapshot = object(json!({
-        "apiVersion": "groupsnapshot.storage.k8s.io/v1", "kind": "VolumeGroupSnapshot", "metadata": {"name": "all"},
-        "spec": {"source": {"selector": {"matchLabels": {"app": "shop"}}}},
-    }));
-    groups.create(&PostParams::default(), &group).await.unwrap();
-    eventually("the group is ready", async || {
-        groups.get("all").await.unwrap().status.is_some_and(|status| status.ready_to_use == Some(true))
-    })
-    .await;
-    eventually("so are its snapshots", async || {
-        let members = world.snapshots().list(&ListParams::default()).await.unwrap().items;
-        members.len() == 2 && members.iter().all(is_ready)
-    })
-    .await;
-    let members = world.snapshots().list(&ListParams::default()).await.unwrap().items;
-    let mut of: Vec<_> =
-        members.iter().filter_map(|one| one.spec.source.persistent_volume_claim_name.clone()).collect();
-    of.sort();
-    assert_eq!(of, ["data", "logs"]);
-    assert!(world.driver.shot().is_empty(), "none was taken alone");
-    let copy = claim_from("copy", from_snapshot(&members[0].name_any()), "1Mi");
-    world.claims().create(&PostParams::default(), &copy).await.unwrap();
-    world.bound("copy").await;
-
-    delete(&world, &members[0].name_any()).await;
-    eventually("one alone stays", async || {
-        world
-            .events("SnapshotDeletePending")
-            .await
-            .iter()
-            .any(|message| message.contains("belongs to a group"))
-    })
-    .await;
-    groups.delete("all", &DeleteParams::default()).await.unwrap();
-    eventually("the group is gone", async || groups.get_opt("all").await.unwrap().is_none()).await;
-    // What the collector does for whom a group owns.
-    delete(&world, &members[1].name_any()).await;
-    no_snapshots(&world).await;
-    process.kill().await;
 }
 
 #[tokio::test]

@@ -405,7 +405,11 @@ fn going(of: &Facts) -> Step {
     }
     let mut released = group.clone();
     released.finalizers_mut().retain(|name| name != GROUP_BOUND);
-    Step::write(Write::Group(Box::new(released)))
+    let released = Box::new(released);
+    Step::write(match of.content {
+        Some(_) => Write::Group(released),
+        None => Write::ReleaseGroup { group: released, without: content_of(group) },
+    })
 }
 
 /// What a group's content itself needs: its finalizer, once a group has taken it.
@@ -444,7 +448,12 @@ pub(super) fn member_name(group: &VolumeGroupSnapshot, info: &VolumeSnapshotInfo
 
 /// The name of a member's content.
 pub(super) fn member_content_name(group: &VolumeGroupSnapshot, info: &VolumeSnapshotInfo) -> String {
-    format!("snapcontent-{}", digest(group, info))
+    content_of_member(&member_name(group, info))
+}
+
+/// The name of the content of the member of a name.
+pub(super) fn content_of_member(name: &str) -> String {
+    format!("snapcontent-{}", name.strip_prefix("snapshot-").unwrap_or(name))
 }
 
 fn digest(group: &VolumeGroupSnapshot, info: &VolumeSnapshotInfo) -> String {
@@ -456,3 +465,6 @@ fn digest(group: &VolumeGroupSnapshot, info: &VolumeSnapshotInfo) -> String {
 fn key(group: &VolumeGroupSnapshot) -> String {
     format!("{}/{}", group.namespace().unwrap_or_default(), group.name_any())
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,8 +18,8 @@ use resources::snapshot::{
 };
 use resources::{claim, reference};
 
-use super::content;
 use super::writes::{Event, Step, Write};
+use super::{content, group};
 
 /// All that a VolumeSnapshot's fate depends on.
 #[derive(Default)]
@@ -79,6 +79,10 @@ fn refuse(snapshot: &VolumeSnapshot, reason: &'static str, message: String) -> S
 fn of_claim(of: &Facts, claim: &str) -> Result<Step, Refusal> {
     let snapshot = &*of.snapshot;
     let key = key(snapshot);
+    if is_member(snapshot) && bound_content(snapshot).is_none() {
+        // Its group makes its content, and ties the two.
+        return Ok(Step::nothing());
+    }
     if let Some(content) = &of.content {
         if !is_bound_to(content, snapshot) {
             return Err(misbound(snapshot, content));
@@ -94,10 +98,6 @@ fn of_claim(of: &Facts, claim: &str) -> Result<Step, Refusal> {
     }
     if is_ready(snapshot) {
         return Err(("SnapshotContentMissing", "VolumeSnapshotContent is missing".to_owned()));
-    }
-    if snapshot.finalizers().iter().any(|name| name == SNAPSHOT_IN_GROUP) {
-        // Its group makes its content.
-        return Ok(Step::nothing());
     }
     let failed = |why: String| {
         ("SnapshotContentCreationFailed", format!("Failed to create snapshot content with error {why}"))
@@ -319,7 +319,16 @@ fn going(of: &Facts) -> Step {
     }
     let mut released = snapshot.clone();
     released.finalizers_mut().retain(|name| !ours.contains(&name.as_str()));
-    Step::write(Write::Snapshot(Box::new(released)))
+    let released = Box::new(released);
+    Step::write(match of.content {
+        Some(_) => Write::Snapshot(released),
+        None => Write::ReleaseSnapshot { snapshot: released, without: content_of(snapshot) },
+    })
+}
+
+/// Whether a snapshot was taken with others.
+fn is_member(snapshot: &VolumeSnapshot) -> bool {
+    snapshot.finalizers().iter().any(|name| name == SNAPSHOT_IN_GROUP)
 }
 
 /// Whether a volume is being made from a snapshot: its provisioner says so.
@@ -347,6 +356,7 @@ pub(super) fn content_of(snapshot: &VolumeSnapshot) -> String {
     let asked = snapshot.spec.source.volume_snapshot_content_name.as_deref();
     match bound_content(snapshot).or(asked) {
         Some(name) => name.to_owned(),
+        None if is_member(snapshot) => group::content_of_member(&snapshot.name_any()),
         None => resources::snapshot::content_name(&snapshot.uid().unwrap_or_default()),
     }
 }

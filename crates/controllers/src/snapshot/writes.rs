@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim};
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use resources::snapshot::{VolumeSnapshot, VolumeSnapshotContent};
-use resources::{VolumeGroupSnapshot, VolumeGroupSnapshotContent};
+use resources::{VolumeGroupSnapshot, VolumeGroupSnapshotContent, group_snapshot, snapshot};
 use runtime::Recorder;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +25,16 @@ pub(super) enum Write {
     CreateGroupContent(Box<VolumeGroupSnapshotContent>),
     DeleteGroupContent(Box<VolumeGroupSnapshotContent>),
     Claim(Box<PersistentVolumeClaim>),
+    /// Lets a snapshot go, if it is true that it has no content: that may be newer than what is known.
+    ReleaseSnapshot {
+        snapshot: Box<VolumeSnapshot>,
+        without: String,
+    },
+    /// The same of a group.
+    ReleaseGroup {
+        group: Box<VolumeGroupSnapshot>,
+        without: String,
+    },
 }
 
 /// Something to tell.
@@ -98,6 +108,21 @@ async fn carry_out(client: &Client, write: Write) -> Result<(), kube::Error> {
         Write::CreateGroupContent(one) => create(&Api::all(all()), &*one).await,
         Write::DeleteGroupContent(one) => delete(&Api::all(all()), &*one).await,
         Write::Claim(one) => replace(&within(client, &*one), &*one).await,
+        // One that there is after all will be heard of, and brings back what it is of.
+        Write::ReleaseSnapshot { snapshot, without } => {
+            let content = Api::<VolumeSnapshotContent>::all(all()).get_opt(&without).await?;
+            match content.is_some_and(|content| snapshot::is_bound_to(&content, &snapshot)) {
+                true => Ok(()),
+                false => replace(&within(client, &*snapshot), &*snapshot).await,
+            }
+        }
+        Write::ReleaseGroup { group, without } => {
+            let content = Api::<VolumeGroupSnapshotContent>::all(all()).get_opt(&without).await?;
+            match content.is_some_and(|content| group_snapshot::is_bound_to(&content, &group)) {
+                true => Ok(()),
+                false => replace(&within(client, &*group), &*group).await,
+            }
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub async fn eventually<Fut: Future<Output = bool>>(what: &str, mut holds: impl 
     let start = Instant::now();
     while !holds().await {
         assert!(start.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

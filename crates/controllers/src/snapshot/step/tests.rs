@@ -59,6 +59,9 @@ fn told(facts: &Facts) -> String {
     let write = match &step.write {
         None => "nothing".to_owned(),
         Some(Write::Snapshot(one)) => format!("finalizers {}", one.finalizers().len()),
+        Some(Write::ReleaseSnapshot { snapshot, without }) => {
+            format!("finalizers {} unless there is {without}", snapshot.finalizers().len())
+        }
         Some(Write::SnapshotStatus(one)) => {
             let status = one.status.clone().unwrap_or_default();
             let error = status.error.and_then(|error| error.message);
@@ -104,7 +107,7 @@ fn a_snapshot_comes_to_be() {
 #[test]
 fn what_can_not_be_taken_is_told_once() {
     type Change = fn(&mut Facts);
-    let cases: [(&str, Change); 9] = [
+    let cases: [(&str, Change); 12] = [
         ("SnapshotContentCreationFailed", |of| of.claim = None),
         ("SnapshotContentCreationFailed", |of| of.volume = None),
         ("SnapshotContentCreationFailed", |of| {
@@ -121,6 +124,15 @@ fn what_can_not_be_taken_is_told_once() {
         }),
         ("SnapshotContentMisbound", |of| of.content = Some(content("8", "Delete", json!({}), Value::Null))),
         ("SnapshotValidationError", |of| edit(of, |one| one.spec.source.persistent_volume_claim_name = None)),
+        ("SnapshotContentCreationFailed", |of| {
+            let volume = of.volume.as_mut().map(Arc::make_mut).expect("the volume");
+            volume.spec.get_or_insert_default().csi = None;
+        }),
+        ("SnapshotContentMismatch", |of| of.content = Some(given("7"))),
+        ("SnapshotContentMismatch", |of| {
+            ask_for_content(of);
+            of.content = Some(content("7", "Delete", json!({}), Value::Null));
+        }),
     ];
     for (reason, change) in cases {
         let mut of = facts();
@@ -130,6 +142,58 @@ fn what_can_not_be_taken_is_told_once() {
         of.snapshot = Arc::new(*with_error);
         assert_eq!(told(&of), "nothing", "{reason}");
     }
+}
+
+/// The content of a snapshot that exists, as an administrator wrote it.
+fn given(uid: &str) -> Arc<VolumeSnapshotContent> {
+    let mut given = Arc::unwrap_or_clone(content(uid, "Delete", json!({}), Value::Null));
+    given.spec.source.volume_handle = None;
+    given.spec.source.snapshot_handle = Some("id-old".to_owned());
+    Arc::new(given)
+}
+
+fn ask_for_content(of: &mut Facts) {
+    edit(of, |snapshot| {
+        snapshot.spec.source.persistent_volume_claim_name = None;
+        snapshot.spec.source.volume_snapshot_content_name = Some("snapcontent-7".to_owned());
+    });
+}
+
+#[test]
+fn a_snapshot_that_exists_is_taken_by_whom_it_is_meant_for() {
+    let mut of = facts();
+    ask_for_content(&mut of);
+    assert_eq!(told(&of), "finalizers 1");
+    edit(&mut of, |snapshot| snapshot.metadata.finalizers = Some(vec![SNAPSHOT_AS_SOURCE.to_owned()]));
+    assert_eq!(told(&of), "error SnapshotContentMissing");
+    of.content = Some(given(""));
+    let Some(Write::Content(taken)) = step(&of).write else { panic!("it is taken") };
+    assert_eq!(taken.spec.volume_snapshot_ref.uid.as_deref(), Some("7"));
+    assert_eq!(taken.finalizers(), [SNAPSHOT_CONTENT]);
+    of.content = Some(Arc::new(*taken));
+    assert_eq!(told(&of), "finalizers 2");
+    for (change, why) in [
+        ((|of| of.content = Some(given("8"))) as fn(&mut Facts), "another snapshot's by its uid"),
+        (|of| edit(of, |one| one.metadata.name = Some("t".to_owned())), "by its name"),
+        (|of| edit(of, |one| one.metadata.namespace = Some("dev".to_owned())), "by its namespace"),
+    ] {
+        let mut of = Facts { snapshot: of.snapshot.clone(), content: of.content.clone(), ..facts() };
+        change(&mut of);
+        assert_eq!(told(&of), "error SnapshotContentMisbound", "{why}");
+    }
+}
+
+#[test]
+fn no_snapshot_is_begun_of_a_claim_that_goes_and_none_apart_from_its_group() {
+    let mut of = facts();
+    let claim = of.claim.as_mut().map(Arc::make_mut).expect("the claim");
+    claim.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    let Some(Write::Snapshot(prepared)) = step(&of).write else { panic!("its class is named") };
+    of.snapshot = Arc::new(*prepared);
+    assert_eq!(told(&of), "error SnapshotContentCreationFailed");
+    let mut of = facts();
+    edit(&mut of, |snapshot| snapshot.metadata.finalizers = Some(vec![SNAPSHOT_IN_GROUP.to_owned()]));
+    assert_eq!(told(&of), "nothing");
 }
 
 #[test]
@@ -151,7 +215,12 @@ fn a_snapshot_goes_after_its_content() {
     assert_eq!(told(&going("Retain", json!({MARKED: "yes"}))), "finalizers 0");
     let mut of = going("Delete", json!({}));
     of.content = None;
-    assert_eq!(told(&of), "finalizers 0");
+    assert_eq!(told(&of), "finalizers 0 unless there is snapcontent-7");
+    edit(&mut of, |snapshot| {
+        snapshot.metadata.name = Some("snapshot-12".to_owned());
+        snapshot.finalizers_mut().push(SNAPSHOT_IN_GROUP.to_owned());
+    });
+    assert_eq!(told(&of), "finalizers 0 unless there is snapcontent-12", "a group's");
     of.content = Some(content("8", "Delete", json!({}), Value::Null));
     assert_eq!(told(&of), "finalizers 0", "another snapshot's content is not touched");
     let mut of = going("Delete", json!({}));
