@@ -11,6 +11,7 @@ use crate::server::Shared;
 
 const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
+const ATTRIBUTES_CLASS_PROTECTION: &str = "kubernetes.io/vac-protection";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 const DEFAULT_CLASS_BETA: &str = "storageclass.beta.kubernetes.io/is-default-class";
 const CLASSES: &str = "storageclasses.storage.k8s.io";
@@ -29,6 +30,7 @@ pub(crate) fn on_create(shared: &Shared, served: &Served, new: &mut Value) {
             default_class(shared, new);
         }
         "PersistentVolume" => object::add_finalizer(new, VOLUME_PROTECTION),
+        "VolumeAttributesClass" => object::add_finalizer(new, ATTRIBUTES_CLASS_PROTECTION),
         "Namespace" => {
             new["spec"]["finalizers"] = json!(["kubernetes"]);
             new["status"] = json!({"phase": "Active"});

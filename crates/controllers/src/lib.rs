@@ -22,7 +22,7 @@ pub enum Controller {
     Bind,
     /// Attaches volumes to the nodes of their pods, and detaches them.
     AttachDetach,
-    /// Keeps claims in use and bound volumes from being deleted.
+    /// Keeps claims in use, bound volumes and VolumeAttributesClasses that are named from being deleted.
     Protect,
     /// Makes claims for pods' generic ephemeral volumes.
     Ephemeral,
@@ -71,9 +71,11 @@ pub async fn run(context: Context, only: &[Controller]) {
         match controller {
             Controller::Bind => vec![Box::pin(bind::run(context()))],
             Controller::AttachDetach => vec![Box::pin(attach_detach::run(context()))],
-            Controller::Protect => {
-                vec![Box::pin(protect::claims(context())), Box::pin(protect::volumes(context()))]
-            }
+            Controller::Protect => vec![
+                Box::pin(protect::claims(context())),
+                Box::pin(protect::volumes(context())),
+                Box::pin(protect::attributes_classes(context())),
+            ],
             Controller::Ephemeral => vec![Box::pin(ephemeral::run(context()))],
             Controller::Populate => vec![Box::pin(populate::run(context()))],
             Controller::StatefulSet => vec![Box::pin(stateful_set::run(context()))],
@@ -81,6 +83,7 @@ pub async fn run(context: Context, only: &[Controller]) {
                 Box::pin(collect::owners(context())),
                 Box::pin(collect::namespaces(context())),
                 Box::pin(collect::lost_pods(context())),
+                Box::pin(collect::lost_attachments(context())),
             ],
             Controller::Snapshots => vec![Box::pin(snapshot::run(context()))],
         }

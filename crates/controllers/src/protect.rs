@@ -1,15 +1,17 @@
-//! Finalizers that keep a claim until no pod uses it, and a volume until it is not bound.
+//! Finalizers that keep a claim until no pod uses it, a volume until it is not bound, and a VolumeAttributesClass until
+//! no claim and no volume names it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 use parking_lot::Mutex;
-use resources::finalizers::{CLAIM_PROTECTION, VOLUME_PROTECTION};
-use resources::volume;
+use resources::finalizers::{ATTRIBUTES_CLASS_PROTECTION, CLAIM_PROTECTION, VOLUME_PROTECTION};
+use resources::{fit, volume};
 use runtime::{Change, Context, Next, Queue, update_if_changed};
 
 use crate::bind::{ClaimKey, claims_of_pod};
@@ -157,6 +159,91 @@ pub async fn volumes(context: Context) {
         }
     })
     .await;
+}
+
+/// How many claims and volumes name each VolumeAttributesClass.
+type Namers = Mutex<HashMap<String, usize>>;
+
+/// Protects VolumeAttributesClasses until the context is shut down. Nothing is read live before one is let go: a claim
+/// may name a class that does not exist, so a claim that comes in that moment is as well off as one that comes later.
+pub async fn attributes_classes(context: Context) {
+    let queue = Queue::<String>::new("protect-attributes-classes", &context.metrics);
+    let namers = Arc::new(Namers::default());
+    let informers = &context.informers;
+    let (claims, volumes, classes) =
+        (informers.claims(), informers.volumes(), informers.of::<VolumeAttributesClass>());
+    claims.subscribe({
+        let (namers, queue) = (namers.clone(), queue.clone());
+        move |change| recount(&namers, &queue, change, named_by_claim)
+    });
+    volumes.subscribe({
+        let (namers, queue) = (namers.clone(), queue.clone());
+        move |change| recount(&namers, &queue, change, named_by_volume)
+    });
+    classes.subscribe({
+        let queue = queue.clone();
+        move |change| {
+            if let Change::Applied { new, .. } = change {
+                queue.add(new.name_any());
+            }
+        }
+    });
+    let synced = async { tokio::join!(claims.synced(), volumes.synced(), classes.synced()) };
+    if context.shutdown.run_until_cancelled(synced).await.is_none() {
+        return;
+    }
+    runtime::work(queue, CONCURRENCY, context.shutdown.clone(), |name| {
+        let class = classes.get("", &name);
+        let api = Api::<VolumeAttributesClass>::all(context.client.clone());
+        let in_use = namers.lock().contains_key(&name);
+        async move {
+            let Some(class) = class else { return Ok(Next::Done) };
+            let guard = guard(&*class, ATTRIBUTES_CLASS_PROTECTION, in_use);
+            write(&api, &*class, ATTRIBUTES_CLASS_PROTECTION, guard).await
+        }
+    })
+    .await;
+}
+
+/// The class that a claim wants, the one that its volume has, and the one that its volume is being changed to.
+fn named_by_claim(claim: &PersistentVolumeClaim) -> BTreeSet<&str> {
+    let status = claim.status.as_ref();
+    let current = status.and_then(|status| status.current_volume_attributes_class_name.as_deref());
+    let target = status.and_then(|status| status.modify_volume_status.as_ref());
+    let target = target.and_then(|target| target.target_volume_attributes_class_name.as_deref());
+    let named =
+        [fit::attributes_class_of_claim(claim), current.unwrap_or_default(), target.unwrap_or_default()];
+    named.into_iter().filter(|name| !name.is_empty()).collect()
+}
+
+fn named_by_volume(volume: &PersistentVolume) -> BTreeSet<&str> {
+    [fit::attributes_class_of_volume(volume)].into_iter().filter(|name| !name.is_empty()).collect()
+}
+
+/// Counts what an object names now instead of what it named before, and queues the classes that nobody names any more.
+fn recount<K>(
+    namers: &Namers,
+    queue: &Queue<String>,
+    change: &Change<K>,
+    named: impl Fn(&K) -> BTreeSet<&str>,
+) {
+    let (before, after) = match change {
+        Change::Applied { old, new } => (old.as_deref().map(&named).unwrap_or_default(), named(new)),
+        Change::Deleted(last) => (named(last), BTreeSet::new()),
+    };
+    let mut namers = namers.lock();
+    for name in after.difference(&before) {
+        *namers.entry((*name).to_owned()).or_default() += 1;
+    }
+    for name in before.difference(&after) {
+        if let Some(count) = namers.get_mut(*name) {
+            *count -= 1;
+            if *count == 0 {
+                namers.remove(*name);
+                queue.add((*name).to_owned());
+            }
+        }
+    }
 }
 
 async fn write<K>(api: &Api<K>, object: &K, finalizer: &str, guard: Guard) -> Result<Next, kube::Error>

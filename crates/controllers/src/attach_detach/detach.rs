@@ -111,6 +111,12 @@ pub(super) fn marked(attachment: &VolumeAttachment) -> Option<Timestamp> {
     attachment.annotations().get(annotations::DETACH_WANTED)?.parse().ok()
 }
 
+/// Whether the attach-detach controller takes care of an attachment. What others have made has other names, or is for a
+/// volume that a pod defines inline.
+pub fn is_ours(attachment: &VolumeAttachment) -> bool {
+    attachment::volume(attachment).is_some() && attachment::is_computed(&attachment.name_any())
+}
+
 /// Decides for a node. What others have made, by names that are not computed, is theirs; so are the volumes of a node
 /// that does not leave attaching to this controller.
 pub fn decide(node: Known<'_>, held: &[Held], now: Timestamp) -> NodeStep {
@@ -121,8 +127,7 @@ pub fn decide(node: Known<'_>, held: &[Held], now: Timestamp) -> NodeStep {
     let mut reported = BTreeSet::new();
     for one in held {
         let object = &one.attachment;
-        let foreign = attachment::volume(object).is_none() || !attachment::is_computed(&object.name_any());
-        if foreign || object.metadata.deletion_timestamp.is_some() {
+        if !is_ours(object) || object.metadata.deletion_timestamp.is_some() {
             continue;
         }
         let mark = marked(object);

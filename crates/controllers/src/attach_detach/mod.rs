@@ -21,7 +21,7 @@ use runtime::{Context, Queue, work};
 
 pub use attach::{Blocked, Decision, News, Standing, Users, Volume, decide as decide_volume};
 use controller::Controller;
-pub use detach::{Held, Known, NodeStep, Release, TakeBack, decide as decide_node, release};
+pub use detach::{Held, Known, NodeStep, Release, TakeBack, decide as decide_node, is_ours, release};
 use world::World;
 
 /// Volumes and nodes looked at side by side.
