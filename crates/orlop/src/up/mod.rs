@@ -1,5 +1,6 @@
 //! `orlop up`: everything embedded, on one machine.
 
+mod drivers;
 mod logs;
 mod mirror;
 mod node;
@@ -21,6 +22,7 @@ use runtime::{Context, Metrics};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use drivers::Beside;
 use logs::Logs;
 use node::Node;
 use object_store::Store;
@@ -42,6 +44,10 @@ pub(crate) struct Up {
     /// [default: as many as last time, or 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
     nodes: Option<u8>,
+    /// A CSI driver that runs beside Orlop, by its socket, and the node that it serves [default: orlop-0]. Drivers that
+    /// register themselves on a node's plugins_registry need not be named.
+    #[arg(long = "csi-driver", value_name = "[NODE=]unix:///PATH", value_parser = Beside::parse)]
+    csi_drivers: Vec<Beside>,
     /// Loopback address of the API; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
     listen: SocketAddr,
@@ -62,6 +68,9 @@ pub(crate) struct Down {
     /// The data directory of the Orlop that was stopped.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/orlop")]
     data_dir: PathBuf,
+    /// A CSI driver that ran beside it, as `orlop up` was told: it unmounts its volumes itself.
+    #[arg(long = "csi-driver", value_name = "[NODE=]unix:///PATH", value_parser = Beside::parse)]
+    csi_drivers: Vec<Beside>,
 }
 
 /// Runs until SIGINT or SIGTERM. Volumes stay mounted and containers keep running, unless `--ephemeral`.
@@ -87,7 +96,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
 
     let store = Store::open(&data.store(), object_store::Options::default())?;
-    let nodes = nodes(&data, &layout, arguments.storage.making()).await?;
+    let nodes = nodes(&data, &layout, arguments.storage.making(), &arguments.csi_drivers).await?;
     data.remember(&layout)?;
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
     let mut process = Process::start(&data, store, nodes, listener, health).await?;
@@ -215,7 +224,12 @@ async fn give_up(nodes: &[Node], drivers: Tasks) -> anyhow::Result<()> {
 }
 
 /// The nodes of a layout with their drives open.
-async fn nodes(data: &DataDir, layout: &Layout, making: Making<'_>) -> anyhow::Result<Vec<Node>> {
+async fn nodes(
+    data: &DataDir,
+    layout: &Layout,
+    making: Making<'_>,
+    beside: &[Beside],
+) -> anyhow::Result<Vec<Node>> {
     let calls = driver::Calls::default();
     let mut nodes: Vec<Node> = Vec::new();
     for (at, sources) in layout.nodes.iter().enumerate() {
@@ -231,17 +245,23 @@ async fn nodes(data: &DataDir, layout: &Layout, making: Making<'_>) -> anyhow::R
                     calls: calls.clone(),
                     hidden: data.private(),
                     registered: Drivers::new(),
+                    beside: Vec::new(),
                 });
             }
-            Err(refusal) => {
-                for node in &nodes {
-                    storage::give_back(&node.drives).await;
-                }
-                return Err(refusal);
-            }
+            Err(refusal) => return refuse(&nodes, refusal).await,
         }
     }
-    Ok(nodes)
+    match Beside::deal(beside, &mut nodes) {
+        Ok(()) => Ok(nodes),
+        Err(refusal) => refuse(&nodes, refusal).await,
+    }
+}
+
+async fn refuse<T>(nodes: &[Node], refusal: anyhow::Error) -> anyhow::Result<T> {
+    for node in nodes {
+        storage::give_back(&node.drives).await;
+    }
+    Err(refusal)
 }
 
 /// Ends the containers of an Orlop that is not running, and unmounts its volumes and drives.
@@ -256,7 +276,7 @@ pub(crate) async fn down(arguments: Down) -> anyhow::Result<()> {
         arguments.data_dir.display()
     );
     let data = DataDir::open(&arguments.data_dir)?;
-    let nodes = nodes(&data, &data.layout()?, Making::default()).await?;
+    let nodes = nodes(&data, &data.layout()?, Making::default(), &arguments.csi_drivers).await?;
     let mut drivers = Tasks::new(CancellationToken::new());
     for node in &nodes {
         node.start_driver(&mut drivers)?;

@@ -1,5 +1,6 @@
 //! One node: its driver, what the sidecars do for that driver, and its node agent.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -9,16 +10,12 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use drives::Drives;
 use runtime::Context;
-use sidecars::capacity::{self, Signal};
 use sidecars::register::{self, Drivers};
-use sidecars::{Driver, announce, provision, resize, snapshot};
+use sidecars::{Driver, announce};
 use tokio::sync::watch;
 
-use super::mirror;
 use super::tasks::Tasks;
-
-/// Where CSIStorageCapacity objects are kept.
-const CAPACITY_NAMESPACE: &str = "kube-system";
+use super::{drivers, mirror};
 
 /// A node of this machine.
 #[derive(Clone)]
@@ -34,14 +31,16 @@ pub(super) struct Node {
     /// Host directories that its containers must not see.
     pub(super) hidden: Vec<PathBuf>,
     pub(super) registered: Drivers,
+    /// The sockets of drivers that are run beside Orlop for this node.
+    pub(super) beside: Vec<PathBuf>,
 }
 
 impl Node {
-    fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.root.join("plugins").join(self.driver.as_str()).join("csi.sock")
     }
 
-    fn registry(&self) -> PathBuf {
+    pub(super) fn registry(&self) -> PathBuf {
         self.root.join(register::REGISTRY)
     }
 
@@ -79,10 +78,23 @@ impl Node {
                 announce::run(&node.registry(), node.driver.as_str(), &node.socket(), context.shutdown).await
             }
         });
-        tasks.spawn("provisioner", {
+        tasks.spawn("driver's sidecars", {
             let (node, context) = node();
-            async move { Box::pin(node.provision(context)).await }
+            async move {
+                let driver = Driver::connect(&node.socket()).await?;
+                Box::pin(drivers::serve(context, driver, &node.name, Some(node.drives.changed()))).await;
+                Ok::<_, sidecars::DriverError>(())
+            }
         });
+        tasks.spawn("other drivers' sidecars", {
+            let (node, context) = node();
+            let own = node.driver.as_str();
+            async move { drivers::serve_registered(context, node.name, own, node.registered).await }
+        });
+        for socket in &self.beside {
+            let announced = drivers::announce(self.clone(), socket.clone(), context.shutdown.clone());
+            tasks.spawn("other driver's announcement", announced);
+        }
         tasks.spawn(
             "mirror of the drives",
             mirror::run(context.clone(), self.name.clone(), self.drives.clone()),
@@ -100,27 +112,11 @@ impl Node {
         });
     }
 
-    /// Provisions for our own driver, lets its volumes grow, takes their snapshots, and publishes its capacity.
-    async fn provision(self, context: Context) -> anyhow::Result<()> {
-        let driver = Driver::connect(&self.socket()).await?;
-        let signal = Signal::new();
-        let changes = Some(self.drives.changed());
-        let options = provision::Options { node: self.name.clone(), extra_metadata: true };
-        let snapshots = snapshot::Options { node: self.name.clone(), extra_metadata: true };
-        let published =
-            capacity::Options { node: self.name.clone(), namespace: CAPACITY_NAMESPACE.to_owned() };
-        tokio::join!(
-            provision::run(context.clone(), driver.clone(), options, signal.clone()),
-            resize::run(context.clone(), driver.clone(), &self.name, signal.clone()),
-            snapshot::run(context.clone(), driver.clone(), snapshots, signal.clone()),
-            capacity::run(context, driver, published, signal, changes),
-        );
-        Ok(())
-    }
-
-    /// Ends all containers and unmounts all volumes, through the driver, which must serve. Data stays.
+    /// Ends all containers and unmounts all volumes, through the drivers. Our own must serve; without another, its
+    /// volumes are unmounted only. Data stays.
     pub(super) async fn empty(&self) -> anyhow::Result<()> {
-        Ok(node_agent::teardown(&self.name, &self.root, Arc::new(Own(self.driver, self.socket()))).await?)
+        let drivers = Reachable(drivers::reachable(self).await);
+        Ok(node_agent::teardown(&self.name, &self.root, Arc::new(drivers)).await?)
     }
 
     /// Unmounts the drives and detaches loop devices; the driver must have stopped.
@@ -158,12 +154,12 @@ impl node_agent::Drivers for Registered {
     }
 }
 
-/// Our own driver alone, for tearing down.
-struct Own(driver::Name, PathBuf);
+/// Drivers that answer, for tearing down.
+struct Reachable(BTreeMap<String, PathBuf>);
 
-impl node_agent::Drivers for Own {
+impl node_agent::Drivers for Reachable {
     fn endpoint(&self, driver: &str) -> Option<PathBuf> {
-        (driver == self.0.as_str()).then(|| self.1.clone())
+        self.0.get(driver).cloned()
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
