@@ -16,28 +16,36 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// Two nodes with a driver each over the same storage.
+/// The example that users get.
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/any-driver.yaml");
+
+/// Nodes with a driver each over the same storage.
 struct Machine {
     place: Place,
     storage: Storage,
-    arguments: Vec<String>,
+    nodes: Vec<String>,
+    /// How Orlop is told of the drivers.
+    drivers: Vec<String>,
 }
 
 impl Machine {
-    fn new() -> Machine {
+    fn new(nodes: usize) -> Machine {
         let place = Place::new();
         let storage = Storage::new(&place.path().join("storage"));
-        let mut arguments: Vec<String> =
-            ["--nodes", "2", "--loop-drive", "512Mi", "--loop-drive", "512Mi"].map(str::to_owned).into();
-        for node in ["orlop-0", "orlop-1"] {
-            let socket = storage.serve(node).display().to_string();
-            arguments.extend(["--csi-driver".to_owned(), format!("{node}=unix://{socket}")]);
-        }
-        Machine { place, storage, arguments }
+        let drives = (0..nodes).flat_map(|_| ["--loop-drive".to_owned(), "512Mi".to_owned()]);
+        let drivers = (0..nodes).flat_map(|at| {
+            let socket = storage.serve(&format!("orlop-{at}")).display().to_string();
+            // Without a name it is the first.
+            let node = if at == 0 { String::new() } else { format!("orlop-{at}=") };
+            ["--csi-driver".to_owned(), format!("{node}unix://{socket}")]
+        });
+        let drivers = drivers.collect();
+        let nodes = ["--nodes".to_owned(), nodes.to_string()].into_iter().chain(drives).collect();
+        Machine { place, storage, nodes, drivers }
     }
 
     fn up(&self) -> Orlop {
-        self.place.up(&self.arguments.iter().map(String::as_str).collect::<Vec<_>>())
+        self.place.up(&self.nodes.iter().chain(&self.drivers).map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Waits until the driver was called like this since it was asked last, and not otherwise.
@@ -65,9 +73,9 @@ where
 }
 
 /// The driver's objects, and a claim of it.
-async fn prepare(client: &Client, binding: &str) {
+async fn prepare(client: &Client) {
     make::<CSIDriver>(client, json!({"metadata": {"name": NAME}, "spec": {"attachRequired": true}})).await;
-    let class = json!({"metadata": {"name": "network"}, "provisioner": NAME, "volumeBindingMode": binding});
+    let class = json!({"metadata": {"name": "network"}, "provisioner": NAME});
     make::<StorageClass>(client, class).await;
     let mut claim = world::claim("data");
     claim.spec.get_or_insert_default().storage_class_name = Some("network".to_owned());
@@ -126,10 +134,10 @@ async fn nothing_attached(client: &Client) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_volume_goes_to_the_node_of_its_pod_and_is_detached_after_it_is_unmounted() {
-    let machine = Machine::new();
+    let machine = Machine::new(2);
     let mut orlop = machine.up();
     let mut client = orlop.client().await;
-    prepare(&client, "WaitForFirstConsumer").await;
+    prepare(&client).await;
     pod_on(&client, "first", "orlop-0").await;
     runs(&client, "first").await;
     machine.called(&["create", "attach orlop-0", "stage orlop-0", "publish orlop-0"]);
@@ -192,31 +200,29 @@ async fn a_volume_goes_to_the_node_of_its_pod_and_is_detached_after_it_is_unmoun
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_failing_attacher_is_shown_and_tearing_down_goes_through_the_driver() {
-    let machine = Machine::new();
+    let machine = Machine::new(1);
     let refused = machine.place.refused(&["--csi-driver", "orlop-7=unix:///run/csi.sock"]);
     assert!(refused.contains("there is no node orlop-7 for the driver"), "{refused}");
     let orlop = machine.up();
     let client = orlop.client().await;
     machine.storage.refuse(Some("attach"));
-    prepare(&client, "Immediate").await;
-    pod_on(&client, "user", "orlop-1").await;
-    told(&client, "user", "FailedAttachVolume", "attach is not possible now").await;
+    orlop.run(BINARY, &["apply", "-f", EXAMPLE]);
+    told(&client, "note-taker", "FailedAttachVolume", "attach is not possible now").await;
     machine.called(&["create"]);
     // Nothing was mounted: the pod goes at once, and what the driver may have done is undone.
-    delete(&client, "user").await;
-    gone(&client, "user").await;
+    delete(&client, "note-taker").await;
+    gone(&client, "note-taker").await;
     nothing_attached(&client).await;
     machine.storage.refuse(None);
-    pod_on(&client, "again", "orlop-1").await;
-    runs(&client, "again").await;
-    machine.called(&["attach orlop-1", "stage orlop-1", "publish orlop-1"]);
+    orlop.run(BINARY, &["apply", "-f", EXAMPLE]);
+    runs(&client, "note-taker").await;
+    machine.called(&["attach orlop-0", "stage orlop-0", "publish orlop-0"]);
     orlop.stop();
 
     let data = machine.place.data().display().to_string();
     let mut down = vec!["down", "--data-dir", &data];
-    let named: Vec<&str> = machine.arguments.iter().skip(6).map(String::as_str).collect();
-    down.extend(named);
+    down.extend(machine.drivers.iter().map(String::as_str));
     run(BINARY, &down);
-    machine.called(&["unpublish orlop-1", "unstage orlop-1"]);
+    machine.called(&["unpublish orlop-0", "unstage orlop-0"]);
     assert_eq!(machine.place.leftovers(), Vec::<String>::new());
 }

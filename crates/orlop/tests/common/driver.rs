@@ -16,8 +16,8 @@ use linux::{Attributes, BindSource, Kernel, Mounts, Unmount};
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status};
 
-/// What it is called.
-pub const NAME: &str = "attach.example.com";
+/// What it is called: as the driver of the example, whose place it takes.
+pub const NAME: &str = "hostpath.csi.k8s.io";
 
 /// What all nodes share: the storage and its controller.
 #[derive(Clone)]
