@@ -3,10 +3,11 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::driver::{NAME, Storage};
 use common::world::{self, is_running, wait_for};
-use common::{BINARY, Orlop, PATIENCE, Place, run, wait_until};
+use common::{BINARY, Orlop, PATIENCE, Place, Random, run, seed, wait_until};
 use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass, VolumeAttachment};
@@ -73,20 +74,26 @@ where
 }
 
 /// The driver's objects, and a claim of it.
-async fn prepare(client: &Client) {
+async fn prepare(client: &Client, claims: &[&str]) {
     make::<CSIDriver>(client, json!({"metadata": {"name": NAME}, "spec": {"attachRequired": true}})).await;
     let class = json!({"metadata": {"name": "network"}, "provisioner": NAME});
     make::<StorageClass>(client, class).await;
-    let mut claim = world::claim("data");
-    claim.spec.get_or_insert_default().storage_class_name = Some("network".to_owned());
-    world::make::<PersistentVolumeClaim>(client, &claim).await.expect("a claim");
+    for name in claims {
+        let mut claim = world::claim(name);
+        claim.spec.get_or_insert_default().storage_class_name = Some("network".to_owned());
+        world::make::<PersistentVolumeClaim>(client, &claim).await.expect("a claim");
+    }
 }
 
-async fn pod_on(client: &Client, name: &str, node: &str) {
-    let mut pod = world::pod(name, "data");
+fn pod_on(name: &str, node: &str, claim: &str) -> Pod {
+    let mut pod = world::pod(name, claim);
     let node = ("kubernetes.io/hostname".to_owned(), node.to_owned());
     pod.spec.get_or_insert_default().node_selector = Some(BTreeMap::from([node]));
-    world::make::<Pod>(client, &pod).await.expect("a pod");
+    pod
+}
+
+async fn start(client: &Client, name: &str, node: &str) {
+    world::make::<Pod>(client, &pod_on(name, node, "data")).await.expect("a pod");
 }
 
 async fn runs(client: &Client, name: &str) {
@@ -137,14 +144,14 @@ async fn a_volume_goes_to_the_node_of_its_pod_and_is_detached_after_it_is_unmoun
     let machine = Machine::new(2);
     let mut orlop = machine.up();
     let mut client = orlop.client().await;
-    prepare(&client).await;
-    pod_on(&client, "first", "orlop-0").await;
+    prepare(&client, &["data"]).await;
+    start(&client, "first", "orlop-0").await;
     runs(&client, "first").await;
     machine.called(&["create", "attach orlop-0", "stage orlop-0", "publish orlop-0"]);
     told(&client, "first", "SuccessfulAttachVolume", "AttachVolume.Attach succeeded for volume").await;
 
     // It is for one node only: another pod waits, and is told for whom.
-    pod_on(&client, "second", "orlop-1").await;
+    start(&client, "second", "orlop-1").await;
     told(&client, "second", "FailedAttachVolume", "Multi-Attach error for volume").await;
     told(&client, "second", "FailedAttachVolume", "Volume is already used by pod(s) first").await;
     let waits = |pods: &[Pod]| {
@@ -225,4 +232,76 @@ async fn a_failing_attacher_is_shown_and_tearing_down_goes_through_the_driver() 
     run(BINARY, &down);
     machine.called(&["unpublish orlop-0", "unstage orlop-0"]);
     assert_eq!(machine.place.leftovers(), Vec::<String>::new());
+}
+
+/// Pods of three claims come and go on both nodes, faster than volumes can follow, while Orlop is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_detached_from_under_a_pod_whenever_orlop_is_killed() {
+    const CLAIMS: [&str; 3] = ["a", "b", "c"];
+    let mut random = Random(seed());
+    let machine = Machine::new(2);
+    let orlop = machine.up();
+    prepare(&orlop.client().await, &CLAIMS).await;
+    orlop.kill();
+    for round in 0..5 {
+        let orlop = machine.up();
+        let client = orlop.client().await;
+        let movers = CLAIMS
+            .map(|claim| tokio::spawn(come_and_go(client.clone(), claim, Random(random.below(u64::MAX)))));
+        tokio::time::sleep(Duration::from_millis(1000 + random.below(2500))).await;
+        orlop.kill();
+        for mover in movers {
+            mover.await.expect("it ends with Orlop");
+        }
+        eprintln!("round {round}: {:?}", machine.storage.attached());
+        assert_eq!(machine.storage.wrong(), Vec::<String>::new());
+    }
+
+    // Each claim is served on the other node now, whatever was going on.
+    let orlop = machine.up();
+    let client = orlop.client().await;
+    for pod in world::pods(&client).list(&Default::default()).await.expect("pods") {
+        // It may be gone already.
+        let _ = world::pods(&client).delete(&pod.name_any(), &DeleteParams::default()).await;
+    }
+    for claim in CLAIMS {
+        let pod = pod_on(&format!("last-{claim}"), "orlop-1", claim);
+        world::make::<Pod>(&client, &pod).await.expect("a pod");
+    }
+    for claim in CLAIMS {
+        runs(&client, &format!("last-{claim}")).await;
+    }
+    attachments(&client, CLAIMS.len()).await;
+    for claim in CLAIMS {
+        delete(&client, &format!("last-{claim}")).await;
+        world::claims(&client).delete(claim, &DeleteParams::default()).await.expect("deleted");
+    }
+    nothing_attached(&client).await;
+    wait_for(&world::volumes(&client), "no volume is left", PATIENCE, <[PersistentVolume]>::is_empty).await;
+    assert_eq!(machine.storage.wrong(), Vec::<String>::new());
+    let calls = machine.storage.calls();
+    let count = |of: &str| calls.iter().filter(|call| call.starts_with(of)).count();
+    eprintln!("{} attached, {} detached", count("attach"), count("detach"));
+    assert_eq!(count("attach"), count("detach"));
+    assert_eq!((count("create"), count("delete")), (CLAIMS.len(), CLAIMS.len()));
+    wait_until("no mount is left", || world::volume_mounts(&machine.place.data()).is_empty());
+    orlop.stop();
+}
+
+/// Moves a claim between the nodes until Orlop is gone.
+async fn come_and_go(client: Client, claim: &str, mut random: Random) {
+    let pods = world::pods(&client);
+    for number in 0.. {
+        let node = format!("orlop-{}", random.below(2));
+        let name = format!("{claim}-{number}-{}", random.below(1 << 32));
+        let at_once = DeleteParams::default().grace_period(random.below(2) as u32);
+        let moved = async {
+            pods.create(&PostParams::default(), &pod_on(&name, &node, claim)).await?;
+            tokio::time::sleep(Duration::from_millis(random.below(700))).await;
+            pods.delete(&name, &at_once).await
+        };
+        if moved.await.is_err() {
+            return;
+        }
+    }
 }

@@ -5,10 +5,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use common::world::{self, is_running, wait_for};
-use common::{Place, run, wait_until};
+use common::{Place, Random, run, seed, wait_until};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -25,26 +25,9 @@ struct Acknowledged {
     claims: BTreeMap<String, String>,
 }
 
-/// A small generator of repeatable numbers (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_and_nothing_leaks() {
-    let seed = std::env::var("ORLOP_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
-        SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_nanos() as u64
-    });
-    eprintln!("ORLOP_SEED={seed} repeats these moments");
-    let mut random = Random(seed);
+    let mut random = Random(seed());
     let place = Place::new();
     let data = place.data();
     let arguments = ["--nodes", "2", "--loop-drive", "1Gi", "--loop-drive", "1Gi"];

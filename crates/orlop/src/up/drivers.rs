@@ -20,8 +20,9 @@ use crate::driver::endpoint;
 
 /// Where CSIStorageCapacity objects are kept.
 const CAPACITY_NAMESPACE: &str = "kube-system";
-/// The pause before a driver that does not answer is connected to again; connecting waits for it as well.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Pauses before a driver that does not answer is connected to again; connecting waits for it as well.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A driver that somebody runs beside Orlop, and the node that it serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,15 +148,17 @@ pub(super) async fn announce(
 
 /// Connects, however long the driver takes to come.
 async fn connect(socket: &Path) -> Driver {
+    let mut pause = FIRST_PAUSE;
     loop {
         match Driver::connect(socket).await {
             Ok(driver) => return driver,
             Err(error) => {
                 let error = runtime::explain(&error);
-                tracing::warn!(error, "a driver can't be used yet, trying again");
+                tracing::warn!(error, seconds = pause.as_secs(), "a driver can't be used yet, trying again");
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

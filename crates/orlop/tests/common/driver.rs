@@ -222,6 +222,7 @@ impl Controller for OnNode {
         self.call("attach", &node_id, |state| {
             let nodes = state.attached.entry(volume_id.clone()).or_default();
             if nodes.iter().any(|node| *node != node_id) {
+                state.wrong.push(format!("{volume_id} was to be attached to {node_id} and to {nodes:?}"));
                 return Err(Status::failed_precondition("the volume is attached to another node"));
             }
             Ok(nodes.insert(node_id.clone()))
@@ -273,6 +274,9 @@ impl Node for OnNode {
         done(self.call("stage", &self.node, |state| {
             self.check(state, &volume, &request.publish_context)?;
             if !state.attached.get(&volume).is_some_and(|nodes| nodes.contains(&self.node)) {
+                state
+                    .wrong
+                    .push(format!("{volume} was to be staged on {}, where it is not attached", self.node));
                 return Err(Status::failed_precondition("the volume is not attached to this node"));
             }
             state.staged.entry(volume.clone()).or_default().insert(self.node.clone());

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustix::process::{Pid, Signal, kill_process};
@@ -221,6 +221,29 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not true within {} s: {what}", PATIENCE.as_secs());
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A small generator of repeatable numbers (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+/// The seed of random moments: `ORLOP_SEED`, or another each time, which is printed.
+pub fn seed() -> u64 {
+    let named = std::env::var("ORLOP_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = named.unwrap_or_else(|| {
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_nanos() as u64
+    });
+    eprintln!("ORLOP_SEED={seed} repeats these moments");
+    seed
 }
 
 /// The whole system needs root; a run without it must not look like a passed one.
