@@ -79,6 +79,105 @@ fn a_snapshot_is_restored_and_a_claim_cloned_where_the_data_is() {
     orlop.stop();
 }
 
+/// A claim that is made from a source.
+fn claim_from(name: &str, source: &str, mode: &str, size: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec: {{volumeMode: {mode}, \
+         accessModes: [ReadWriteOnce], dataSource: {source}, resources: {{requests: {{storage: {size}}}}}}}\n"
+    )
+}
+
+fn snapshot_of(claim: &str) -> String {
+    format!(
+        "---\napiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\nmetadata: {{name: {claim}-kept}}\nspec: \
+         {{source: {{persistentVolumeClaimName: {claim}}}}}\n"
+    )
+}
+
+/// A pod that tells how large the device of a claim is, and what it begins with.
+fn teller(name: &str, claim: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  containers:\n  - \
+         {{name: main, image: host, command: [sh, -c, 'head -c 4096 /dev/it | tr -d \"\\0\"; blockdev --getsize64 \
+         /dev/it'], volumeDevices: [{{name: it, devicePath: /dev/it}}]}}\n  volumes: [{{name: it, \
+         persistentVolumeClaim: {{claimName: {claim}}}}}]\n"
+    )
+}
+
+#[test]
+fn what_a_deleted_claim_held_comes_back_from_its_snapshot() {
+    let Some(kubectl) = kubectls().into_iter().next() else { return };
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "1Gi"]);
+    let ctl = |line: &str| orlop.run(&kubectl, &line.split(' ').collect::<Vec<_>>());
+    let log = |pod: &str| {
+        wait_until("the container has told", || ctl(&format!("logs {pod}")).contains('\n'));
+        ctl(&format!("logs {pod}"))
+    };
+    let restore =
+        |of: &str| format!("{{apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: {of}}}");
+
+    // A file system and a device, each with a user.
+    ctl(&format!("apply -f {EXAMPLES}/quickstart.yaml -f {EXAMPLES}/block.yaml"));
+    ctl("wait --for=condition=Ready pod/writer pod/disk-user --timeout=60s");
+    let data: Vec<u8> = (0..3_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(mount(&place, &ctl, "writer", "journal").join("data"), &data).expect("writing");
+    let written = log("disk-user");
+    apply(&orlop, &kubectl, &place, &[snapshot_of("journal"), snapshot_of("disk")].concat());
+    ctl("wait --for=jsonpath={.status.readyToUse}=true vs/journal-kept --timeout=60s");
+    let error = || ctl("get vs disk-kept -o jsonpath={.status.error.message}");
+    wait_until("a device in use is refused", || error().contains("stop its users first"));
+    ctl("delete pod disk-user --timeout=60s");
+    ctl("wait --for=jsonpath={.status.readyToUse}=true vs/disk-kept --timeout=60s");
+    assert_eq!(error(), "");
+
+    // A larger clone of the device, and then the claims go.
+    let clone = claim_from("disk-clone", "{kind: PersistentVolumeClaim, name: disk}", "Block", "96Mi");
+    apply(&orlop, &kubectl, &place, &[clone, teller("cloned", "disk-clone")].concat());
+    ctl("wait --for=jsonpath={.status.phase}=Succeeded pod/cloned --timeout=60s");
+    assert_eq!(log("cloned"), format!("{written}{}\n", 96 << 20));
+    ctl("delete pod/writer pod/cloned pvc/journal pvc/disk pvc/disk-clone --timeout=60s");
+    wait_until("the volumes are gone", || ctl("get pv -o name").is_empty());
+
+    let reader = fs::read_to_string(format!("{EXAMPLES}/quickstart.yaml")).expect("reading");
+    let reader =
+        reader.rsplit("---").next().expect("the pod").replace("claimName: journal", "claimName: files");
+    let manifest = [
+        claim_from("files", &restore("journal-kept"), "Filesystem", "64Mi"),
+        claim_from("device", &restore("disk-kept"), "Block", "64Mi"),
+        claim_from("mixed", &restore("disk-kept"), "Filesystem", "64Mi"),
+        teller("restored", "device"),
+        reader,
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {name: mixed}\nspec: {containers: [{name: main, image: host}], \
+         volumes: [{name: it, persistentVolumeClaim: {claimName: mixed}}]}\n"
+            .to_owned(),
+    ];
+    let manifest = manifest.map(|part| if part.starts_with("---") { part } else { format!("---{part}") });
+    apply(&orlop, &kubectl, &place, &manifest.concat());
+    ctl("wait --for=jsonpath={.status.phase}=Succeeded pod/restored --timeout=60s");
+    assert_eq!(log("restored"), format!("{written}{}\n", 64 << 20));
+    ctl("wait --for=condition=Ready pod/writer --timeout=60s");
+    let files = mount(&place, &ctl, "writer", "files");
+    assert!(fs::read(files.join("data")).expect("reading") == data, "what was there at the snapshot");
+
+    // A device is no file system, even if somebody says so.
+    let told = |what: &str| {
+        let line = "get events --field-selector involvedObject.name=mixed -o jsonpath={.items[*].message}";
+        wait_until(&format!("told {what:?}"), || ctl(line).contains(what));
+    };
+    told("volume mode Filesystem differs from the mode Block");
+    let content = ctl("get vs disk-kept -o jsonpath={.status.boundVolumeSnapshotContentName}");
+    ctl(&format!("annotate vsc {content} snapshot.storage.kubernetes.io/allow-volume-mode-change=true"));
+    told("what it is made from was a block volume; ask for the same");
+
+    ctl("delete pod/mixed pod/restored pvc/mixed pvc/device vs/disk-kept --timeout=60s");
+    ctl("delete pod/writer pvc/files vs/journal-kept --timeout=60s");
+    wait_until("nothing is left", || {
+        ctl("get vsc,pv -o name").is_empty() && world::volumes_on_drives(&place.data()).is_empty()
+    });
+    orlop.stop();
+}
+
 #[test]
 fn what_can_not_be_made_says_why_and_comes_when_it_can() {
     let Some(kubectl) = kubectls().into_iter().next() else { return };

@@ -94,7 +94,8 @@ fn of_claims(of: &Facts) -> Result<Step, Refusal> {
         }
         return Ok(follow(of, content));
     }
-    if group.status.as_ref().is_some_and(|status| status.ready_to_use == Some(true)) {
+    // One that had a content is never taken anew: it would be of another moment.
+    if bound_content(group).is_some() {
         return Err(("GroupSnapshotContentMissing", "VolumeGroupSnapshotContent is missing".to_owned()));
     }
     let failed = |why: String| {

@@ -96,7 +96,8 @@ fn of_claim(of: &Facts, claim: &str) -> Result<Step, Refusal> {
         }
         return Ok(protect(snapshot, Some(content)).unwrap_or_else(|| mirror(snapshot, content)));
     }
-    if is_ready(snapshot) {
+    // One that had a content is never taken anew: it would be of another moment.
+    if bound_content(snapshot).is_some() {
         return Err(("SnapshotContentMissing", "VolumeSnapshotContent is missing".to_owned()));
     }
     let failed = |why: String| {

@@ -140,6 +140,9 @@ fn a_group_comes_to_be_member_by_member() {
     assert_eq!(told(&of), "nothing");
     of.content = None;
     assert_eq!(told(&of), "error GroupSnapshotContentMissing");
+    let Some(Write::GroupStatus(missing)) = step(&of).write else { panic!("it is told") };
+    of.group = Arc::new(*missing);
+    assert_eq!(told(&of), "nothing", "it is not taken anew");
 }
 
 #[test]

@@ -102,6 +102,9 @@ fn a_snapshot_comes_to_be() {
     assert_eq!(told(&of), "nothing");
     of.content = None;
     assert_eq!(told(&of), "error SnapshotContentMissing");
+    let Some(Write::SnapshotStatus(missing)) = step(&of).write else { panic!("it is told") };
+    of.snapshot = Arc::new(*missing);
+    assert_eq!(told(&of), "nothing", "it is not taken anew");
 }
 
 #[test]
