@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodStatus};
 use kube::{Client, Resource, ResourceExt};
 use linux::Host;
@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     Options,
+    attach::Waiting,
     blocking::blocking,
     containers::{environment::NodeFacts, signal},
     in_use::InUse,
@@ -33,8 +34,6 @@ use crate::{
 
 /// Rounds of looking and planning before a pod lets others have their turn.
 const ROUNDS: usize = 16;
-/// How long a volume may wait for being attached before the pod is told, as kubelet's.
-const ATTACH_PATIENCE: SignedDuration = SignedDuration::from_secs(123);
 /// Containers that are started at once on a node.
 const STARTS: usize = 8;
 
@@ -76,6 +75,8 @@ pub(crate) struct Memory {
     pub(crate) followed: bool,
     /// Last failure per container, and per volume (see [`status::volume_problem`]).
     pub(crate) problems: BTreeMap<String, Problem>,
+    /// It was rejected: this node has no room for its volumes.
+    pub(crate) rejected: bool,
     /// Volumes that wait for being attached, and when that was last told.
     pub(crate) waiting: BTreeMap<String, Timestamp>,
     /// The status that was written last.
@@ -192,6 +193,10 @@ impl Agent {
                 memory.stale.iter().filter(|name| actual.ready.contains_key(*name)).cloned().collect();
             self.watch_monitors(&uid, &actual);
             let wanted = wanted::of(pod.as_deref(), self.oci.is_some());
+            // The watch has yet to say so.
+            if memory.rejected && matches!(wanted.lifecycle, Lifecycle::Run) {
+                return Ok(Next::Done);
+            }
             if !matches!(wanted.lifecycle, Lifecycle::Run) && actual.present.is_empty() {
                 self.in_use.give_up_all(&uid);
             }
@@ -210,17 +215,26 @@ impl Agent {
             let outcomes =
                 join_all(plan.steps.iter().map(|step| self.carry_out(&uid, pod.as_ref(), &actual, step)))
                     .await;
-            let (mut failure, mut waits, mut again) = (None, 0, plan.again);
+            let (mut failure, mut in_vain, mut waits, mut again) = (None, None, 0, plan.again);
             for (step, outcome) in plan.steps.iter().zip(outcomes) {
                 if let (Err(error), Some(pod)) = (&outcome, &pod)
                     && error.is_wait()
                 {
-                    let tell_at = self.wait(pod, &mut memory, step, error);
-                    (waits, again) = (waits + 1, Some(again.map_or(tell_at, |again| again.min(tell_at))));
+                    match self.wait(pod, &mut memory, step, error) {
+                        Waiting::Until(at) => again = Some(again.map_or(at, |again| again.min(at))),
+                        Waiting::InVain(message) => in_vain = Some(message),
+                    }
+                    waits += 1;
                     continue;
                 }
                 let failed = self.remember(pod.as_deref(), &mut memory, step, outcome);
                 failure = failure.or(failed);
+            }
+            // One whose containers have run before keeps waiting: it came back after a boot.
+            if let (Some(pod), Some(message), true) = (&pod, in_vain, actual.attempts.is_empty()) {
+                let rejected = self.reject(pod, &mut memory, message).await;
+                rejected.map_err(|source| PodError::Status { pod: name, source })?;
+                return Ok(Next::Done);
             }
             if let Some(source) = failure {
                 let problems = memory.problems.clone();
@@ -344,23 +358,6 @@ impl Agent {
                 Some(error)
             }
         }
-    }
-
-    /// Notes what a volume waits for, and tells the pod every two minutes, as kubelet does. Gives when to tell it next.
-    fn wait(&self, pod: &Pod, memory: &mut Memory, step: &Step, error: &StepError) -> Timestamp {
-        let Step::SetUp(volume) = step else { return Timestamp::now() };
-        let problem = Problem { reason: error.waiting_reason(), message: error.to_string() };
-        memory.problems.insert(status::volume_problem(volume), problem);
-        let now = Timestamp::now();
-        let since = memory.waiting.entry(volume.clone()).or_insert(now);
-        if *since + ATTACH_PATIENCE <= now {
-            *since = now;
-            let message = format!(
-                "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[{volume}]: {error}"
-            );
-            self.recorder.warning(&reference(pod), "FailedMount", message);
-        }
-        *since + ATTACH_PATIENCE
     }
 
     fn forget(&self, uid: &str) {

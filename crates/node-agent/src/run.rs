@@ -5,6 +5,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::Pod;
@@ -24,6 +25,8 @@ use crate::{
 
 /// Pods that are worked on at once. A driver that hangs holds one of these for each of its pods.
 const CONCURRENCY: usize = 64;
+/// kubelet's.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(123);
 /// Volumes that grow at once.
 const GROWTHS: usize = 4;
 
@@ -49,6 +52,8 @@ pub struct Options {
     pub log_size: u64,
     /// Log files kept per container.
     pub log_files: usize,
+    /// How long a volume may wait for being attached before its pod is told.
+    pub attach_patience: Duration,
 }
 
 impl Options {
@@ -64,6 +69,7 @@ impl Options {
             hidden: Vec::new(),
             log_size: 10 << 20,
             log_files: 5,
+            attach_patience: ATTACH_PATIENCE,
         }
     }
 }

@@ -59,6 +59,11 @@ impl StepError {
         matches!(self, StepError::Volume(VolumeError::Csi(CsiError::NotAttached { .. })))
     }
 
+    /// Whether what is awaited can't come while the node is as full as it is.
+    pub(crate) fn is_without_room(&self) -> bool {
+        matches!(self, StepError::Volume(VolumeError::Csi(CsiError::NotAttached { no_room: true, .. })))
+    }
+
     /// The reason that a container shows while it waits because of this.
     pub(crate) fn waiting_reason(&self) -> &'static str {
         match self {
@@ -187,7 +192,7 @@ impl Agent {
         let driver = Api::<CSIDriver>::all(self.client.clone()).get_opt(&volume.driver).await?;
         let spec = driver.as_ref().map(|driver| driver.spec.clone()).unwrap_or_default();
         if attachment::is_required(driver.as_ref()) {
-            publication.attachment = Some(self.attached(&publication.uid, &volume).await?);
+            publication.attachment = Some(self.attached(&publication.uid, &volume, driver.as_ref()).await?);
         }
         if spec.pod_info_on_mount == Some(true) {
             publication.pod_info = pod_info(pod);

@@ -254,6 +254,45 @@ async fn a_volume_that_needs_attaching_is_reported_awaited_and_given_back() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_is_told_that_it_waits_for_long_and_rejected_where_there_is_no_room() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, driver) = csi_world("room").await;
+    world.crash().await;
+    world.attach_patience = Some(Duration::from_millis(100));
+    world.start();
+    let drivers = Api::<CSIDriver>::all(world.client.clone());
+    drivers.delete(NAME, &DeleteParams::default()).await.unwrap();
+    let attached = json!({"metadata": {"name": NAME}, "spec": {"attachRequired": true}});
+    drivers.create(&PostParams::default(), &serde_json::from_value(attached).unwrap()).await.unwrap();
+    claim(&world, "data", "ReadWriteOnce").await;
+    user(&world, "user", "data").await;
+    event(&world, "FailedMount", "Unable to attach or mount volumes: unmounted volumes=[data]").await;
+
+    let attachments = Api::<VolumeAttachment>::all(world.client.clone());
+    let name = attachment::name("data", NAME, &world.node);
+    let wanted = json!({"metadata": {"name": name}, "spec": {"attacher": NAME, "nodeName": world.node,
+        "source": {"persistentVolumeName": "pv-data"}}});
+    attachments.create(&PostParams::default(), &serde_json::from_value(wanted).unwrap()).await.unwrap();
+    let full = json!({"status": {"attachError": {"message": "no slot left", "errorCode": 8}}});
+    attachments.patch_status(&name, &PatchParams::default(), &Patch::Merge(full)).await.unwrap();
+    // A driver that does not change its limits may have room soon.
+    event(&world, "FailedMount", "no slot left").await;
+    assert_eq!(world.phase("user", "Pending").await.metadata.name.as_deref(), Some("user"));
+    let changes = Patch::Merge(json!({"spec": {"nodeAllocatableUpdatePeriodSeconds": 60}}));
+    drivers.patch(NAME, &PatchParams::default(), &changes).await.unwrap();
+    let status = world.phase("user", "Failed").await.status.unwrap();
+    assert_eq!(status.reason.as_deref(), Some("VolumeAttachmentLimitExceeded"));
+    assert!(status.message.is_some_and(|message| message.contains("no slot left")));
+    event(&world, "VolumeAttachmentLimitExceeded", "Node has reached its volume attachment limit").await;
+    in_use(&world, &[]).await;
+    assert_eq!(world.phase("user", "Failed").await.status.unwrap().reason, status.reason);
+    assert!(driver.calls.lock().is_empty());
+    world.end().await;
+}
+
 async fn event(world: &World, reason: &str, message: &str) {
     world
         .until(&format!("an event {reason}: {message}"), async || {

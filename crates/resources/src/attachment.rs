@@ -1,7 +1,7 @@
 //! VolumeAttachments: which volumes are to be attached to which nodes.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec};
-use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment, VolumeError};
 use sha2::{Digest, Sha256};
 
 const NAME_PREFIX: &str = "csi-";
@@ -49,6 +49,13 @@ pub fn volume(attachment: &VolumeAttachment) -> Option<&str> {
 /// Whether the attacher says that the volume is attached.
 pub fn is_attached(attachment: &VolumeAttachment) -> bool {
     attachment.status.as_ref().is_some_and(|status| status.attached)
+}
+
+/// The failure of an attachment whose node has no room for another volume: RESOURCE_EXHAUSTED, says the driver.
+pub fn out_of_room(attachment: &VolumeAttachment) -> Option<&VolumeError> {
+    const RESOURCE_EXHAUSTED: i32 = 8;
+    let error = attachment.status.as_ref()?.attach_error.as_ref()?;
+    (error.error_code == Some(RESOURCE_EXHAUSTED)).then_some(error)
 }
 
 /// Whether a volume may be attached to several nodes: it has a mode for many nodes, or none at all.

@@ -10,16 +10,16 @@ use std::sync::Arc;
 use csi::registration::registration_server::{Registration, RegistrationServer};
 use csi::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::api::storage::v1::CSINode;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use parking_lot::Mutex;
 use resources::annotations;
 use serde_json::json;
 use sidecars::register::{Drivers, REGISTRY, run};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status};
-use world::{DRIVER, KEY, Process, Steps, World, eventually};
+use world::{DRIVER, KEY, Process, Steps, World, eventually, object};
 
 fn registrar(world: &World, drivers: &Drivers) -> Process {
     let context = world.context(&Steps::new());
@@ -239,5 +239,36 @@ async fn what_does_not_fit_is_refused_and_told() {
     eventually("it is told", async || plugin.told.lock().iter().any(|one| one.error.contains(reason))).await;
     assert!(drivers.get(DRIVER).is_none() && entry(&world).await.is_none());
     assert_eq!(world.writes(), 0);
+    process.kill().await;
+}
+
+#[tokio::test]
+async fn a_limit_is_asked_for_again_when_a_volume_finds_no_room() {
+    let world = World::new(1).await;
+    let socket = world.socket("csi.sock");
+    let _serving = world.driver.serve(&socket, &Steps::new());
+    let drivers = Drivers::new();
+    let process = registrar(&world, &drivers);
+    let _announced =
+        Plugin::new("CSIPlugin", socket.to_str().unwrap(), "1.0.0").serve(&world, "driver-reg.sock");
+    let limit = async || entry(&world).await.and_then(|entry| entry.allocatable?.count);
+    eventually("the limit is known", async || limit().await == Some(7)).await;
+
+    world.driver.set_max_volumes(3);
+    let objects: Api<CSIDriver> = Api::all(world.client.clone());
+    let changes: CSIDriver = object(json!({"metadata": {"name": DRIVER},
+        "spec": {"nodeAllocatableUpdatePeriodSeconds": 3600}}));
+    objects.create(&PostParams::default(), &changes).await.unwrap();
+    let attachments: Api<VolumeAttachment> = Api::all(world.client.clone());
+    for (node, code) in [("n1", 13), ("n2", 8), ("n1", 8)] {
+        assert_eq!(limit().await, Some(7), "neither another failure nor another node says so");
+        let name = format!("to-{node}-{code}");
+        let wanted: VolumeAttachment = object(json!({"metadata": {"name": name}, "spec": {
+            "attacher": DRIVER, "nodeName": node, "source": {"persistentVolumeName": "pv"}}}));
+        attachments.create(&PostParams::default(), &wanted).await.unwrap();
+        let failed = Patch::Merge(json!({"status": {"attachError": {"message": "full", "errorCode": code}}}));
+        attachments.patch_status(&name, &PatchParams::default(), &failed).await.unwrap();
+    }
+    eventually("the limit is known anew", async || limit().await == Some(3)).await;
     process.kill().await;
 }

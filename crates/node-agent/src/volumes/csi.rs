@@ -55,7 +55,7 @@ pub(crate) enum CsiError {
     #[error("volume uses the ReadWriteOncePod access mode and is already in use by another pod")]
     InUse,
     #[error("volume {volume} is not attached to this node yet: {why}")]
-    NotAttached { volume: String, why: String },
+    NotAttached { volume: String, why: String, no_room: bool },
     #[error("the API could not be told in time that volume {0} is in use, so it is not mounted")]
     NotReported(String),
     #[error("cannot keep the volume's record: {0}")]

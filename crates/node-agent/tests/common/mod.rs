@@ -55,6 +55,8 @@ pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     shutdown: CancellationToken,
     agent: Option<JoinHandle<()>>,
+    /// Other than usual.
+    pub(crate) attach_patience: Option<Duration>,
 }
 
 /// Says loudly that a test needs root; fails in CI.
@@ -94,6 +96,7 @@ impl World {
             directory,
             shutdown: CancellationToken::new(),
             agent: None,
+            attach_patience: None,
         };
         world.start();
         world
@@ -102,7 +105,8 @@ impl World {
     pub(crate) fn start(&mut self) {
         self.shutdown = CancellationToken::new();
         let context = Context::new(self.client.clone(), Metrics::new(), self.shutdown.clone());
-        let options = Options::new(&self.node, &self.root, monitor());
+        let mut options = Options::new(&self.node, &self.root, monitor());
+        options.attach_patience = self.attach_patience.unwrap_or(options.attach_patience);
         let drivers = self.drivers.clone();
         self.agent = Some(tokio::spawn(async move {
             node_agent::run(context, options, drivers).await.unwrap();

@@ -9,6 +9,7 @@
 
 mod drivers;
 mod node;
+mod refresh;
 mod sockets;
 mod version;
 
@@ -113,7 +114,10 @@ pub async fn run(context: Context, node: &str, root: &Path, drivers: Drivers) ->
             () = present(&context, node) => {}
             () = context.shutdown.cancelled() => return,
         }
-        work(queue, CONCURRENCY, context.shutdown.clone(), |path| registrar.reconcile(path)).await;
+        tokio::select! {
+            () = work(queue, CONCURRENCY, context.shutdown.clone(), |path| registrar.reconcile(path)) => {}
+            () = registrar.refresh(&context) => {}
+        }
     };
     tokio::select! {
         error = watching => Err(failed(error)),

@@ -190,6 +190,11 @@ impl FakeDriver {
         self.state.lock().snapshots.insert(name.to_owned(), source.to_owned());
     }
 
+    /// How many volumes a node takes from now on.
+    pub fn set_max_volumes(&self, count: i64) {
+        self.state.lock().max_volumes = count;
+    }
+
     /// What CreateSnapshot was asked.
     pub fn shot(&self) -> Vec<CreateSnapshotRequest> {
         self.state.lock().shot.clone()
