@@ -28,8 +28,11 @@ use crate::{
     objects::Kind,
     plan::{Actual, Step, VolumeDirectory},
     volumes::{
-        self, Source, VolumeError, claim, content,
+        self, Source, VolumeError,
+        claim::{self, ClaimedVolume},
+        content,
         csi::{CsiError, Publication},
+        inline,
         local::{self, LocalVolume},
         places::Places,
         stages, subpath,
@@ -143,6 +146,12 @@ impl Agent {
                 let publication = publication(uid, volume, false, &security);
                 return Box::pin(self.set_up_claim(pod, &namespace, &name, true, publication)).await;
             }
+            Source::Inline(source) => {
+                let read_only = source.read_only.unwrap_or(false);
+                let described = inline::resolve(uid, &volume.name, &namespace, source);
+                let publication = publication(uid, volume, read_only, &security);
+                return Box::pin(self.set_up_inline(pod, described, publication)).await;
+            }
             Source::EmptyDir { memory, size } => (crate::layout::EMPTY_DIR, memory, size, None),
             Source::Content { plugin, memory } => {
                 let data = self.objects.all(&namespace, content::references(volume), uid).await?;
@@ -190,12 +199,13 @@ impl Agent {
         claim::check_mode(&publication.volume, volume.block, volumes::uses(pod, &publication.volume))?;
 
         let driver = Api::<CSIDriver>::all(self.client.clone()).get_opt(&volume.driver).await?;
+        inline::check_life(&volume.driver, driver.as_ref(), false)?;
         let spec = driver.as_ref().map(|driver| driver.spec.clone()).unwrap_or_default();
         if attachment::is_required(driver.as_ref()) {
             publication.attachment = Some(self.attached(&publication.uid, &volume, driver.as_ref()).await?);
         }
         if spec.pod_info_on_mount == Some(true) {
-            publication.pod_info = pod_info(pod);
+            publication.pod_info = pod_info(pod, false);
         }
         publication.stage_secrets = self.secret(volume.stage_secret.as_ref()).await?;
         publication.publish_secrets = self.secret(volume.publish_secret.as_ref()).await?;
@@ -221,6 +231,23 @@ impl Agent {
             Err(_) => {}
         }
         outcome.map(drop)
+    }
+
+    /// Lets the driver make and mount a volume that the pod describes itself.
+    async fn set_up_inline(
+        &self,
+        pod: &Pod,
+        volume: ClaimedVolume,
+        mut publication: Publication,
+    ) -> Result<(), VolumeError> {
+        claim::check_mode(&volume.name, false, volumes::uses(pod, &volume.name))?;
+        let driver = Api::<CSIDriver>::all(self.client.clone()).get_opt(&volume.driver).await?;
+        inline::check_life(&volume.driver, driver.as_ref(), true)?;
+        if driver.as_ref().is_some_and(|driver| driver.spec.pod_info_on_mount == Some(true)) {
+            publication.pod_info = pod_info(pod, true);
+        }
+        publication.publish_secrets = self.secret(volume.publish_secret.as_ref()).await?;
+        self.csi.set_up(&volume, driver.as_ref(), &publication).await.map(drop)
     }
 
     pub(crate) async fn secret(
@@ -344,7 +371,7 @@ impl Agent {
             let source = Source::of(volume);
             let path = match (&source, actual.ready.get(&mount.name)) {
                 (Source::HostPath { path, .. }, _) => path.clone(),
-                (Source::Claim { .. } | Source::Ephemeral, Some(Some(directory))) => {
+                (Source::Claim { .. } | Source::Ephemeral | Source::Inline(_), Some(Some(directory))) => {
                     self.layout.csi_target(uid, &directory.name)
                 }
                 (_, Some(Some(directory))) => self.layout.volume(uid, &directory.plugin, &directory.name),
@@ -526,14 +553,14 @@ fn publication(uid: &str, volume: &Volume, read_only: bool, security: &PodSecuri
     }
 }
 
-fn pod_info(pod: &Pod) -> BTreeMap<String, String> {
+fn pod_info(pod: &Pod, inline: bool) -> BTreeMap<String, String> {
     let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_default();
     [
         ("csi.storage.k8s.io/pod.name", pod.name_any()),
         ("csi.storage.k8s.io/pod.namespace", pod.namespace().unwrap_or_default()),
         ("csi.storage.k8s.io/pod.uid", pod.uid().unwrap_or_default()),
         ("csi.storage.k8s.io/serviceAccount.name", account),
-        ("csi.storage.k8s.io/ephemeral", "false".to_owned()),
+        ("csi.storage.k8s.io/ephemeral", inline.to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()

@@ -406,3 +406,45 @@ async fn sub_paths_stay_inside_and_groups_own() {
     }
     tokio::time::timeout(Duration::from_secs(10), world.end()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_described_in_the_pod_comes_and_goes_with_it() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, driver) = csi_world("inline").await;
+    let spec = json!({"securityContext": {"fsGroup": 4242},
+        "containers": [{"image": "nginx", "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}]}],
+        "volumes": [{"name": "scratch", "csi": {"driver": NAME, "volumeAttributes": {"orlop.dev/size": "1Mi"}}}]});
+    let pod = world.pod("user", "", spec).await;
+    event(&world, "FailedMount", "volume mode \"Ephemeral\" not supported by driver").await;
+    assert!(driver.calls.lock().is_empty());
+    let drivers = Api::<CSIDriver>::all(world.client.clone());
+    drivers.delete(NAME, &DeleteParams::default()).await.unwrap();
+    let both = json!({"metadata": {"name": NAME}, "spec": {"attachRequired": false, "podInfoOnMount": true,
+                      "fsGroupPolicy": "File", "volumeLifecycleModes": ["Persistent", "Ephemeral"]}});
+    drivers.create(&PostParams::default(), &serde_json::from_value(both).unwrap()).await.unwrap();
+    let target = world
+        .root
+        .join(format!("pods/{}/volumes/kubernetes.io~csi/scratch/mount", pod.metadata.uid.clone().unwrap()));
+    let record = target.with_file_name("vol_data.json");
+    world
+        .until("it is published", async || {
+            std::fs::read_to_string(&record).is_ok_and(|text| text.contains(r#""ready":true"#)).then_some(())
+        })
+        .await;
+    let text = std::fs::read_to_string(&record).unwrap();
+    assert!(text.contains(r#""volumeLifecycleMode":"Ephemeral""#), "{text}");
+    assert_eq!(std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(&target).unwrap()), 4242);
+    // The agent may come and go in between.
+    world.crash().await;
+    world.start();
+    world.pods().delete("user", &DeleteParams::default()).await.unwrap();
+    world.gone("user").await;
+    let calls = driver.calls.lock().clone();
+    let names: Vec<&str> = calls.iter().filter_map(|call| call.split(' ').next()).collect();
+    assert_eq!(names, ["publish", "unpublish"], "{calls:?}");
+    assert!(calls[0].starts_with("publish csi-") && calls[0].contains("orlop.dev/size"), "{calls:?}");
+    assert!(calls[1].starts_with("unpublish csi-") && world.mounts().is_empty(), "{calls:?}");
+    world.end().await;
+}

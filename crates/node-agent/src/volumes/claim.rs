@@ -30,13 +30,15 @@ pub(crate) enum ClaimError {
 /// A volume to be mounted, with what of its objects matters on a node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ClaimedVolume {
-    /// Name of the PersistentVolume: the directory's name.
+    /// Name of the PersistentVolume, or of the pod's own volume: the directory's name.
     pub(crate) name: String,
     pub(crate) driver: String,
     pub(crate) handle: String,
     pub(crate) attributes: std::collections::BTreeMap<String, String>,
     /// It is given to pods as a device.
     pub(crate) block: bool,
+    /// The pod's manifest describes it: its driver makes it when it is published, and it is never staged.
+    pub(crate) inline: bool,
     pub(crate) fs_type: String,
     pub(crate) read_only: bool,
     pub(crate) access_modes: Vec<String>,
@@ -111,6 +113,7 @@ pub(crate) fn resolve(
         handle: csi.volume_handle,
         attributes: csi.volume_attributes.unwrap_or_default(),
         block: spec.volume_mode.as_deref() == Some("Block"),
+        inline: false,
         fs_type: csi.fs_type.unwrap_or_default(),
         read_only: csi.read_only.unwrap_or(false),
         access_modes: spec.access_modes.unwrap_or_default(),

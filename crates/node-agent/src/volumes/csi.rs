@@ -16,9 +16,7 @@ use std::{
 use csi::v1::{
     CapacityRange, NodeExpandVolumeRequest, NodeGetCapabilitiesRequest, NodePublishVolumeRequest,
     NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCapability,
-    node_client::NodeClient,
-    node_service_capability,
-    volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode},
+    node_client::NodeClient, node_service_capability,
 };
 use k8s_openapi::api::storage::v1::CSIDriver;
 use linux::{
@@ -30,9 +28,10 @@ use resources::attachment;
 use tonic::{Response, Status, transport::Channel};
 
 use super::{
-    VolumeError,
+    VolumeError, capability,
     claim::ClaimedVolume,
     growth,
+    inline::{INLINE, PERSISTENT},
     places::Places,
     stages::{self, FORMAT, PublishRecord, PublishState, StageRecord, Stages},
 };
@@ -58,6 +57,8 @@ pub(crate) enum CsiError {
     NotAttached { volume: String, why: String, no_room: bool },
     #[error("the API could not be told in time that volume {0} is in use, so it is not mounted")]
     NotReported(String),
+    #[error("volume mode {mode:?} not supported by driver {driver} ({why})")]
+    Lifecycle { driver: String, mode: &'static str, why: String },
     #[error("cannot keep the volume's record: {0}")]
     Record(io::Error),
 }
@@ -154,9 +155,10 @@ impl Csi {
     ) -> Result<Option<VolumeError>, VolumeError> {
         let places = Places { layout: &self.layout, block: volume.block };
         let driver = self.driver(&volume.driver).await?;
-        let group = publication.group.filter(|_| fs_group_applies(volume, object, publication.read_only));
+        let group =
+            publication.group.filter(|_| capability::fs_group_applies(volume, object, publication.read_only));
         let driver_group = group.filter(|_| driver.mount_group);
-        let capability = capability(volume, &driver, driver_group);
+        let capability = capability::of(volume, driver.single_node_multi_writer, driver_group);
         let stage = self.stages.of(&volume.driver, &volume.handle);
         let mut stage = stage.lock().await;
         let others = stage.users.iter().any(|uid| *uid != publication.uid);
@@ -164,10 +166,11 @@ impl Csi {
             return Err(CsiError::InUse.into());
         }
         let fresh = !stage.users.contains(&publication.uid);
-        let mut record = self.write_record(volume, publication, driver.stages).await?;
+        let stages = driver.stages && !volume.inline;
+        let mut record = self.write_record(volume, publication, stages).await?;
         stage.users.insert(publication.uid.clone());
 
-        if driver.stages && !stage.staged {
+        if stages && !stage.staged {
             if let Err(error) = self.stage(&driver, volume, &capability, publication).await {
                 if fresh && !others && !uncertain(&error) {
                     self.forget(&mut stage, volume, &publication.uid).await?;
@@ -178,7 +181,7 @@ impl Csi {
         }
         if let Err(error) = self.publish(&driver, volume, &capability, publication).await {
             // The stage is undone with the last user, so a final refusal leaves only a record that nobody needs.
-            if fresh && !uncertain(&error) && (others || !driver.stages) {
+            if fresh && !uncertain(&error) && (others || !stages) {
                 self.forget(&mut stage, volume, &publication.uid).await?;
             }
             return Err(error);
@@ -234,7 +237,8 @@ impl Csi {
 
         let stage = self.stages.of(&record.driver, &record.handle);
         let mut stage = stage.lock().await;
-        if driver.stages && !stage.users.iter().any(|other| other != uid) {
+        let staged = driver.stages && record.mode != INLINE;
+        if staged && !stage.users.iter().any(|other| other != uid) {
             let staging_target_path = text(&places.staging(&record.driver, &record.handle, name));
             let request = NodeUnstageVolumeRequest { volume_id: record.handle.clone(), staging_target_path };
             let mut client = NodeClient::new(driver.channel.clone());
@@ -270,7 +274,7 @@ impl Csi {
             volume_path: text(&places.target(uid, &volume.name)),
             capacity_range: Some(CapacityRange { required_bytes: growth.bytes, limit_bytes: 0 }),
             staging_target_path: if driver.stages { text(&staging) } else { String::new() },
-            volume_capability: Some(capability(volume, &driver, None)),
+            volume_capability: Some(capability::of(volume, driver.single_node_multi_writer, None)),
             secrets: growth.secrets.clone().into_iter().collect(),
         };
         let mut client = NodeClient::new(driver.channel.clone());
@@ -334,7 +338,7 @@ impl Csi {
         let request = NodePublishVolumeRequest {
             volume_id: volume.handle.clone(),
             publish_context: publication.attachment.clone().unwrap_or_default(),
-            staging_target_path: if driver.stages { text(&staging) } else { String::new() },
+            staging_target_path: if driver.stages && !volume.inline { text(&staging) } else { String::new() },
             target_path: text(&target),
             volume_capability: Some(capability.clone()),
             readonly: publication.read_only || volume.read_only,
@@ -410,7 +414,7 @@ impl Csi {
             driver: volume.driver.clone(),
             node: self.node.clone(),
             attachment: attachment::name(&volume.handle, &volume.driver, &self.node),
-            mode: "Persistent".into(),
+            mode: if volume.inline { INLINE } else { PERSISTENT }.into(),
             own: PublishState {
                 format: FORMAT,
                 boot_id: self.boot_id.clone(),
@@ -511,112 +515,4 @@ fn uncertain(error: &VolumeError) -> bool {
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
-}
-
-fn capability(volume: &ClaimedVolume, driver: &Driver, group: Option<u32>) -> VolumeCapability {
-    let mount = || MountVolume {
-        fs_type: volume.fs_type.clone(),
-        mount_flags: volume.mount_options.clone(),
-        volume_mount_group: group.map(|group| group.to_string()).unwrap_or_default(),
-    };
-    VolumeCapability {
-        access_type: Some(match volume.block {
-            true => AccessType::Block(BlockVolume {}),
-            false => AccessType::Mount(mount()),
-        }),
-        access_mode: Some(AccessMode {
-            mode: access_mode(
-                volume.access_modes.first().map(String::as_str),
-                driver.single_node_multi_writer,
-            ) as i32,
-        }),
-    }
-}
-
-/// The CSI access mode of a PersistentVolume's first access mode, as kubelet maps it.
-fn access_mode(mode: Option<&str>, single_node_multi_writer: bool) -> Mode {
-    match (mode, single_node_multi_writer) {
-        (Some("ReadWriteOnce"), true) => Mode::SingleNodeMultiWriter,
-        (Some("ReadWriteOncePod"), true) => Mode::SingleNodeSingleWriter,
-        (Some("ReadWriteOnce" | "ReadWriteOncePod"), false) => Mode::SingleNodeWriter,
-        (Some("ReadOnlyMany"), _) => Mode::MultiNodeReaderOnly,
-        (Some("ReadWriteMany"), _) => Mode::MultiNodeMultiWriter,
-        _ => Mode::Unknown,
-    }
-}
-
-/// Whether the volume's files are to be given to the pod's fsGroup.
-fn fs_group_applies(volume: &ClaimedVolume, object: Option<&CSIDriver>, read_only: bool) -> bool {
-    if read_only || volume.read_only || volume.block {
-        return false;
-    }
-    let policy = object.and_then(|object| object.spec.fs_group_policy.as_deref());
-    match policy.unwrap_or("ReadWriteOnceWithFSType") {
-        "None" => false,
-        "File" => true,
-        _ => {
-            let once = ["ReadWriteOnce", "ReadWriteOncePod"];
-            !volume.fs_type.is_empty() && volume.access_modes.iter().any(|mode| once.contains(&mode.as_str()))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn access_modes_are_mapped_as_kubelet_does() {
-        for (mode, capable, expected) in [
-            ("ReadWriteOnce", false, Mode::SingleNodeWriter),
-            ("ReadWriteOnce", true, Mode::SingleNodeMultiWriter),
-            ("ReadWriteOncePod", false, Mode::SingleNodeWriter),
-            ("ReadWriteOncePod", true, Mode::SingleNodeSingleWriter),
-            ("ReadOnlyMany", true, Mode::MultiNodeReaderOnly),
-            ("ReadWriteMany", false, Mode::MultiNodeMultiWriter),
-            ("Strange", false, Mode::Unknown),
-        ] {
-            assert_eq!(access_mode(Some(mode), capable), expected, "{mode} {capable}");
-        }
-    }
-
-    #[test]
-    fn fs_group_follows_the_drivers_policy() {
-        let volume = |fs_type: &str, mode: &str| ClaimedVolume {
-            name: "pv".into(),
-            driver: "d".into(),
-            handle: "h".into(),
-            attributes: BTreeMap::new(),
-            block: false,
-            fs_type: fs_type.into(),
-            read_only: false,
-            access_modes: vec![mode.into()],
-            mount_options: vec![],
-            stage_secret: None,
-            publish_secret: None,
-            expand_secret: None,
-            group: None,
-        };
-        let driver = |policy: &str| {
-            let mut driver = CSIDriver::default();
-            driver.spec.fs_group_policy = Some(policy.into());
-            driver
-        };
-        for (policy, fs_type, mode, read_only, expected) in [
-            (None, "ext4", "ReadWriteOnce", false, true),
-            (None, "", "ReadWriteOnce", false, false),
-            (None, "ext4", "ReadWriteMany", false, false),
-            (Some("ReadWriteOnceWithFSType"), "ext4", "ReadWriteOncePod", false, true),
-            (Some("File"), "", "ReadWriteMany", false, true),
-            (Some("File"), "", "ReadWriteMany", true, false),
-            (Some("None"), "ext4", "ReadWriteOnce", false, false),
-        ] {
-            let object = policy.map(driver);
-            assert_eq!(
-                fs_group_applies(&volume(fs_type, mode), object.as_ref(), read_only),
-                expected,
-                "{policy:?}"
-            );
-        }
-    }
 }

@@ -1,11 +1,13 @@
 //! The volumes of pods: what each kind is, how it is set up and torn down.
 
 pub(crate) mod atomic;
+mod capability;
 pub(crate) mod claim;
 pub(crate) mod content;
 pub(crate) mod csi;
 pub(crate) mod growth;
 pub(crate) mod host_path;
+pub(crate) mod inline;
 pub(crate) mod local;
 pub(crate) mod places;
 pub(crate) mod stages;
@@ -13,7 +15,7 @@ pub(crate) mod subpath;
 
 use std::{io, path::PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use k8s_openapi::api::core::v1::{CSIVolumeSource, Container, Pod, Volume};
 
 use crate::layout;
 
@@ -40,6 +42,8 @@ pub(crate) enum Source {
     },
     /// A claim that belongs to the pod and is named after it.
     Ephemeral,
+    /// A volume that a CSI driver makes for the pod.
+    Inline(CSIVolumeSource),
     /// A kind that this node agent does not serve, by its name in the API.
     Unserved(String),
 }
@@ -72,6 +76,9 @@ impl Source {
         }
         if volume.ephemeral.is_some() {
             return Source::Ephemeral;
+        }
+        if let Some(source) = &volume.csi {
+            return Source::Inline(source.clone());
         }
         if volume.config_map.is_some() {
             return Source::Content { plugin: layout::CONFIG_MAP, memory: false };
@@ -127,7 +134,7 @@ pub(crate) fn reads_only(pod: &Pod, claim: &str) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error(
-        "volumes of kind {0} are not served by this node agent yet; it serves emptyDir, hostPath, configMap, secret, downwardAPI, projected, persistentVolumeClaim and ephemeral (CSI)"
+        "volumes of kind {0} are not served by this node agent yet; it serves emptyDir, hostPath, configMap, secret, downwardAPI, projected, persistentVolumeClaim, ephemeral and csi"
     )]
     Unserved(String),
     #[error("{0}")]

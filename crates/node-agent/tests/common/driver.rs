@@ -188,11 +188,21 @@ impl Node for Driver {
             path.parent().unwrap().join("vol_data.json").exists(),
             "the pod's record is there before the call"
         );
-        assert!(mounted(&staging).unwrap(), "published only when staged");
+        let inline =
+            request.volume_context.get("csi.storage.k8s.io/ephemeral").is_some_and(|it| it == "true");
+        match inline {
+            true => assert_eq!(staging, PathBuf::new(), "never staged"),
+            false => assert!(mounted(&staging).unwrap(), "published only when staged"),
+        }
         let detail = format!("{} ro={} {:?}", request.volume_id, request.readonly, request.volume_context);
         self.call("publish", detail, || {
             if !mounted(&path)? {
                 std::fs::create_dir_all(&path).unwrap();
+                if inline {
+                    let tmpfs =
+                        FilesystemMount { filesystem: "tmpfs", source: "fake", ..FilesystemMount::default() };
+                    return Kernel.mount(&tmpfs, &path);
+                }
                 let attributes = Attributes { read_only: request.readonly, ..Attributes::default() };
                 Kernel.bind(BindSource::Path(&staging), &path, attributes)?;
             }
