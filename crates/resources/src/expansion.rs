@@ -126,7 +126,11 @@ fn conditions(claim: &mut PersistentVolumeClaim) -> &mut Vec<PersistentVolumeCla
 }
 
 fn clear_conditions(claim: &mut PersistentVolumeClaim) {
-    let ours = [RESIZING, FILE_SYSTEM_PENDING, CONTROLLER_ERROR, NODE_ERROR];
+    remove_conditions(claim, &[RESIZING, FILE_SYSTEM_PENDING, CONTROLLER_ERROR, NODE_ERROR]);
+}
+
+/// Removes conditions of these types.
+pub(crate) fn remove_conditions(claim: &mut PersistentVolumeClaim, ours: &[&str]) {
     let conditions = &mut claim.status.get_or_insert_default().conditions;
     if let Some(all) = conditions {
         all.retain(|one| !ours.contains(&one.type_.as_str()));
@@ -137,7 +141,7 @@ fn clear_conditions(claim: &mut PersistentVolumeClaim) {
 }
 
 /// Sets a condition to true. One that says so already keeps its time.
-fn set_condition(claim: &mut PersistentVolumeClaim, kind: &str, message: &str) {
+pub(crate) fn set_condition(claim: &mut PersistentVolumeClaim, kind: &str, message: &str) {
     let message = Some(message.to_owned()).filter(|message| !message.is_empty());
     let all = conditions(claim);
     let was = all.iter().position(|one| one.type_ == kind);

@@ -14,6 +14,7 @@ pub mod finalizers;
 pub mod fit;
 pub mod group_snapshot;
 pub mod labels;
+pub mod modification;
 pub mod node;
 pub mod orlop;
 pub mod populator;

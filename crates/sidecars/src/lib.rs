@@ -1,4 +1,4 @@
-//! What the CSI sidecars do, for any CSI driver: register, provision, attach, resize, snapshot, publish capacity.
+//! What the CSI sidecars do, for any CSI driver: register, provision, attach, resize, modify, snapshot, publish capacity.
 //!
 //! Everything here is node-local: it talks to a driver over a unix socket of this machine and takes care of the
 //! claims and volumes of this node. Several nodes may be served by one process; they share its informers.
@@ -7,11 +7,13 @@ pub mod announce;
 pub mod attach;
 pub mod capacity;
 mod driver;
+pub mod modify;
 mod place;
 pub mod provision;
 pub mod register;
 pub mod resize;
 mod secret;
+mod settle;
 pub mod snapshot;
 
 pub use driver::{Driver, DriverError};

@@ -10,7 +10,7 @@ use anyhow::ensure;
 use runtime::Context;
 use sidecars::capacity::{self, Signal};
 use sidecars::register::{Drivers, Endpoint};
-use sidecars::{Driver, announce, attach, provision, resize, snapshot};
+use sidecars::{Driver, announce, attach, modify, provision, resize, snapshot};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,7 @@ pub(super) async fn serve(context: Context, driver: Driver, node: &str, own: Opt
         provision::run(context.clone(), driver.clone(), provisioning, signal.clone()),
         attach::run(context.clone(), driver.clone(), node),
         resize::run(context.clone(), driver.clone(), node, signal.clone()),
+        modify::run(context.clone(), driver.clone(), node),
         snapshot::run(context.clone(), driver.clone(), snapshots, signal.clone()),
         capacity::run(context, driver, published, signal, own),
     );

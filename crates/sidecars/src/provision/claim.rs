@@ -94,9 +94,6 @@ fn refusal(of: &PersistentVolumeClaim) -> Option<&'static str> {
             "claim Selector is not supported; remove it, or create a volume with these labels by hand",
         );
     }
-    if spec.volume_attributes_class_name.as_deref().is_some_and(|name| !name.is_empty()) {
-        return Some("a VolumeAttributesClass is not supported; leave volumeAttributesClassName empty");
-    }
     None
 }
 

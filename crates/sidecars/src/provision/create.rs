@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
-use resources::{annotations, reference};
+use resources::{annotations, fit, reference};
 use runtime::{Key, Next, explain, update_if_changed};
 use tonic::{Code, Status};
 
@@ -275,7 +275,14 @@ impl Provisioner {
             extra_metadata: self.options.extra_metadata,
             segments: self.place.segments.clone(),
         };
+        let attributes = request::attributes(
+            &claim,
+            self.attributes_classes.get("", fit::attributes_class_of_claim(&claim)).as_deref(),
+            self.driver.name(),
+            self.driver.can(csi::v1::controller_service_capability::rpc::Type::ModifyVolume),
+        )?;
         let request = request::create(&claim, class, &parameters, &manner, source.as_ref())?;
+        let request = CreateVolumeRequest { mutable_parameters: attributes, ..request };
         let bytes = request::requested_bytes(&claim)?;
         Ok(Order { claim, class, parameters, request, bytes, source })
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use csi::v1::controller_service_capability::rpc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, SecretReference};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use kube::Client;
 use parking_lot::Mutex;
 use resources::source::Source;
@@ -133,6 +133,7 @@ pub async fn run(context: Context, driver: Driver, options: Options, signal: Sig
             provisioner.claims.synced(),
             provisioner.volumes.synced(),
             provisioner.classes.synced(),
+            provisioner.attributes_classes.synced(),
             informers.nodes().synced(),
             informers.csi_nodes().synced(),
             informers.capacities().synced(),
@@ -159,6 +160,7 @@ struct Provisioner {
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
     classes: Informer<StorageClass>,
+    attributes_classes: Informer<VolumeAttributesClass>,
     context: Context,
     /// Claims that bind at once and that another node won: drawn for again when capacities change.
     lost: Mutex<HashSet<Key>>,
@@ -177,6 +179,7 @@ impl Provisioner {
             claims: context.informers.claims(),
             volumes: context.informers.volumes(),
             classes: context.informers.classes(),
+            attributes_classes: context.informers.of(),
             context: context.clone(),
             lost: Mutex::default(),
             unfinished: Unfinished::default(),
@@ -202,6 +205,20 @@ impl Provisioner {
                     this.claims.all().into_iter().filter(|claim| resources::claim::class(claim) == name);
                 of_class.for_each(|claim| queue.add(Key::of(claim.as_ref())));
             }
+        });
+        let (this, queue) = (self.clone(), claims.clone());
+        self.attributes_classes.subscribe(move |change| {
+            let Change::Applied { old: None, new: class } = change else { return };
+            let name = class.metadata.name.as_deref().unwrap_or_default();
+            let waiting = |claim: &Arc<PersistentVolumeClaim>| {
+                resources::fit::attributes_class_of_claim(claim) == name
+                    && resources::claim::volume_name(claim).is_empty()
+            };
+            this.claims
+                .all()
+                .iter()
+                .filter(|claim| waiting(claim))
+                .for_each(|claim| queue.add(Key::of(claim.as_ref())));
         });
         let draw_again = {
             let (this, queue) = (self.clone(), claims.clone());

@@ -1,11 +1,14 @@
 //! From a claim and its class to a CreateVolume request: pure.
 
+use std::collections::BTreeMap;
+
 use csi::v1::volume_capability::access_mode::Mode;
 use csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use csi::v1::{CapacityRange, CreateVolumeRequest, Topology, TopologyRequirement, VolumeCapability};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use k8s_openapi::api::storage::v1::StorageClass;
-use resources::{claim, volume};
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
+use kube::ResourceExt;
+use resources::{claim, fit, volume};
 use values::{Quantity, QuantityError, Segments};
 
 use super::parameters::{ParameterError, Parameters};
@@ -26,6 +29,14 @@ pub enum RequestError {
     /// The class does not allow volumes on this node.
     #[error("the allowedTopologies of the StorageClass exclude the node {0}; choose another node or class")]
     Topology(String),
+    /// The claim's VolumeAttributesClass.
+    #[error("the VolumeAttributesClass {name:?} can't be used: {why}")]
+    AttributesClass {
+        /// The class.
+        name: String,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
 }
 
 /// The part of a request that the provisioner decides once, not per claim.
@@ -33,7 +44,8 @@ pub enum RequestError {
 pub(super) struct Manner {
     /// The driver tells single-node writers apart.
     pub(super) single_node_multi_writer: bool,
-    /// Name claim and volume in the parameters, as `csi.storage.k8s.io/pvc/name` and so on.
+    /// Name claim and volume in the parameters, as `csi.storage.k8s.io/pvc/name` and so on, and say what the labels and
+    /// annotations of the claim are that the class's parameters name.
     pub(super) extra_metadata: bool,
     /// The segments of this node; the volume must lie there.
     pub(super) segments: Segments,
@@ -65,6 +77,13 @@ pub(super) fn create(
         ] {
             for_driver.insert(key.to_owned(), value.to_owned());
         }
+        for named in parameters.driver.values() {
+            for (kind, of_claim) in [("labels", of.labels()), ("annotations", of.annotations())] {
+                if let Some(value) = of_claim.get(named) {
+                    for_driver.insert(format!("csi.storage.k8s.io/pvc/{kind}/{named}"), value.clone());
+                }
+            }
+        }
     }
     // A node-local provisioner makes volumes for its own node only: upstream's strict topology.
     let here = Topology { segments: manner.segments.clone() };
@@ -79,6 +98,26 @@ pub(super) fn create(
         accessibility_requirements: requirement,
         ..CreateVolumeRequest::default()
     })
+}
+
+/// What the claim's VolumeAttributesClass, as far as that exists, says to the driver.
+pub(super) fn attributes(
+    of: &PersistentVolumeClaim,
+    class: Option<&VolumeAttributesClass>,
+    driver: &str,
+    modifies: bool,
+) -> Result<BTreeMap<String, String>, RequestError> {
+    let name = fit::attributes_class_of_claim(of);
+    let refused = |why: String| Err(RequestError::AttributesClass { name: name.to_owned(), why });
+    match class {
+        _ if name.is_empty() => Ok(BTreeMap::new()),
+        None => refused("it does not exist; create it".to_owned()),
+        Some(class) if class.driver_name != driver => {
+            refused(format!("it is for the driver {}; name one for {driver}", class.driver_name))
+        }
+        Some(_) if !modifies => refused(format!("the driver {driver} knows no such classes; name none")),
+        Some(class) => Ok(class.parameters.clone().unwrap_or_default()),
+    }
 }
 
 fn capability(
@@ -134,8 +173,6 @@ pub(super) fn allows(class: &StorageClass, segments: &Segments) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use k8s_openapi::api::core::v1::{
         PersistentVolumeClaimSpec, TopologySelectorLabelRequirement, TopologySelectorTerm,
         VolumeResourceRequirements,
@@ -241,6 +278,48 @@ mod tests {
         assert_eq!(told.parameters["csi.storage.k8s.io/pvc/namespace"], "shop");
         assert_eq!(told.parameters["csi.storage.k8s.io/pv/name"], "pvc-7");
         assert_eq!(told.volume_capabilities[0].access_type, Some(AccessType::Block(BlockVolume {})));
+    }
+
+    #[test]
+    fn a_request_tells_what_the_parameters_name() {
+        let parameters = Parameters {
+            driver: [("orlop.dev/spread".to_owned(), "app".to_owned())].into(),
+            ..Parameters::default()
+        };
+        let mut claim = claim("1Gi", &["ReadWriteOnce"], None);
+        claim.metadata.labels =
+            Some([("app", "db"), ("tier", "1")].map(|(k, v)| (k.into(), v.into())).into());
+        claim.metadata.annotations = Some([("app".to_owned(), "web".to_owned())].into());
+        let manner = Manner { extra_metadata: true, ..Manner::default() };
+        let told =
+            create(&claim, &StorageClass::default(), &parameters, &manner, None).expect("valid").parameters;
+        assert_eq!(told["csi.storage.k8s.io/pvc/labels/app"], "db");
+        assert_eq!(told["csi.storage.k8s.io/pvc/annotations/app"], "web");
+        assert!(!told.contains_key("csi.storage.k8s.io/pvc/labels/tier"), "{told:?}");
+    }
+
+    #[test]
+    fn attributes_are_those_of_a_class_for_the_driver() {
+        let mut with_class = claim("1Gi", &["ReadWriteOnce"], None);
+        with_class.spec.get_or_insert_default().volume_attributes_class_name = Some("fast".to_owned());
+        let class = |driver: &str| VolumeAttributesClass {
+            driver_name: driver.to_owned(),
+            parameters: Some([("iops".to_owned(), "9".to_owned())].into()),
+            ..VolumeAttributesClass::default()
+        };
+        let told = |class: Option<&VolumeAttributesClass>, modifies| {
+            attributes(&with_class, class, "d", modifies).map_err(|error| error.to_string())
+        };
+        assert_eq!(told(Some(&class("d")), true).expect("fits")["iops"], "9");
+        for (class, modifies, why) in [
+            (None, true, "does not exist"),
+            (Some(class("e")), true, "for the driver e"),
+            (Some(class("d")), false, "knows no such classes"),
+        ] {
+            let refused = told(class.as_ref(), modifies).expect_err("unfit");
+            assert!(refused.contains("\"fast\"") && refused.contains(why), "{refused}");
+        }
+        assert_eq!(attributes(&claim("1Gi", &[], None), None, "d", false), Ok(BTreeMap::new()));
     }
 
     #[test]

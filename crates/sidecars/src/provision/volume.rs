@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use resources::{annotations, claim, class, finalizers, reference, volume};
+use resources::{annotations, claim, class, finalizers, fit, reference, volume};
 use values::Quantity;
 
 use super::intent::Holder;
@@ -113,6 +113,8 @@ pub(super) fn persistent_volume(
             mount_options: from.mount_options.clone().filter(|options| !options.is_empty()),
             volume_mode: Some(claim::volume_mode(of).to_owned()),
             node_affinity: affinity(&made.accessible_topology),
+            volume_attributes_class_name: Some(fit::attributes_class_of_claim(of).to_owned())
+                .filter(|name| !name.is_empty()),
             ..PersistentVolumeSpec::default()
         }),
         ..PersistentVolume::default()

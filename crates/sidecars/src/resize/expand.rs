@@ -19,6 +19,7 @@ use super::size::{Ability, PAUSE, Plan, plan};
 use super::{ResizeError, Resizer};
 use crate::driver::{CHANGE, within};
 use crate::provision::request;
+use crate::settle::settle;
 
 /// How soon a claim that somebody else was writing is looked at again.
 const SOON: Duration = Duration::from_millis(50);
@@ -263,29 +264,14 @@ impl Resizer {
         if failure == Failure::Infeasible { Ok(Next::After(PAUSE)) } else { Err(error) }
     }
 
-    /// Changes the status of the claim, first as it was seen last, then, if somebody else wrote it, as it is.
     async fn settle(
         &self,
         key: &Key,
-        mut claim: PersistentVolumeClaim,
+        claim: PersistentVolumeClaim,
         change: impl Fn(&mut PersistentVolumeClaim),
     ) -> Result<(), ResizeError> {
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
-        let action = || format!("write the status of the claim {key}");
-        let uid = claim.metadata.uid.clone();
-        for attempt in 1.. {
-            match update_status_if_changed(&claims, &claim, &change).await {
-                Ok(_) => return Ok(()),
-                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
-                Err(kube::Error::Api(status)) if status.is_conflict() && attempt < 4 => {}
-                Err(error) => return Err(api(action())(error)),
-            }
-            match claims.get_opt(&key.name).await.map_err(api(action()))? {
-                Some(live) if live.metadata.uid == uid => claim = live,
-                _ => return Ok(()),
-            }
-        }
-        Ok(())
+        let settled = settle(&self.client, key, claim, change).await;
+        settled.map_err(api(format!("write the status of the claim {key}")))
     }
 
     fn volumes_api(&self) -> Api<PersistentVolume> {

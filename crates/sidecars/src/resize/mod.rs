@@ -22,7 +22,7 @@ use tonic::Status;
 use self::size::{Ability, Remembered};
 use crate::capacity::Signal;
 use crate::place::Place;
-use crate::provision::{RequestError, owner};
+use crate::provision::RequestError;
 use crate::{Driver, SecretError};
 
 /// Claims worked on at a time.
@@ -191,19 +191,9 @@ impl Resizer {
 
     /// Whether this node takes care of a volume that is here.
     fn is_ours(&self, key: &Key, volume: &PersistentVolume) -> bool {
-        let has_driver = |node: &k8s_openapi::api::storage::v1::CSINode| {
-            node.spec.drivers.iter().any(|driver| driver.name == self.driver.name())
-        };
-        let here = self.place.node.as_str();
         // Before the draw: a change of nodes during it must bring the claim back.
         self.lost.lock().insert(key.clone());
-        let nodes = self.context.informers.csi_nodes().all();
-        let others = nodes.iter().filter(|node| has_driver(node)).filter_map(|node| {
-            let name = node.metadata.name.as_deref()?;
-            (name != here && self.place.admits(volume, name)).then_some(name)
-        });
-        let uid = volume.metadata.uid.as_deref().unwrap_or_default();
-        let is_ours = owner::draw(uid, others.chain([here])) == Some(here);
+        let is_ours = self.place.is_drawn(volume);
         if is_ours {
             self.lost.lock().remove(key);
         }

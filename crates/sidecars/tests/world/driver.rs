@@ -27,11 +27,11 @@ pub enum Answer {
     Make(i64),
 }
 
-/// How a ControllerExpandVolume is answered; as it should be, if nothing is scripted.
+/// How a ControllerExpandVolume or ControllerModifyVolume is answered; as it should be, if nothing is scripted.
 pub enum Growth {
     /// With an error, and nothing grown.
     Refuse(Status),
-    /// With an error, although the volume has grown.
+    /// With an error, although the volume has grown, or changed.
     GrowAndFail(Status),
 }
 
@@ -68,6 +68,8 @@ struct State {
     requests: Vec<CreateVolumeRequest>,
     expand: VecDeque<Growth>,
     expanded: Vec<i64>,
+    modify: VecDeque<Growth>,
+    modified: Vec<ControllerModifyVolumeRequest>,
     needs_node: bool,
     node_only: bool,
     capacity: i64,
@@ -95,6 +97,8 @@ impl FakeDriver {
             requests: Vec::new(),
             expand: VecDeque::new(),
             expanded: Vec::new(),
+            modify: VecDeque::new(),
+            modified: Vec::new(),
             needs_node: false,
             node_only: false,
             capacity: 100 << 30,
@@ -126,6 +130,15 @@ impl FakeDriver {
     /// Sizes that were asked for by expansions.
     pub fn expanded(&self) -> Vec<i64> {
         self.state.lock().expanded.clone()
+    }
+
+    pub fn answer_modify(&self, answers: impl IntoIterator<Item = Growth>) {
+        self.state.lock().modify.extend(answers);
+    }
+
+    /// What ControllerModifyVolume was asked.
+    pub fn modified(&self) -> Vec<ControllerModifyVolumeRequest> {
+        self.state.lock().modified.clone()
     }
 
     /// After the controller, the node has something to do as well.
@@ -287,6 +300,18 @@ impl Served {
         Ok(Response::new(ControllerExpandVolumeResponse { capacity_bytes, node_expansion_required }))
     }
 
+    fn modify(
+        &self,
+        request: ControllerModifyVolumeRequest,
+    ) -> Result<Response<ControllerModifyVolumeResponse>, Status> {
+        let mut state = self.state.lock();
+        state.modified.push(request);
+        match state.modify.pop_front() {
+            Some(Growth::Refuse(status) | Growth::GrowAndFail(status)) => Err(status),
+            None => Ok(Response::new(ControllerModifyVolumeResponse {})),
+        }
+    }
+
     /// Publishes, or takes back.
     fn publish(&self, call: &str, volume: String, node: String, there: bool) -> Result<(), Status> {
         let mut state = self.state.lock();
@@ -383,6 +408,7 @@ impl Controller for Served {
             rpc::Type::CreateDeleteSnapshot,
             rpc::Type::ListSnapshots,
             rpc::Type::CloneVolume,
+            rpc::Type::ModifyVolume,
         ];
         if !self.state.lock().node_only {
             types.push(rpc::Type::ExpandVolume);
@@ -413,6 +439,13 @@ impl Controller for Served {
         request: Request<ControllerExpandVolumeRequest>,
     ) -> Result<Response<ControllerExpandVolumeResponse>, Status> {
         self.steps.step(async { self.expand(&request.into_inner()) }).await
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        request: Request<ControllerModifyVolumeRequest>,
+    ) -> Result<Response<ControllerModifyVolumeResponse>, Status> {
+        self.steps.step(async { self.modify(request.into_inner()) }).await
     }
 
     async fn delete_volume(

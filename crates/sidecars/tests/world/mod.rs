@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use api_server::{ApiServer, Options};
 use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, CustomResourceExt, ResourceExt};
@@ -235,6 +235,28 @@ impl World {
             sidecars::resize::run(context, driver, "n1", sidecars::capacity::Signal::new()).await;
         });
         Process { shutdown, task }
+    }
+
+    /// A process that changes the volumes of the world's driver on `n1`.
+    pub async fn modify(&self, steps: &Steps) -> Process {
+        let socket = self.socket("csi.sock");
+        let serving = self.driver.serve(&socket, steps);
+        let driver = sidecars::Driver::connect(&socket).await.unwrap();
+        let context = self.context(steps);
+        let shutdown = context.shutdown.clone();
+        let task = tokio::spawn(async move {
+            let _serving = serving;
+            sidecars::modify::run(context, driver, "n1").await;
+        });
+        Process { shutdown, task }
+    }
+
+    /// A VolumeAttributesClass of a driver, with one parameter: its own name.
+    pub async fn attributes_class(&self, name: &str, driver: &str) {
+        let class: VolumeAttributesClass = object(json!({
+            "metadata": {"name": name}, "driverName": driver, "parameters": {"tier": name},
+        }));
+        Api::all(self.client.clone()).create(&PostParams::default(), &class).await.unwrap();
     }
 
     /// A process that attaches volumes of the world's driver, from `n1`.
