@@ -33,6 +33,7 @@ struct Case {
 const CASES: &[Case] = &[
     Case { name: "xfs", long: false, run: xfs },
     Case { name: "directpv", long: false, run: directpv },
+    Case { name: "limits", long: false, run: limits },
     Case { name: "conformance-xfs", long: false, run: |bench| conformance(bench, "xfs") },
     Case { name: "power-xfs", long: false, run: |bench| power::cuts(bench, "xfs", Cuts::Few) },
     Case { name: "many-power-cuts-xfs", long: true, run: |bench| power::cuts(bench, "xfs", Cuts::Many) },
@@ -82,6 +83,14 @@ fn directpv(bench: &Bench) -> anyhow::Result<()> {
     let hardware = bench.hardware(&[], None)?;
     let mut guest = bench.start(&hardware)?;
     test(&mut guest, "xfs", "directpv", "")?;
+    guest.cut_power()
+}
+
+/// Bandwidth and operations of a volume's pod, limited by a kernel that does.
+fn limits(bench: &Bench) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], None)?;
+    let mut guest = bench.start(&hardware)?;
+    test(&mut guest, "xfs", "features", "limits_are_kept")?;
     guest.cut_power()
 }
 
@@ -147,8 +156,13 @@ fn build(share: &Path) -> anyhow::Result<()> {
     cargo(&["build", "--quiet", "--package", "orlop"]).run()?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     link(&target.join("debug/orlop"), &share.join("orlop"))?;
-    let arguments =
-        ["test", "--no-run", "--package", "drives", "--message-format", "json-render-diagnostics"];
+    programs(share, &["--package", "drives"])?;
+    programs(share, &["--package", "driver", "--test", "features"])
+}
+
+/// Builds test programs, and puts them where the guest sees them.
+fn programs(share: &Path, which: &[&str]) -> anyhow::Result<()> {
+    let arguments = [&["test", "--no-run", "--message-format", "json-render-diagnostics"], which].concat();
     for line in cargo(&arguments).read()?.lines() {
         let message: Value = serde_json::from_str(line).unwrap_or_default();
         if let Some(file) = message["executable"].as_str()

@@ -53,12 +53,10 @@ impl Throttles {
 
     /// Holds the pod that uses a drive at `target` to the limits of its volumes there.
     pub(crate) async fn apply(&self, drives: &Drives, drive: &DriveId, target: &Path) -> Result<(), Status> {
-        let limited = drives
-            .volumes()
-            .iter()
-            .any(|volume| volume.id.drive() == drive && !volume.throttle.is_unlimited());
         match pod_of(target) {
-            Some(pod) if limited => self.hold(drives, drive, BTreeSet::from([pod.to_owned()])).await,
+            Some(pod) if drives.throttles(drive) => {
+                self.hold(drives, drive, BTreeSet::from([pod.to_owned()])).await
+            }
             _ => Ok(()),
         }
     }

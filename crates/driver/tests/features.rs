@@ -146,6 +146,31 @@ async fn a_volume_is_given_to_its_group_once() {
     world.end().await;
 }
 
+/// The control group of a pod, as a node agent makes it before the pod's volumes.
+struct Group {
+    uid: String,
+    path: std::path::PathBuf,
+}
+
+impl Group {
+    fn new() -> Group {
+        let uid = format!("00000000-0000-0000-0000-{:012}", std::process::id());
+        let path = Path::new("/sys/fs/cgroup").join(format!("orlop-test-{uid}"));
+        fs::create_dir(&path).expect("made");
+        Group { uid, path }
+    }
+
+    fn limits(&self) -> String {
+        fs::read_to_string(self.path.join("io.max")).expect("the controller is on")
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
 /// On a kernel without the controller what matters is that nobody believes in a limit that isn't there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_are_kept_with_the_volume_or_refused_with_a_reason() {
@@ -168,6 +193,17 @@ async fn limits_are_kept_with_the_volume_or_refused_with_a_reason() {
         Ok(_) => {
             let mut world = world.restart().await;
             world.controller.controller_modify_volume(modify(&limits)).await.expect("the same again");
+            let group = Group::new();
+            let staging = world.path("staging");
+            let target = world.path("pods").join(&group.uid).join("volumes/mount");
+            world.stage(&id, &staging).await.expect("staged");
+            world.publish(&id, &staging, &target, false).await.expect("published");
+            let held = group.limits();
+            assert!(held.contains("wbps=10485760") && held.contains("riops=500"), "{held}");
+            world.controller.controller_modify_volume(modify(&[])).await.expect("no limits");
+            assert_eq!(group.limits(), "");
+            world.unpublish(&id, &target).await.expect("unpublished");
+            world.unstage(&id, &staging).await.expect("unstaged");
             world.delete(&id).await.expect("deleted");
             world.end().await;
         }

@@ -313,6 +313,14 @@ impl Drives {
         entry.live().then(|| serving.volume(entry))
     }
 
+    /// Whether the users of any volume of this drive may be only so fast.
+    pub fn throttles(&self, drive: &DriveId) -> bool {
+        let state = self.inner.state.lock();
+        let limited =
+            |serving: &Serving| serving.volumes.values().any(|entry| !entry.record.throttle.is_unlimited());
+        state.drive(drive).is_some_and(limited)
+    }
+
     /// All finished snapshots, by identity.
     pub fn snapshots(&self) -> Vec<Snapshot> {
         let state = self.inner.state.lock();

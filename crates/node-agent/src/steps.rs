@@ -207,6 +207,13 @@ impl Agent {
         if spec.pod_info_on_mount == Some(true) {
             publication.pod_info = pod_info(pod, false);
         }
+        // Before the volume, as kubelet does: its driver may have to hold the pod to the volume's limits.
+        let group = start::pod_cgroup(&self.facts.name, &publication.uid);
+        blocking("making a pod's control group", move || {
+            cgroup::make(&group);
+            Ok(())
+        })
+        .await?;
         publication.stage_secrets = self.secret(volume.stage_secret.as_ref()).await?;
         publication.publish_secrets = self.secret(volume.publish_secret.as_ref()).await?;
         let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };

@@ -48,7 +48,8 @@ fn drives_are_chosen_by_groups_and_labels_and_groups_snapshotted_as_one() {
         claim("db-1", "apart", "db", ""),
     ];
     apply(&orlop, &kubectl, &place, &manifest.concat());
-    ["db-0", "db-1"].map(bound);
+    bound("db-0");
+    bound("db-1");
     assert_ne!(drive_of("db-0"), drive_of("db-1"));
     apply(
         &orlop,

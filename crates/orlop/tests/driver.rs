@@ -2,27 +2,10 @@
 
 mod common;
 
-use std::process::{Child, Command, Stdio};
-
-use common::{BINARY, Place, run, wait_until};
+use common::caller::{self, Caller, capability, driver, faults_of_children, stop};
+use common::{Place, run, wait_until};
 use csi::v1::controller_client::ControllerClient;
 use csi::v1::node_client::NodeClient;
-use csi::v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
-use rustix::process::{Pid, Signal, kill_process};
-
-fn driver(place: &Place, arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
-    command.args(["driver", "--node-id", "n1", "--data-dir"]).arg(place.data());
-    command.arg("--endpoint").arg(format!("unix://{}", place.path().join("csi.sock").display()));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn stop(mut child: Child) {
-    let pid = Pid::from_raw(child.id().cast_signed()).expect("a process");
-    kill_process(pid, Signal::TERM).expect("a signal");
-    assert!(child.wait().expect("waiting").success());
-}
 
 #[tokio::test]
 async fn the_socket_alone_serves_and_what_it_mounted_outlives_it() {
@@ -30,14 +13,11 @@ async fn the_socket_alone_serves_and_what_it_mounted_outlives_it() {
     let refused = driver(&place, &[]).output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--loop-drive"), "{refused:?}");
 
-    let socket = place.path().join("csi.sock");
+    let socket = caller::socket(&place);
     let child = driver(&place, &["--loop-drive", "512Mi"]).spawn().unwrap();
     wait_until("the driver serves", || socket.exists());
     let channel = csi::connect(&socket).await.unwrap();
-    let capability = csi::v1::VolumeCapability {
-        access_type: Some(AccessType::Mount(MountVolume::default())),
-        access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
-    };
+    let capability = capability();
     let request = csi::v1::CreateVolumeRequest {
         name: "v1".into(),
         volume_capabilities: vec![capability.clone()],
@@ -72,4 +52,23 @@ async fn the_socket_alone_serves_and_what_it_mounted_outlives_it() {
     stop(child);
     assert!(!run("losetup", &["-l", "-n", "-O", "BACK-FILE"]).contains(&place.path().display().to_string()));
     assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn no_call_of_a_volume_s_life_starts_a_process() {
+    let place = Place::new();
+    let child = driver(&place, &["--loop-drive", "512Mi"]).spawn().unwrap();
+    wait_until("the driver serves", || caller::socket(&place).exists());
+    let caller = Caller::connect(&caller::socket(&place), place.path()).await;
+    caller.probe().await.unwrap();
+    let before = faults_of_children(child.id());
+    assert_ne!(before, 0, "making the drive has started one, and that was seen");
+    let volume = caller.create("v1", 32 << 20).await.unwrap();
+    let target = caller.show(&volume, "v1").await.unwrap();
+    std::fs::write(target.join("data"), "here").unwrap();
+    caller.expand(&volume, 64 << 20).await.unwrap();
+    caller.hide(&volume, "v1").await.unwrap();
+    caller.delete(&volume).await.unwrap();
+    assert_eq!(faults_of_children(child.id()), before);
+    stop(child);
 }

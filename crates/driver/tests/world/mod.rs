@@ -100,7 +100,8 @@ fn text(path: &Path) -> String {
 }
 
 impl World {
-    /// None, told loudly, on a machine where this can't be tried.
+    /// With a drive of the backend that `$ORLOP_BACKEND` names, or else of btrfs. None, told loudly, on a machine where
+    /// this can't be tried.
     pub(crate) async fn with_drive(size: u64) -> Option<Self> {
         if !fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
             assert!(std::env::var_os("CI").is_none(), "these tests need root");
@@ -110,7 +111,9 @@ impl World {
         let ground = Ground::new();
         let drives = ground.open(size).await;
         let [source] = &drives.uninitialised()[..] else { panic!("a new file carries nothing") };
-        drives.initialise(source.clone(), Some(BackendKind::Btrfs), Force::No).await.expect("formatted");
+        let kind: BackendKind = std::env::var("ORLOP_BACKEND")
+            .map_or(BackendKind::Btrfs, |name| name.parse().expect("the name of a backend"));
+        drives.initialise(source.clone(), Some(kind), Force::No).await.expect("formatted");
         Some(Self::serve(Name::Orlop, ground, drives).await)
     }
 

@@ -64,6 +64,15 @@ pub(crate) fn kill(cgroup: &str) -> io::Result<()> {
     }
 }
 
+/// Makes the group in the hierarchy of version 2, where that is; containers' runtimes make their own everywhere else. What
+/// can't be made is missed by those who need it, and they say so.
+pub(crate) fn make(cgroup: &str) {
+    let unified = hierarchies().into_iter().find(|hierarchy| hierarchy.join("cgroup.controllers").exists());
+    if let Some(hierarchy) = unified {
+        let _ = fs::create_dir_all(hierarchy.join(cgroup.trim_start_matches('/')));
+    }
+}
+
 /// Removes the empty group from every hierarchy.
 pub(crate) fn remove(cgroup: &str) {
     for group in groups(cgroup) {

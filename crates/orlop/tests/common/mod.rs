@@ -1,6 +1,7 @@
 //! A running `orlop up` for the tests: its own directory, its own drives, and nothing left afterwards.
 #![allow(dead_code, unreachable_pub, reason = "a module of every test binary, and each uses its part")]
 
+pub mod caller;
 pub mod driver;
 pub mod world;
 

@@ -112,7 +112,7 @@ impl Modifier {
         };
         match self.call(volume, class).await {
             Ok(()) => {
-                self.publish(key, claim, volume, &name).await?;
+                Box::pin(self.publish(key, claim, volume, &name)).await?;
                 self.remembered.lock().remove(key);
                 Ok(Next::Done)
             }
