@@ -2,6 +2,7 @@
 //! again by the claim's intent.
 
 use std::error::Error;
+use std::time::Duration;
 
 use csi::v1::{CreateVolumeRequest, DeleteVolumeRequest, Volume};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -19,6 +20,9 @@ use super::request::{self, Manner, RequestError};
 use super::source::{Content, Where};
 use super::{ProvisionError, Provisioner, intent, volume};
 use crate::driver::{CHANGE, within};
+
+/// When to look again after somebody else's write came first.
+const SOON: Duration = Duration::from_millis(100);
 
 /// What a CreateVolume that failed leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +82,8 @@ impl Provisioner {
             self.tell_failure(&claim, &explain(error));
         }
         match result {
-            // Looked at again when the source changes.
-            Err(ProvisionError::Source(_)) => Ok(Next::Done),
+            // Looked at again when the source changes, or a class of that name is made: nothing else changes them.
+            Err(ProvisionError::Source(_) | ProvisionError::Request(_)) => Ok(Next::Done),
             result => result.map(|()| Next::Done),
         }
     }
@@ -142,7 +146,12 @@ impl Provisioner {
             let selected = update_if_changed(&claims, claim, |claim| {
                 claim.annotations_mut().insert(annotations::SELECTED_NODE.to_owned(), node);
             });
-            ignore_conflict(selected.await).map_err(api(format!("select the node of the claim {key}")))?;
+            match selected.await {
+                // What the other one wrote may be nothing that brings the claim back.
+                Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(Next::After(SOON)),
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                result => drop(result.map_err(api(format!("select the node of the claim {key}")))?),
+            }
         }
         Ok(Next::Done)
     }
@@ -202,7 +211,17 @@ impl Provisioner {
         seen: &PersistentVolumeClaim,
         class: &StorageClass,
     ) -> Result<(), ProvisionError> {
-        // The store may lag behind: a volume that has an object is not ours to delete.
+        // What is known may lag behind. Without its record the matter is settled, and nothing keeps the claim until
+        // another volume would be deleted again.
+        let action = || format!("read the claim {key}");
+        let live = self.claims_in(key).get_opt(&key.name).await.map_err(api(action()))?;
+        let is_open = |live: &PersistentVolumeClaim| {
+            live.metadata.uid == seen.metadata.uid && intent::is_held_by(live, self.holder())
+        };
+        if !live.as_ref().is_some_and(is_open) {
+            return Ok(());
+        }
+        // A volume that has an object is not ours to delete.
         if self.live_volume(seen).await?.is_none() {
             let order = self.order(seen.clone(), class, intent::source(seen))?;
             match self.create(&order).await {
@@ -227,8 +246,7 @@ impl Provisioner {
             let handed_back = update_if_changed(&claims, claim, |claim| {
                 claim.annotations_mut().remove(annotations::SELECTED_NODE);
             });
-            ignore_conflict(handed_back.await)
-                .map_err(api(format!("take the selected node off the claim {key}")))?;
+            handed_back.await.map_err(api(format!("take the selected node off the claim {key}")))?;
             return Err(elsewhere.into());
         }
         Ok(Some(content))
@@ -299,7 +317,7 @@ impl Provisioner {
     ) -> Result<Option<PersistentVolumeClaim>, ProvisionError> {
         let claims = self.claims_in(key);
         let action = || format!("record on the claim {key} that its volume is being made");
-        for _ in 0..4 {
+        for attempt in 1.. {
             let Some(live) = claims.get_opt(&key.name).await.map_err(api(action()))? else { return Ok(None) };
             if live.metadata.uid != seen.metadata.uid {
                 return Ok(None);
@@ -313,11 +331,10 @@ impl Provisioner {
                 update_if_changed(&claims, &live, |claim| intent::record(claim, self.holder(), source));
             match recorded.await {
                 Ok(written) => return Ok(Some(written.unwrap_or(live))),
-                Err(kube::Error::Api(status)) if status.is_conflict() => {}
+                Err(kube::Error::Api(status)) if status.is_conflict() && attempt < 4 => {}
                 Err(error) => return Err(api(action())(error)),
             }
         }
-        // Others keep writing the claim; their last change brings it back.
         Ok(None)
     }
 
@@ -433,14 +450,6 @@ fn volume_name(claim: &PersistentVolumeClaim) -> String {
 
 pub(super) fn api(action: String) -> impl FnOnce(kube::Error) -> ProvisionError {
     move |source| ProvisionError::Api { action, source }
-}
-
-/// A write that met another one: the other's change brings the object back.
-fn ignore_conflict<T>(result: Result<Option<T>, kube::Error>) -> Result<(), kube::Error> {
-    match result {
-        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(()),
-        result => result.map(drop),
-    }
 }
 
 #[cfg(test)]
