@@ -15,6 +15,7 @@ mod writes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::ResourceExt;
 use resources::{annotations, claim};
 use runtime::{Change, Context, Key, Next, Queue};
@@ -138,8 +139,14 @@ fn follow(known: &Arc<Known>, queue: &Queue<Task>) {
     let (this, tasks) = (known.clone(), queue.clone());
     known.volumes.subscribe(move |change| {
         this.file_volume(change.object(), matches!(change, Change::Applied { .. }));
-        let Change::Applied { old: None, new } = change else { return };
-        let reference = new.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        let Change::Applied { old, new } = change else { return };
+        let claim_of =
+            |volume: &PersistentVolume| volume.spec.as_ref().and_then(|spec| spec.claim_ref.clone());
+        let reference = claim_of(new);
+        // One may be given to its claim after the claim is Bound, as far as is known here.
+        if old.as_ref().is_some_and(|old| claim_of(old) == reference) {
+            return;
+        }
         let of = reference.and_then(|one| one.namespace.clone().zip(one.name.clone()));
         if let Some((namespace, claim)) = of {
             for name in this.snapshots_of(&Key { namespace: namespace.clone(), name: claim }) {
