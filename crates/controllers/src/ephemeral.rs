@@ -1,6 +1,6 @@
 //! Generic ephemeral volumes: a claim made for a pod's volume, which goes with the pod.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -22,6 +22,8 @@ enum Failure {
     Taken(String),
     #[error("ephemeral volume {volume}: its claim could not be made: {source}")]
     Create { volume: String, source: kube::Error },
+    #[error("whether the pod is still there could not be read: {0}")]
+    Pod(kube::Error),
 }
 
 /// The claims that a pod's ephemeral volumes need, with the name of the volume: pure.
@@ -70,6 +72,8 @@ pub async fn run(context: Context) {
     let queue = Queue::<Key>::new("ephemeral", &context.metrics);
     let (pods, claims) = (context.informers.pods(), context.informers.claims());
     let wanted = Arc::new(Mutex::new(HashMap::<Key, BTreeSet<Key>>::new()));
+    // Pods that lost a claim: perhaps because they are gone, and the news of that late.
+    let doubted = Arc::new(Mutex::new(HashSet::<Key>::new()));
     pods.subscribe({
         let (queue, wanted) = (queue.clone(), wanted.clone());
         move |change| {
@@ -96,12 +100,15 @@ pub async fn run(context: Context) {
         }
     });
     claims.subscribe({
-        let queue = queue.clone();
+        let (queue, doubted) = (queue.clone(), doubted.clone());
         move |change| {
             // One that was in the way is gone, or the pod's own was deleted.
             if let Change::Deleted(claim) = change {
                 let pods = wanted.lock().get(&Key::of(&**claim)).cloned();
-                pods.into_iter().flatten().for_each(|pod| queue.add(pod));
+                for pod in pods.into_iter().flatten() {
+                    doubted.lock().insert(pod.clone());
+                    queue.add(pod);
+                }
             }
         }
     });
@@ -116,9 +123,16 @@ pub async fn run(context: Context) {
     let recorder = context.recorder("persistentvolume-controller", "");
     runtime::work(queue, CONCURRENCY, context.shutdown.clone(), |key| {
         let pod = pods.get(&key.namespace, &key.name);
-        let (claims, recorder, client) = (&claims, &recorder, context.client.clone());
+        let in_doubt = doubted.lock().remove(&key);
+        let (claims, recorder, client, doubted) = (&claims, &recorder, context.client.clone(), &doubted);
         async move {
             let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return Ok(Next::Done) };
+            if in_doubt {
+                let live = lives(&Api::namespaced(client.clone(), &key.namespace), &pod).await;
+                if !live.inspect_err(|_| _ = doubted.lock().insert(key.clone()))? {
+                    return Ok(Next::Done);
+                }
+            }
             for (volume, claim) in claims_for(&pod) {
                 let made = match claims.get(&key.namespace, &claim.name_any()) {
                     Some(present) if is_made_for(&present, &pod) => Ok(()),
@@ -133,7 +147,7 @@ pub async fn run(context: Context) {
                     match failure {
                         // The other claim's end brings the pod back.
                         Failure::Taken(_) => {}
-                        Failure::Create { .. } => return Err(failure),
+                        Failure::Create { .. } | Failure::Pod(_) => return Err(failure),
                     }
                 }
             }
@@ -141,6 +155,12 @@ pub async fn run(context: Context) {
         }
     })
     .await;
+}
+
+/// Whether the pod is still there, and to stay.
+async fn lives(api: &Api<Pod>, pod: &Pod) -> Result<bool, Failure> {
+    let live = api.get_opt(&pod.name_any()).await.map_err(Failure::Pod)?;
+    Ok(live.is_some_and(|live| live.uid() == pod.uid() && live.metadata.deletion_timestamp.is_none()))
 }
 
 async fn create(
