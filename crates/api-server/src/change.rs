@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::catalog::Served;
 use crate::error::ApiError;
@@ -90,6 +91,7 @@ pub(crate) fn begin(
     served: &Served,
     new: &mut Value,
     namespace: &str,
+    uid: Uuid,
     now: Timestamp,
 ) -> Result<(), ApiError> {
     let kind = &served.kind;
@@ -107,7 +109,7 @@ pub(crate) fn begin(
     if kind.namespaced {
         metadata.insert("namespace".into(), namespace.into());
     }
-    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("uid".into(), uid.to_string().into());
     metadata.insert("creationTimestamp".into(), object::time(now).into());
     if kind.counts_generations() {
         metadata.insert("generation".into(), 1.into());
@@ -310,7 +312,7 @@ mod tests {
         let served = served("Pod");
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
             "spec": {"containers": [{"name": "c", "image": "host"}]}});
-        begin(&served, &mut pod, "default", Timestamp::UNIX_EPOCH).unwrap();
+        begin(&served, &mut pod, "default", Uuid::nil(), Timestamp::UNIX_EPOCH).unwrap();
         object::metadata_mut(&mut pod).insert("resourceVersion".into(), "5".into());
         pod
     }

@@ -43,4 +43,4 @@ mod write;
 pub use answer::AnswerBody;
 pub use credentials::{Credentials, CredentialsError};
 pub use log::{LogError, LogOptions, LogRequest, Logs};
-pub use server::{ApiServer, InProcess, Options, StartError, User};
+pub use server::{ApiServer, InProcess, Options, StartError, Uids, User};

@@ -27,7 +27,8 @@ pub(crate) async fn ensure(shared: &Arc<Shared>, name: &str) -> Result<(), ApiEr
         return Ok(());
     }
     let mut new = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-    change::begin(&served, &mut new, "", Timestamp::now())?;
+    let uid = shared.options.uids.choose(&served, "", name);
+    change::begin(&served, &mut new, "", uid, Timestamp::now())?;
     admission::on_create(shared, &served, &mut new);
     match shared.store.put(key, Precondition::Absent, object::encode(&new)).await {
         Ok(_) | Err(WriteError::Exists { .. }) => Ok(()),

@@ -23,7 +23,7 @@ use crate::request::{self, Path, Query, ResourcePath, Verb};
 use crate::selector::Selection;
 use crate::{crds, delete, discovery, events, log, namespaces, pods, read, review, scale, watch, write};
 
-/// Bounds of a server.
+/// Bounds of a server, and where its UIDs come from.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Watches that may be open at the same time; more get `TooManyRequests`.
@@ -34,6 +34,34 @@ pub struct Options {
     pub event_ttl: Duration,
     /// Events that are kept; the oldest go first.
     pub max_events: usize,
+    /// Where UIDs come from.
+    pub uids: Uids,
+}
+
+/// Where the UIDs of new objects come from: chance, unless a simulation wants its runs to be alike.
+#[derive(Clone)]
+pub struct Uids(Arc<dyn Fn(&str) -> uuid::Uuid + Send + Sync>);
+
+impl Uids {
+    /// Random ones, as everybody expects them.
+    pub fn random() -> Uids {
+        Uids::by(|_| uuid::Uuid::new_v4())
+    }
+
+    /// As `choose` says for `RESOURCE/NAMESPACE/NAME`. No two may be the same.
+    pub fn by(choose: impl Fn(&str) -> uuid::Uuid + Send + Sync + 'static) -> Uids {
+        Uids(Arc::new(choose))
+    }
+
+    pub(crate) fn choose(&self, served: &Served, namespace: &str, name: &str) -> uuid::Uuid {
+        (self.0)(&format!("{}/{namespace}/{name}", served.kind.plural))
+    }
+}
+
+impl std::fmt::Debug for Uids {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Uids")
+    }
 }
 
 impl Default for Options {
@@ -43,6 +71,7 @@ impl Default for Options {
             request_timeout: Duration::from_secs(60),
             event_ttl: Duration::from_secs(3600),
             max_events: 20_000,
+            uids: Uids::random(),
         }
     }
 }

@@ -36,7 +36,8 @@ pub(crate) async fn create(
     let mut warnings = change::admit_fields(served, &mut new, duplicates, query.field_validation)?;
     warnings.extend(kinds::warnings(&served.kind, &new));
     let target = &in_namespace(target, &new)?;
-    change::begin(served, &mut new, &target.namespace, Timestamp::now())?;
+    let uid = shared.options.uids.choose(served, &target.namespace, object::name(&new));
+    change::begin(served, &mut new, &target.namespace, uid, Timestamp::now())?;
     // Until the object is written, its namespace does not begin to terminate.
     let _still = shared.namespaces.read().await;
     namespaces::check_open(shared, target, object::name(&new))?;

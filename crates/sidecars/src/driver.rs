@@ -57,7 +57,11 @@ pub struct Driver {
 impl Driver {
     /// Connects and asks for name, capabilities and node facts. Waits for the socket as [`csi::connect`] does.
     pub async fn connect(socket: &Path) -> Result<Driver, DriverError> {
-        let channel = csi::connect(socket).await?;
+        Self::over(csi::connect(socket).await?, socket).await
+    }
+
+    /// [`Driver::connect`] by a connection that was made otherwise; errors name `socket`.
+    pub async fn over(channel: Channel, socket: &Path) -> Result<Driver, DriverError> {
         let failed = |call| {
             move |status| DriverError::Call { socket: socket.to_owned(), call, status: Box::new(status) }
         };

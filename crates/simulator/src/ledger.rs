@@ -1,11 +1,12 @@
-//! What is true of volumes, claims and pods after every single write, and what must never become so.
+//! What is true of volumes, claims, pods and snapshots after every single write, and what must never become so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
-use resources::{claim, volume};
+use resources::{claim, snapshot, volume};
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// Volumes, claims and pods as the API server has them now. The world has one namespace.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +17,10 @@ pub struct Ledger {
     pub claims: BTreeMap<String, PersistentVolumeClaim>,
     /// Pods by name.
     pub pods: BTreeMap<String, Pod>,
-    /// Reclaim policies of volumes, also of those that are gone.
-    pub policies: BTreeMap<String, String>,
+    /// Reclaim policies of volumes, also of those that are gone, and since when.
+    pub policies: BTreeMap<String, (String, Instant)>,
+    /// The driver's ids of snapshots that outlive their objects.
+    pub retained_snapshots: BTreeSet<String>,
     /// What must not have happened.
     pub wrong: Vec<String>,
 }
@@ -34,9 +37,17 @@ impl Ledger {
             "persistentvolumeclaims" => {
                 self.claim(process, name, now.and_then(|now| serde_json::from_value(now).ok()))
             }
+            "volumesnapshotcontents" => {
+                self.content(now.and_then(|now| serde_json::from_value(now).ok()));
+            }
             _ => self.pod(process, name, now.and_then(|now| serde_json::from_value(now).ok())),
         }
         self.wrong[told..].to_vec()
+    }
+
+    /// Since when a volume's data is to be kept, if it is.
+    pub fn retained(&self, volume: &str) -> Option<Instant> {
+        self.policies.get(volume).filter(|(policy, _)| policy == "Retain").map(|(_, since)| *since)
     }
 
     /// The claim that a volume refers to by its UID, while it exists.
@@ -90,7 +101,7 @@ impl Ledger {
             let claim = claim.name_any();
             self.wrong.push(format!("{process} released volume {name} while claim {claim} lives"));
         }
-        let retained = self.policies.get(name).is_some_and(|policy| policy == "Retain");
+        let retained = self.retained(name).is_some();
         if now.is_none()
             && retained
             && before.as_ref().is_some_and(|before| before.metadata.deletion_timestamp.is_none())
@@ -100,7 +111,10 @@ impl Ledger {
         }
         match now {
             Some(now) => {
-                self.policies.insert(name.to_owned(), volume::reclaim_policy(&now).to_owned());
+                let policy = volume::reclaim_policy(&now);
+                if self.policies.get(name).is_none_or(|(before, _)| before != policy) {
+                    self.policies.insert(name.to_owned(), (policy.to_owned(), Instant::now()));
+                }
                 self.volumes.insert(name.to_owned(), now);
             }
             None => _ = self.volumes.remove(name),
@@ -173,6 +187,15 @@ impl Ledger {
         match now {
             Some(now) => _ = self.pods.insert(name.to_owned(), now),
             None => _ = self.pods.remove(name),
+        }
+    }
+
+    fn content(&mut self, now: Option<snapshot::VolumeSnapshotContent>) {
+        let Some(now) = now else { return };
+        let Some(id) = snapshot::handle(&now).map(str::to_owned) else { return };
+        match now.spec.deletion_policy {
+            snapshot::DeletionPolicy::Retain => _ = self.retained_snapshots.insert(id),
+            snapshot::DeletionPolicy::Delete => _ = self.retained_snapshots.remove(&id),
         }
     }
 

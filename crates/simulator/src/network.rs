@@ -39,6 +39,11 @@ pub enum Fault {
     AnswerLost,
 }
 
+impl Fault {
+    /// All of them.
+    pub const ALL: [Fault; 3] = [Fault::Conflict, Fault::Refused, Fault::AnswerLost];
+}
+
 /// How often, in a thousand, what goes wrong. No request of the user goes wrong.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Conditions {
@@ -120,6 +125,11 @@ impl Network {
     pub fn client(&self, process: &'static str, dead: CancellationToken) -> Client {
         let inner = self.shared.api.in_process(process);
         Client::new(Line { network: self.clone(), process, dead, inner }, "default")
+    }
+
+    /// What everything follows from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.shared.seed
     }
 
     /// From now on it is like this.
@@ -309,8 +319,10 @@ impl Line {
     /// Tells the ledger what the written object is now.
     async fn record(&mut self, method: &Method, path: &str, body: &Bytes) -> Result<(), BoxError> {
         let mut segments: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let is_known =
-            |segment: &&str| matches!(*segment, "persistentvolumes" | "persistentvolumeclaims" | "pods");
+        let is_known = |segment: &&str| {
+            let known = ["persistentvolumes", "persistentvolumeclaims", "pods", "volumesnapshotcontents"];
+            known.contains(segment)
+        };
         let Some(at) = segments.iter().position(is_known) else { return Ok(()) };
         segments.truncate(at + 2);
         let made: Value = serde_json::from_slice(body)?;

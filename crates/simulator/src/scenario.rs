@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use controllers::Controller;
 use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::storage::v1::VolumeAttachment;
 use tokio::time::sleep;
 
 use crate::{Fault, Role, World};
 
-/// Plays `scene` in a calm world in which these controllers and processes run, then once for every write that they made
-/// and every way in which it can fail. Each time `expect` looks at what is left when nobody writes any more.
+/// Plays `scene` in a calm world in which these controllers and processes run, then once more for every write that they
+/// made and every way in which it can fail. Where more than the controllers runs, which takes its time, the ways take
+/// turns, unless `ORLOP_EVERY_FAULT` is set. Each time `expect` looks at what is left when nobody writes any more.
 ///
 /// Returns how many writes there are.
 ///
@@ -22,8 +24,11 @@ where
     E: AsyncFn(&World) -> Result<(), String>,
 {
     let writes = play(controllers, roles, None, &scene, &expect);
+    let thorough = roles.is_empty() || std::env::var_os("ORLOP_EVERY_FAULT").is_some();
     for number in 0..writes {
-        for fault in [Fault::Conflict, Fault::Refused, Fault::AnswerLost] {
+        let turn = number % Fault::ALL.len();
+        let ways = if thorough { &Fault::ALL[..] } else { &Fault::ALL[turn..=turn] };
+        for &fault in ways {
             play(controllers, roles, Some((number, fault)), &scene, &expect);
         }
     }
@@ -57,6 +62,9 @@ where
     let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
     runtime.block_on(async {
         let mut world = World::new(0).await.with(controllers);
+        if controllers.contains(&Controller::Snapshots) {
+            world.define_snapshots().await;
+        }
         world.start(Role::Controllers);
         roles.iter().for_each(|role| world.start(*role));
         sleep(Duration::from_secs(1)).await;
@@ -114,6 +122,20 @@ impl World {
             self.tend_pods().await;
         }
         panic!("{}\n\nnot within an hour: {what}", self.network.trace().join("\n"));
+    }
+
+    /// Adds what events say to the trace.
+    pub(crate) async fn note_events(&self) {
+        for event in self.list::<Event>().await {
+            let (reason, message) = (event.reason.unwrap_or_default(), event.message.unwrap_or_default());
+            let (about, count) = (event.involved_object.name.unwrap_or_default(), event.count.unwrap_or(1));
+            self.network.note(format_args!("event about {about}: {count} times {reason}: {message}"));
+        }
+        for attachment in self.list::<VolumeAttachment>().await {
+            let error = attachment.status.and_then(|status| status.attach_error.or(status.detach_error));
+            let volume = attachment.spec.source.persistent_volume_name.unwrap_or_default();
+            self.network.note(format_args!("attachment of {volume}: {error:?}"));
+        }
     }
 
     /// The reasons and messages of events about an object.

@@ -1,5 +1,9 @@
 //! What must be true once nothing goes wrong any more and nobody writes: everything has reached its end.
 
+mod attachments;
+mod sets;
+mod snapshots;
+
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
@@ -14,7 +18,7 @@ use crate::{Ledger, World, reference, storage};
 pub async fn settled(world: &World) -> Vec<String> {
     let classes = world.list::<StorageClass>().await;
     let ledger = world.network.ledger(|ledger| ledger.clone());
-    let made = world.storage.volumes();
+    let held = world.storage.held();
     let mut stuck = Vec::new();
     let mut note = |what: &str, why: Result<(), String>| {
         if let Err(why) = why {
@@ -30,10 +34,13 @@ pub async fn settled(world: &World) -> Vec<String> {
     for (name, pod) in &ledger.pods {
         note(&format!("pod {name}"), of_pod(&ledger, pod));
     }
-    for name in made.keys().filter(|name| !ledger.volumes.contains_key(*name)) {
-        let retained = ledger.policies.get(name).is_some_and(|policy| policy == "Retain");
-        note(&format!("data of {name}"), if retained { Ok(()) } else { Err("kept for nobody".to_owned()) });
+    for (name, _) in held.volumes.iter().filter(|(_, volume)| !volume.by_hand) {
+        let kept = ledger.volumes.contains_key(name) || ledger.retained(name).is_some();
+        note(&format!("data of {name}"), if kept { Ok(()) } else { Err("kept for nobody".to_owned()) });
     }
+    stuck.extend(attachments::settled(world, &ledger, &held).await);
+    stuck.extend(snapshots::settled(world, &ledger, &held).await);
+    stuck.extend(sets::settled(world, &ledger).await);
     stuck
 }
 
@@ -92,7 +99,10 @@ fn unbound(ledger: &Ledger, classes: &[StorageClass], claim: &PersistentVolumeCl
     if !free.is_empty() {
         return Err(format!("has no volume, though {free:?} would do"));
     }
-    let is_made = found.is_some_and(|class| class.provisioner == storage::DRIVER);
+    // Claims with a source are looked at with their snapshots; with a selector none are made.
+    let is_plain =
+        claim.spec.as_ref().is_some_and(|spec| spec.data_source.is_none() && spec.selector.is_none());
+    let is_made = is_plain && found.is_some_and(|class| class.provisioner == storage::DRIVER);
     if is_made && !waits {
         return Err("has no volume, though one can be made".to_owned());
     }

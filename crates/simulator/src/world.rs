@@ -1,25 +1,36 @@
 //! The world: an API server, what users see of it, and processes that die and start again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::time::Duration;
 
-use api_server::{ApiServer, Options};
+use api_server::{ApiServer, Options, Uids};
 use controllers::Controller;
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Client, ResourceExt};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, CustomResourceExt};
 use object_store::Store;
+use parking_lot::Mutex;
+use resources::snapshot::{DeletionPolicy, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
+use resources::{ReferenceGrant, annotations, group_snapshot, snapshot};
 use runtime::{Context, Metrics};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use sidecars::capacity::Signal;
+use sidecars::{Driver, attach, provision};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::network::LATEST;
-use crate::storage::{self, Storage};
-use crate::{Conditions, Network};
+use crate::storage::{self, Storage, Volume};
+use crate::{Conditions, Dice, Network, driver};
 
 /// A kind of process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,26 +39,22 @@ pub enum Role {
     Controllers,
     /// The scheduler.
     Scheduler,
-    /// The provisioner of the storage.
-    Provisioner,
+    /// On a node, what provisions, attaches and takes snapshots by the storage's driver.
+    Node(&'static str),
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Role; 3] = [Role::Controllers, Role::Scheduler, Role::Provisioner];
+    pub const ALL: [Role; 4] = [Role::Controllers, Role::Scheduler, Role::Node("n1"), Role::Node("n2")];
 
     fn name(self) -> &'static str {
         match self {
             Role::Controllers => "controllers",
             Role::Scheduler => "scheduler",
-            Role::Provisioner => "provisioner",
+            Role::Node(name) => name,
         }
     }
 }
-
-/// The controllers that run in a world, unless it is told otherwise.
-const CONTROLLERS: [Controller; 4] =
-    [Controller::Bind, Controller::Protect, Controller::Ephemeral, Controller::Collect];
 
 struct Process {
     dead: CancellationToken,
@@ -72,17 +79,18 @@ impl World {
     pub async fn new(seed: u64) -> World {
         // Backoffs of clients.
         fastrand::seed(seed);
-        let api = ApiServer::start(Store::in_memory(), Options::default()).await;
+        let options = Options { uids: uids(seed), ..Options::default() };
+        let api = ApiServer::start(Store::in_memory(), options).await;
         let api = api.unwrap_or_else(|error| panic!("an empty store can be served: {error}"));
         let network = Network::new(seed, api);
         let client = network.user();
-        let (storage, running) = (Storage::default(), BTreeMap::new());
-        let world = World { network, client, storage, controllers: CONTROLLERS.to_vec(), running };
+        let (storage, running) = (Storage::new(network.clone()), BTreeMap::new());
+        let world = World { network, client, storage, controllers: Controller::ALL.to_vec(), running };
         for node in ["n1", "n2"] {
             world.node(node).await;
         }
-        let driver = json!({"metadata": {"name": storage::DRIVER}, "spec": {"attachRequired": false}});
-        world.create_cluster("storage.k8s.io/v1", "CSIDriver", "csidrivers", driver).await;
+        let driver = json!({"metadata": {"name": storage::DRIVER}, "spec": {"attachRequired": true}});
+        world.create::<CSIDriver>(driver).await;
         for (name, provisioner, mode, policy) in [
             ("fast", storage::DRIVER, "Immediate", "Delete"),
             ("kept", storage::DRIVER, "Immediate", "Retain"),
@@ -94,6 +102,21 @@ impl World {
         world
     }
 
+    /// Makes the kinds of snapshots, and a class for each deletion policy.
+    pub async fn define_snapshots(&self) {
+        let definitions = snapshot::definitions().into_iter().chain(group_snapshot::definitions());
+        for definition in definitions.chain([ReferenceGrant::crd()]) {
+            drop(self.api::<CustomResourceDefinition>().create(&PostParams::default(), &definition).await);
+        }
+        for (name, policy) in [("shots", DeletionPolicy::Delete), ("kept-shots", DeletionPolicy::Retain)] {
+            let class = VolumeSnapshotClass {
+                deletion_policy: policy,
+                ..VolumeSnapshotClass::new(name, storage::DRIVER)
+            };
+            drop(self.api::<VolumeSnapshotClass>().create(&PostParams::default(), &class).await);
+        }
+    }
+
     /// Of the controllers, only these run, from their next start on.
     pub fn with(mut self, controllers: &[Controller]) -> World {
         self.controllers = controllers.to_vec();
@@ -102,29 +125,32 @@ impl World {
 
     /// Makes a node.
     pub async fn node(&self, name: &str) {
-        let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}});
+        let node = json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name},
+                "annotations": {annotations::CONTROLLER_MANAGED_ATTACH: "true"}},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        });
         self.create::<Node>(node).await;
         let drivers =
             json!([{"name": storage::DRIVER, "nodeID": name, "topologyKeys": ["kubernetes.io/hostname"]}]);
-        let node = json!({"metadata": {"name": name}, "spec": {"drivers": drivers}});
-        self.create_cluster("storage.k8s.io/v1", "CSINode", "csinodes", node).await;
+        self.create::<CSINode>(json!({"metadata": {"name": name}, "spec": {"drivers": drivers}})).await;
     }
 
-    /// Makes a class.
+    /// Makes a class. What binds late can be used on one node only.
     pub async fn class(&self, name: &str, provisioner: &str, mode: &str, policy: &str) {
+        let place = if mode == "Immediate" { "anywhere" } else { "here" };
         let class = json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode,
-            "reclaimPolicy": policy});
-        self.create_cluster("storage.k8s.io/v1", "StorageClass", "storageclasses", class).await;
+            "reclaimPolicy": policy, "parameters": {"place": place}});
+        self.create::<StorageClass>(class).await;
     }
 
-    async fn create_cluster(&self, version: &str, kind: &str, plural: &str, object: Value) {
-        let mut object = object;
-        (object["apiVersion"], object["kind"]) = (version.into(), kind.into());
-        let request = http::Request::post(format!("/apis/{version}/{plural}"))
-            .header("content-type", "application/json")
-            .body(object.to_string().into_bytes());
-        let Ok(request) = request else { return };
-        drop(self.client.request::<Value>(request).await);
+    /// Makes a volume of the driver by hand: its object, and its data.
+    pub async fn volume(&self, object: Value) {
+        let id = object["spec"]["csi"]["volumeHandle"].as_str().unwrap_or_default().to_owned();
+        if self.create::<PersistentVolume>(object).await.is_some() {
+            self.storage
+                .hold(|held| held.volumes.insert(id, Volume { bytes: 1 << 30, node: None, by_hand: true }));
+        }
     }
 
     /// The objects of a kind; namespaced ones in `default`.
@@ -174,8 +200,19 @@ impl World {
                 tokio::spawn(async move { controllers::run(context, &chosen).await })
             }
             Role::Scheduler => tokio::spawn(scheduler::run(context)),
-            Role::Provisioner => {
-                tokio::spawn(storage::provision(context, self.storage.clone(), self.network.clone()))
+            Role::Node(node) => {
+                let channel = driver::connect(self.storage.clone(), node);
+                tokio::spawn(async move {
+                    let Ok(driver) = Driver::over(channel, Path::new("csi.sock")).await else { return };
+                    let (signal, name) = (Signal::new(), node.to_owned());
+                    let provision = provision::Options { node: name.clone(), extra_metadata: false };
+                    let snapshot = sidecars::snapshot::Options { node: name, extra_metadata: false };
+                    tokio::join!(
+                        provision::run(context.clone(), driver.clone(), provision, signal.clone()),
+                        attach::run(context.clone(), driver.clone(), node),
+                        sidecars::snapshot::run(context, driver, snapshot, signal),
+                    );
+                })
             }
         };
         self.running.insert(role, Process { dead, shutdown, task });
@@ -191,30 +228,13 @@ impl World {
         }
     }
 
-    /// What the agents of the nodes do: pods run, and end when they are deleted.
-    pub async fn tend_pods(&self) {
-        let pods = self.api::<Pod>();
-        for pod in self.list::<Pod>().await {
-            let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            if placed && pod.metadata.deletion_timestamp.is_some() {
-                let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
-                let now = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-                drop(pods.delete(&pod.name_any(), &now.grace_period(0)).await);
-            } else if placed && phase != Some("Running") {
-                let running = Patch::Merge(json!({"status": {"phase": "Running"}}));
-                drop(pods.patch_status(&pod.name_any(), &PatchParams::default(), &running).await);
-            }
-        }
-    }
-
     /// Nothing goes wrong any more, everything runs: waits until no process writes any more.
     ///
     /// # Errors
     /// It never ends.
     pub async fn calm_down(&mut self) -> Result<(), String> {
         self.network.set(Conditions::CALM);
-        self.storage.refuse(0, 0);
+        self.storage.fail(0);
         for role in Role::ALL {
             self.start(role);
         }
@@ -267,8 +287,18 @@ macro_rules! kinds {
 }
 
 kinds! {
-    all: Node, k8s_openapi::api::core::v1::PersistentVolume, k8s_openapi::api::storage::v1::StorageClass,
-        k8s_openapi::api::core::v1::Namespace;
-    default_namespaced: Pod, k8s_openapi::api::core::v1::PersistentVolumeClaim,
-        k8s_openapi::api::core::v1::Event, k8s_openapi::api::core::v1::ConfigMap;
+    all: Node, PersistentVolume, StorageClass, Namespace, CSIDriver, CSINode, VolumeAttachment, VolumeSnapshotClass,
+        VolumeSnapshotContent, CustomResourceDefinition;
+    default_namespaced: Pod, PersistentVolumeClaim, Event, ConfigMap, VolumeSnapshot, StatefulSet;
+}
+
+/// UIDs that follow from the seed, from what has them, and from how many there were of that name before.
+fn uids(seed: u64) -> Uids {
+    let made = Mutex::new(HashMap::<String, u64>::new());
+    Uids::by(move |path| {
+        let nth = *made.lock().entry(path.to_owned()).and_modify(|nth| *nth += 1).or_insert(0);
+        let mut dice = Dice::about(seed, (path, nth));
+        let bytes = u128::from(dice.roll()) << 64 | u128::from(dice.roll());
+        uuid::Builder::from_random_bytes(bytes.to_be_bytes()).into_uuid()
+    })
 }

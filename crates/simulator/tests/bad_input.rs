@@ -8,6 +8,7 @@ use controllers::Controller;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use resources::claim;
+use resources::snapshot::VolumeSnapshot;
 use serde_json::{Value, json};
 use simulator::{Quiet, Role, World};
 
@@ -17,6 +18,7 @@ struct Case {
     claims: Vec<Value>,
     volumes: Vec<Value>,
     pods: Vec<Value>,
+    snapshots: Vec<Value>,
     /// Processes besides the controllers.
     with: &'static [Role],
     /// Deleted once everything has been looked at.
@@ -29,8 +31,8 @@ struct Case {
 
 impl Case {
     fn new(name: &'static str, event: (&'static str, &'static str, &'static str)) -> Case {
-        let (claims, volumes, pods) = (Vec::new(), Vec::new(), Vec::new());
-        Case { name, claims, volumes, pods, with: &[], then_delete_class: None, event, repeats: 0 }
+        let (claims, volumes, pods, snapshots) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Case { name, claims, volumes, pods, snapshots, with: &[], then_delete_class: None, event, repeats: 0 }
     }
 
     fn claim(mut self, name: &str, class: &str, change: impl FnOnce(&mut Value)) -> Case {
@@ -63,14 +65,25 @@ impl Case {
         self
     }
 
+    fn snapshot(mut self, name: &str, class: &str, claim: &str) -> Case {
+        self.snapshots.push(json!({
+            "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"volumeSnapshotClassName": class, "source": {"persistentVolumeClaimName": claim}},
+        }));
+        self
+    }
+
     fn with(mut self, roles: &'static [Role]) -> Case {
         self.with = roles;
         self
     }
 
     async fn play(self) {
-        let mut world =
-            World::new(0).await.with(&[Controller::Bind, Controller::Protect, Controller::Ephemeral]);
+        let mut world = World::new(0).await.with(CONTROLLERS);
+        if !self.with.is_empty() {
+            world.define_snapshots().await;
+        }
         for role in [Role::Controllers].iter().chain(self.with) {
             world.start(*role);
         }
@@ -81,6 +94,9 @@ impl Case {
             world.create::<PersistentVolumeClaim>(claim.clone()).await.unwrap();
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
+        for snapshot in &self.snapshots {
+            world.create::<VolumeSnapshot>(snapshot.clone()).await.unwrap();
+        }
         for pod in &self.pods {
             world.create::<Pod>(pod.clone()).await.unwrap();
         }
@@ -119,9 +135,18 @@ impl Case {
     }
 }
 
+const CONTROLLERS: &[Controller] =
+    &[Controller::Bind, Controller::Protect, Controller::Ephemeral, Controller::Snapshots];
+/// The driver's side.
+const NODES: &[Role] = &[Role::Node("n1"), Role::Node("n2")];
+
 fn cases() -> Vec<Case> {
     let uses = |claim: &str| json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}});
     let as_is = |_: &mut Value| {};
+    let of_snapshot = |claim: &mut Value| {
+        claim["spec"]["dataSource"] =
+            json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "s"});
+    };
     let source = |name: &'static str| {
         move |claim: &mut Value| {
             claim["spec"]["dataSource"] = json!({"kind": "PersistentVolumeClaim", "name": name})
@@ -202,12 +227,62 @@ fn cases() -> Vec<Case> {
         .claim("c", "local", |claim| claim["spec"]["resources"]["requests"]["storage"] = "2Gi".into())
         .pod("p", uses("c"))
         .with(&[Role::Scheduler]),
+        Case::new("claims that are made from each other", ("a", "ProvisioningFailed", "go in a circle"))
+            .claim("a", "fast", source("b"))
+            .claim("b", "fast", source("a"))
+            .with(NODES),
+        Case::new("a claim that is made from itself", ("a", "ProvisioningFailed", "go in a circle"))
+            .claim("a", "fast", source("a"))
+            .with(NODES),
+        Case::new("made from a claim that is not there", ("a", "ProvisioningFailed", "does not exist"))
+            .claim("a", "fast", source("none"))
+            .with(NODES),
+        Case::new("made from a snapshot that is not there", ("a", "ProvisioningFailed", "does not exist"))
+            .claim("a", "fast", of_snapshot)
+            .with(NODES),
         Case::new(
-            "claims that are made from each other",
-            ("a", "ExternalProvisioning", "storage.example.com"),
+            "made from a snapshot that is never taken",
+            ("a", "ProvisioningFailed", "not ready to use"),
         )
-        .claim("a", "fast", source("b"))
-        .claim("b", "fast", source("a")),
+        .snapshot("s", "shots", "none")
+        .claim("a", "fast", of_snapshot)
+        .with(NODES),
+        Case::new(
+            "a snapshot of a claim that is not there",
+            ("s", "SnapshotContentCreationFailed", "not found"),
+        )
+        .snapshot("s", "shots", "none")
+        .with(NODES),
+        Case::new(
+            "a snapshot of a claim that is never bound",
+            ("s", "SnapshotContentCreationFailed", "not yet bound"),
+        )
+        .claim("c", "", as_is)
+        .snapshot("s", "shots", "c")
+        .with(NODES),
+        Case::new(
+            "a snapshot of a volume without a driver",
+            ("s", "SnapshotContentCreationFailed", "no CSI volume"),
+        )
+        .volume("v", "", as_is)
+        .claim("c", "", as_is)
+        .snapshot("s", "shots", "c")
+        .with(NODES),
+        Case::new("a snapshot of no class", ("s", "GetSnapshotClassFailed", "not found"))
+            .claim("c", "fast", as_is)
+            .snapshot("s", "none", "c")
+            .with(NODES),
+        Case::new("a selector, and a driver", ("c", "ProvisioningFailed", "Selector is not supported"))
+            .claim("c", "fast", |claim| claim["spec"]["selector"] = json!({"matchLabels": {"tier": "gold"}}))
+            .with(NODES),
+        Case::new(
+            "modes that no volume has together",
+            ("c", "ProvisioningFailed", "unsupported combination"),
+        )
+        .claim("c", "fast", |claim| {
+            claim["spec"]["accessModes"] = json!(["ReadWriteOnce", "ReadOnlyMany"]);
+        })
+        .with(NODES),
         Case::new(
             "another claim has the name of a pod's own",
             ("p", "FailedBinding", "was not made for this pod"),
@@ -235,8 +310,7 @@ fn a_foreign_claim_that_goes_makes_room_for_a_pods_own() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(Box::pin(async {
-        let mut world =
-            World::new(0).await.with(&[Controller::Bind, Controller::Protect, Controller::Ephemeral]);
+        let mut world = World::new(0).await.with(CONTROLLERS);
         world.start(Role::Controllers);
         let case = cases().pop().unwrap();
         world.create::<PersistentVolumeClaim>(case.claims[0].clone()).await.unwrap();

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use controllers::Controller;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PropagationPolicy};
+use resources::snapshot::VolumeSnapshot;
 use resources::{claim, volume};
 use serde_json::{Value, json};
 use simulator::{Role, World, every_write_fails};
@@ -43,11 +45,26 @@ fn uses(claim: &str) -> Value {
 /// What there is, as `name: phase` and `name: phase volume`, and reasons of events.
 async fn picture(world: &World, about: &[&str]) -> Vec<String> {
     let mut lines = Vec::new();
-    for volume in world.list::<PersistentVolume>().await {
-        lines.push(format!("{}: {}", volume.name_any(), volume::phase(&volume)));
+    // One that was made has a UID in its name.
+    let made_for = |volume: &PersistentVolume| {
+        let reference = volume.spec.as_ref()?.claim_ref.as_ref()?;
+        volume
+            .name_any()
+            .starts_with("pvc-")
+            .then(|| format!("made-for-{}", reference.name.clone().unwrap_or_default()))
+    };
+    let volumes = world.list::<PersistentVolume>().await;
+    let names: BTreeMap<_, _> = volumes
+        .iter()
+        .map(|volume| (volume.name_any(), made_for(volume).unwrap_or_else(|| volume.name_any())))
+        .collect();
+    for volume in volumes {
+        lines.push(format!("{}: {}", names[&volume.name_any()], volume::phase(&volume)));
     }
     for claim in world.list::<PersistentVolumeClaim>().await {
-        lines.push(format!("{}: {} {}", claim.name_any(), claim::phase(&claim), claim::volume_name(&claim)));
+        let named = claim::volume_name(&claim);
+        let named = names.get(named).map_or(named, String::as_str);
+        lines.push(format!("{}: {} {named}", claim.name_any(), claim::phase(&claim)));
     }
     lines.extend(world.list::<Pod>().await.iter().map(ResourceExt::name_any));
     for name in about {
@@ -135,7 +152,7 @@ fn a_claim_or_a_volume_may_go_at_any_moment() {
 fn provisioning_and_deleting() {
     let writes = every_write_fails(
         &[Controller::Bind, Controller::Protect],
-        &[Role::Provisioner, Role::Scheduler],
+        &[Role::Node("n1"), Role::Node("n2"), Role::Scheduler],
         async |world| {
             world.create::<PersistentVolumeClaim>(claim_of("now", "fast")).await.unwrap();
             world.create::<PersistentVolumeClaim>(claim_of("then", "late")).await.unwrap();
@@ -144,14 +161,14 @@ fn provisioning_and_deleting() {
             world.delete::<PersistentVolumeClaim>("now").await;
         },
         async |world| {
-            let expected = ["made-then-0: Bound", "then: Bound made-then-0", "p"];
+            let expected = ["made-for-then: Bound", "then: Bound made-for-then", "p"];
             expect(picture(world, &[]).await, &expected)?;
             let said = world.events_of("then").await;
             if !said.iter().any(|(reason, _)| reason == "ExternalProvisioning") {
                 return Err(format!("the claim said {said:?}"));
             }
-            let kept: Vec<_> = world.storage.volumes().into_keys().collect();
-            if kept == ["made-then-0"] { Ok(()) } else { Err(format!("storage keeps {kept:?}")) }
+            let kept = world.storage.held().volumes.len();
+            if kept == 1 { Ok(()) } else { Err(format!("storage keeps {kept} volumes")) }
         },
     );
     eprintln!("provisioning: {writes} writes");
@@ -182,10 +199,51 @@ fn protecting() {
 }
 
 #[test]
+fn attaching_and_snapshots() {
+    let writes = every_write_fails(
+        &[Controller::Bind, Controller::Protect, Controller::AttachDetach, Controller::Snapshots],
+        &[Role::Node("n1"), Role::Node("n2")],
+        async |world| {
+            world.create::<PersistentVolumeClaim>(claim_of("c", "fast")).await.unwrap();
+            sleep(Duration::from_secs(20)).await;
+            world.create::<Pod>(pod_of("p", Some("n1"), uses("c"))).await.unwrap();
+            let snapshot = json!({
+                "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
+                "metadata": {"name": "s", "namespace": "default"},
+                "spec": {"volumeSnapshotClassName": "shots", "source": {"persistentVolumeClaimName": "c"}},
+            });
+            world.create::<VolumeSnapshot>(snapshot).await.unwrap();
+            sleep(Duration::from_secs(20)).await;
+            let mut restored = claim_of("r", "fast");
+            restored["spec"]["dataSource"] =
+                json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "s"});
+            world.create::<PersistentVolumeClaim>(restored).await.unwrap();
+            for _ in 0..8 {
+                sleep(Duration::from_secs(10)).await;
+                world.tend_pods().await;
+            }
+            let runs = world.get::<Pod>("p").await.and_then(|pod| pod.status?.phase);
+            assert_eq!(runs.as_deref(), Some("Running"), "its volume is attached");
+            world.delete::<Pod>("p").await;
+            world.tend_pods().await;
+            world.delete::<VolumeSnapshot>("s").await;
+            world.delete::<PersistentVolumeClaim>("c").await;
+        },
+        async |world| {
+            expect(picture(world, &[]).await, &["made-for-r: Bound", "r: Bound made-for-r"])?;
+            let held = world.storage.held();
+            let left = (held.volumes.len(), held.snapshots.len(), held.attached.len());
+            if left == (1, 0, 0) { Ok(()) } else { Err(format!("storage keeps {held:?}")) }
+        },
+    );
+    eprintln!("attaching and snapshots: {writes} writes");
+}
+
+#[test]
 fn volumes_of_a_pod_s_own() {
     every_write_fails(
         &[Controller::Bind, Controller::Protect, Controller::Ephemeral, Controller::Collect],
-        &[Role::Provisioner],
+        &[Role::Node("n1"), Role::Node("n2")],
         async |world| {
             let template = json!({"name": "data", "ephemeral": {"volumeClaimTemplate": {
                 "metadata": {"labels": {"of": "p"}}, "spec": claim_of("", "fast")["spec"]}}});
@@ -197,9 +255,9 @@ fn volumes_of_a_pod_s_own() {
             world.tend_pods().await;
         },
         async |world| {
-            let expected = ["made-q-data-0: Bound", "q-data: Bound made-q-data-0", "q"];
+            let expected = ["made-for-q-data: Bound", "q-data: Bound made-for-q-data", "q"];
             expect(picture(world, &[]).await, &expected)?;
-            let kept = world.storage.volumes().len();
+            let kept = world.storage.held().volumes.len();
             if kept == 1 { Ok(()) } else { Err(format!("storage keeps {kept} volumes")) }
         },
     );

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use simulator::{Story, play};
 
 /// What the tests take the time for.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 8;
 const DEEDS: usize = 60;
 
 fn number(name: &str) -> Option<u64> {
