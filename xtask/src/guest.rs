@@ -34,9 +34,24 @@ const CASES: &[Case] = &[
     Case { name: "xfs", long: false, run: xfs },
     Case { name: "directpv", long: false, run: directpv },
     Case { name: "limits", long: false, run: limits },
+    Case { name: "lvm", long: false, run: |bench| lvm(bench, "lvm") },
+    Case { name: "lvm-thin", long: false, run: |bench| lvm(bench, "lvm-thin") },
+    Case { name: "dax", long: false, run: dax },
     Case { name: "conformance-xfs", long: false, run: |bench| conformance(bench, "xfs") },
+    Case { name: "conformance-lvm", long: false, run: |bench| conformance(bench, "lvm") },
+    Case { name: "conformance-lvm-thin", long: false, run: |bench| conformance(bench, "lvm-thin") },
     Case { name: "power-xfs", long: false, run: |bench| power::cuts(bench, "xfs", Cuts::Few) },
+    Case { name: "power-lvm", long: false, run: |bench| power::cuts(bench, "lvm", Cuts::Few) },
+    Case { name: "power-lvm-thin", long: false, run: |bench| power::cuts(bench, "lvm-thin", Cuts::Few) },
+    Case { name: "recovery-lvm", long: true, run: |bench| recovery(bench, "lvm") },
+    Case { name: "recovery-lvm-thin", long: true, run: |bench| recovery(bench, "lvm-thin") },
     Case { name: "many-power-cuts-xfs", long: true, run: |bench| power::cuts(bench, "xfs", Cuts::Many) },
+    Case { name: "many-power-cuts-lvm", long: true, run: |bench| power::cuts(bench, "lvm", Cuts::Many) },
+    Case {
+        name: "many-power-cuts-lvm-thin",
+        long: true,
+        run: |bench| power::cuts(bench, "lvm-thin", Cuts::Many),
+    },
 ];
 
 /// Runs the cases whose name contains `filter`; those that take long only if asked for `all`.
@@ -94,8 +109,37 @@ fn limits(bench: &Bench) -> anyhow::Result<()> {
     guest.cut_power()
 }
 
+/// Logical volumes with each file system, as block volumes, and their copies.
+fn lvm(bench: &Bench, backend: &str) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], None)?;
+    let mut guest = bench.start(&hardware)?;
+    test(&mut guest, backend, "lvm", "")?;
+    guest.cut_power()
+}
+
+/// Persistent memory is mounted so that files are mapped directly.
+fn dax(bench: &Bench) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], Some(GIB))?;
+    let mut guest = bench.start(&hardware)?;
+    let namespace = "modprobe -a nfit nd_pmem && ndctl create-namespace -f -e namespace0.0 -m fsdax";
+    guest.run(&format!("{namespace} && udevadm settle && test -b /dev/pmem0"), SHORT)?;
+    test(&mut guest, "lvm", "lvm", "--ignored on_persistent_memory")?;
+    guest.cut_power()
+}
+
+/// A restart after every step of every plan.
+fn recovery(bench: &Bench, backend: &str) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], None)?;
+    let mut guest = bench.start(&hardware)?;
+    test(&mut guest, backend, "drives", "a_real_drive_recovers")?;
+    guest.cut_power()
+}
+
 /// csi-sanity against the driver on an NVMe drive.
 fn conformance(bench: &Bench, backend: &str) -> anyhow::Result<()> {
+    cargo(&["build", "--quiet", "--package", "orlop"]).run()?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    link(&target.join("debug/orlop"), &bench.share.join("orlop"))?;
     link(&conformance::sanity()?, &bench.share.join("csi-sanity"))?;
     let hardware = bench.hardware(&[4 * GIB], None)?;
     let mut guest = bench.start(&hardware)?;
@@ -151,11 +195,8 @@ impl Bench {
     }
 }
 
-/// Builds the tests and the program, and puts them where the guest sees them.
+/// Builds the tests, and puts them where the guest sees them.
 fn build(share: &Path) -> anyhow::Result<()> {
-    cargo(&["build", "--quiet", "--package", "orlop"]).run()?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    link(&target.join("debug/orlop"), &share.join("orlop"))?;
     programs(share, &["--package", "drives"])?;
     programs(share, &["--package", "driver", "--test", "features"])
 }
@@ -177,6 +218,10 @@ fn programs(share: &Path, which: &[&str]) -> anyhow::Result<()> {
 
 /// A link where that works, else a copy.
 fn link(from: &Path, to: &Path) -> anyhow::Result<()> {
+    // One that another case put there stays.
+    if to.exists() {
+        return Ok(());
+    }
     let done = std::fs::hard_link(from, to).or_else(|_| std::fs::copy(from, to).map(drop));
     done.with_context(|| format!("sharing {}", from.display()))
 }

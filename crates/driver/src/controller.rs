@@ -32,6 +32,14 @@ const ABILITIES: [rpc::Type; 12] = [
     rpc::Type::ModifyVolume,
 ];
 
+/// Those that only hold where a drive can copy.
+const OF_COPIES: [rpc::Type; 4] = [
+    rpc::Type::CreateDeleteSnapshot,
+    rpc::Type::ListSnapshots,
+    rpc::Type::GetSnapshot,
+    rpc::Type::CloneVolume,
+];
+
 #[tonic::async_trait]
 impl controller_server::Controller for Driver {
     async fn create_volume(
@@ -161,11 +169,14 @@ impl controller_server::Controller for Driver {
         &self,
         _: Request<v1::ControllerGetCapabilitiesRequest>,
     ) -> Answer<v1::ControllerGetCapabilitiesResponse> {
+        let copies = self.drives.copies();
         let capabilities = ABILITIES
+            .into_iter()
+            .filter(|kind| copies || !OF_COPIES.contains(kind))
             .map(|kind| v1::ControllerServiceCapability {
                 r#type: Some(Type::Rpc(Rpc { r#type: kind.into() })),
             })
-            .into();
+            .collect();
         self.answer("ControllerGetCapabilities", "", async {
             Ok(v1::ControllerGetCapabilitiesResponse { capabilities })
         })
@@ -327,7 +338,9 @@ fn objection(verdict: &Verdict, volume: &Volume) -> Option<String> {
         Verdict::Of(kind, _) if *kind != volume.access => {
             Some(format!("volume {} is {}, not {kind}", volume.id, volume.access))
         }
-        Verdict::Of(_, Some(backend)) if *backend != volume.backend => {
+        Verdict::Of(_, Some(backend))
+            if *backend != volume.backend && backend.name() != volume.filesystem() =>
+        {
             Some(format!("volume {} is on {}, not on {backend}", volume.id, volume.backend))
         }
         Verdict::Of(..) => None,

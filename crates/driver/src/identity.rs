@@ -27,13 +27,15 @@ impl identity_server::Identity for Driver {
     ) -> Answer<GetPluginCapabilitiesResponse> {
         let service = |kind: service::Type| Type::Service(Service { r#type: kind.into() });
         let online = VolumeExpansion { r#type: volume_expansion::Type::Online.into() };
-        let capabilities = [
+        // Groups are of snapshots, which not every drive can make.
+        let groups = self.drives.copies().then(|| service(service::Type::GroupControllerService));
+        let always = [
             service(service::Type::ControllerService),
-            service(service::Type::GroupControllerService),
             service(service::Type::VolumeAccessibilityConstraints),
             Type::VolumeExpansion(online),
         ];
-        let capabilities = capabilities.map(|kind| PluginCapability { r#type: Some(kind) }).into();
+        let all = always.into_iter().chain(groups);
+        let capabilities = all.map(|kind| PluginCapability { r#type: Some(kind) }).collect();
         self.answer("GetPluginCapabilities", "", async { Ok(GetPluginCapabilitiesResponse { capabilities }) })
             .await
     }

@@ -214,10 +214,10 @@ impl Driver {
     /// Whether the volume is there and has the file system that is asked for.
     fn fits(&self, id: &VolumeId, access: &Access) -> Result<(), Status> {
         let volume = self.volume(id)?;
-        match access.backend {
-            Some(backend) if backend != volume.backend => Err(Status::invalid_argument(format!(
-                "volume {id} has the file system {}, not {backend}; leave the type out",
-                volume.backend
+        match access.filesystem {
+            Some(asked) if asked != volume.filesystem() => Err(Status::invalid_argument(format!(
+                "volume {id} has the file system {}, not {asked}; leave the type out",
+                volume.filesystem()
             ))),
             _ => Ok(()),
         }

@@ -1,6 +1,8 @@
 //! The codes of refusals, all of them here. What each code asks of the caller is the table of errors in the CSI
 //! specification; which codes mean that nothing was done is [`csi::final_error`].
 
+use std::io::ErrorKind;
+
 use crate::request::Refusal;
 use drives::{CreateError, DeleteError, ExpandError, MountError, SnapshotError, SourceError, StatsError};
 use tonic::{Code, Status};
@@ -63,6 +65,7 @@ impl Coded for CreateError {
             Self::Refused(_) => Code::InvalidArgument,
             Self::Source(source) => source.code(),
             Self::Busy(_) => Code::Aborted,
+            Self::Drive { error, .. } if error.kind() == ErrorKind::StorageFull => Code::ResourceExhausted,
             Self::Drive { .. } | Self::Host(_) => Code::Internal,
             Self::TimedOut => Code::DeadlineExceeded,
         }
@@ -75,7 +78,7 @@ impl Coded for SourceError {
             Self::NotFound(_) => Code::NotFound,
             Self::Busy(_) => Code::Aborted,
             Self::NoDrive { .. } => Code::Unavailable,
-            Self::Unserved { .. } => Code::InvalidArgument,
+            Self::Unserved { .. } | Self::OwnBtrfs { .. } => Code::InvalidArgument,
             Self::InUse { .. } => Code::FailedPrecondition,
         }
     }

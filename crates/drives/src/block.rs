@@ -1,5 +1,6 @@
 //! Showing block volumes: the file that holds a volume's bytes is attached to a loop device when it is staged, and the
-//! device's node is bound to the places where it is published. Who reads only gets a device of its own that can't write.
+//! device's node is bound to the places where it is published. A volume that is a device already is staged by binding
+//! its node where the file is on other drives. Who reads only gets a device of its own that can't write.
 //! The kernel tells what is attached and shown where; nothing of it is remembered.
 
 use std::{
@@ -26,16 +27,42 @@ pub(crate) struct BlockVolume<'a> {
     pub(crate) host: &'a dyn Host,
     pub(crate) id: &'a VolumeId,
     pub(crate) layout: &'a Layout,
+    /// The device that it is, by its plain path, unless its bytes are a file's.
+    pub(crate) own: Option<PathBuf>,
+}
+
+/// The devices that a block volume is shown as.
+pub(crate) fn devices(
+    host: &dyn Host,
+    layout: &Layout,
+    key: &str,
+    own: Option<&Path>,
+) -> linux::Result<Vec<LoopDevice>> {
+    let image = layout.image(key);
+    let Some(own) = own else { return host.loops_of(&image) };
+    let mut devices = host.loops_of(own)?;
+    let table = host.mount_table()?;
+    if table.at(&image).is_some_and(|mount| table.shows(mount, own)) {
+        devices.push(LoopDevice { device: own.to_owned(), read_only: false, leaving: false });
+    }
+    Ok(devices)
 }
 
 impl BlockVolume<'_> {
     fn devices(&self) -> linux::Result<Vec<LoopDevice>> {
-        self.host.loops_of(&self.layout.image(&self.id.key))
+        devices(self.host, self.layout, &self.id.key, self.own.as_deref())
     }
 
     /// Attaches it for writing. What it has grown to since it was attached, its users see.
     pub(crate) fn stage(&self) -> Result<(), MountError> {
         let image = self.layout.image(&self.id.key);
+        if let Some(own) = &self.own {
+            let staged = self.devices()?.iter().any(|one| one.device == *own);
+            return match staged {
+                true => Ok(()),
+                false => Ok(self.host.bind(BindSource::Path(own), &image, Attributes::default())?),
+            };
+        }
         let device = self.host.attach_fixed_loop(&image, false)?;
         Ok(self.host.refresh_loop(&device)?)
     }
@@ -59,7 +86,10 @@ impl BlockVolume<'_> {
             return Err(MountError::Taken { at, why });
         }
         let device = match read_only {
-            true => self.host.attach_fixed_loop(&self.layout.image(&self.id.key), true)?,
+            true => {
+                let image = self.layout.image(&self.id.key);
+                self.host.attach_fixed_loop(self.own.as_deref().unwrap_or(&image), true)?
+            }
             false => staged.device,
         };
         if self.host.length(&at)?.is_none() {
@@ -83,7 +113,7 @@ impl BlockVolume<'_> {
         remove_target(self.host, at)?;
         let table = self.host.mount_table()?;
         for reader in self.devices()?.into_iter().filter(|one| one.read_only) {
-            if shown_at(&table, &reader).is_none() {
+            if self.shown_at(&table, &reader).is_none() {
                 self.detach(&reader)?;
             }
         }
@@ -93,13 +123,17 @@ impl BlockVolume<'_> {
     /// Detaches it. A device that is shown somewhere stays: its number would be given to another file.
     pub(crate) fn unstage(&self) -> Result<(), MountError> {
         let (devices, table) = (self.devices()?, self.host.mount_table()?);
-        if let Some(at) = devices.iter().find_map(|one| shown_at(&table, one)) {
+        if let Some(at) = devices.iter().find_map(|one| self.shown_at(&table, one)) {
             return Err(MountError::Published { id: self.id.clone(), at: at.to_owned() });
         }
         devices.iter().try_for_each(|one| self.detach(one))
     }
 
     fn detach(&self, one: &LoopDevice) -> Result<(), MountError> {
+        if self.own.as_ref() == Some(&one.device) {
+            self.host.unmount(&self.layout.image(&self.id.key), Unmount::Plain)?;
+            return Ok(());
+        }
         if !one.leaving {
             self.host.detach_loop(&one.device)?;
         }
@@ -115,7 +149,9 @@ impl BlockVolume<'_> {
     /// Where it is shown, besides these paths.
     pub(crate) fn elsewhere(&self, besides: &[PathBuf]) -> Result<Option<PathBuf>, MountError> {
         let (devices, table) = (self.devices()?, self.host.mount_table()?);
+        let image = self.layout.image(&self.id.key);
         let shown = table.iter().filter(|mount| devices.iter().any(|one| table.shows(mount, &one.device)));
+        let shown = shown.filter(|mount| mount.target != image);
         let mut targets = shown.map(|mount| &mount.target);
         Ok(targets.find(|target| !besides.contains(target)).cloned())
     }
@@ -129,9 +165,11 @@ impl BlockVolume<'_> {
             None => Ok(!devices.is_empty() && self.host.exists(&at)?),
         }
     }
-}
 
-/// A place where a device's node is bound, other than its own.
-fn shown_at<'a>(table: &'a MountTable, one: &LoopDevice) -> Option<&'a Path> {
-    table.iter().find(|mount| table.shows(mount, &one.device)).map(|mount| mount.target.as_path())
+    /// A place where a device's node is bound, other than its own and the one where it is staged.
+    fn shown_at<'t>(&self, table: &'t MountTable, one: &LoopDevice) -> Option<&'t Path> {
+        let image = self.layout.image(&self.id.key);
+        let shows = |mount: &&linux::Mount| mount.target != image && table.shows(mount, &one.device);
+        table.iter().find(shows).map(|mount| mount.target.as_path())
+    }
 }

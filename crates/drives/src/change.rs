@@ -1,13 +1,16 @@
 //! Making, growing and deleting volumes: reserve under the lock, carry the plan out without it, settle under it again.
 
+use std::collections::BTreeMap;
+
 use crate::{
-    AccessType, CreateError, CreateVolume, DeleteError, ExpandError, SourceError, Throttle, Volume, VolumeId,
-    allocate::{Wanted, choose, size_of},
+    AccessType, BackendKind, CreateError, CreateVolume, DeleteError, ExpandError, FILESYSTEM, OVERCOMMIT,
+    SourceError, Throttle, Volume, VolumeId,
+    allocate::{SMALLEST, Wanted, choose, size_of},
     content::{self, Found},
     drives::Inner,
     execute::Site,
     plan::{self, Content, Step},
-    record::{Phase, VolumeRecord, with_notes},
+    record::{Phase, VolumeRecord},
     staging::Shown,
     state::{Entry, Serving, State},
 };
@@ -124,7 +127,7 @@ fn existing(state: &State, request: &CreateVolume) -> Result<Option<Volume>, Cre
         format!("its backend is {}", volume.backend)
     } else if volume.access != request.access {
         format!("it is {}", volume.access)
-    } else if volume.parameters != request.parameters {
+    } else if differ(&volume.parameters, &request.parameters) {
         "its parameters differ".to_owned()
     } else if entry.record.spread != request.spread {
         "its group, of volumes on different drives, differs".to_owned()
@@ -137,6 +140,12 @@ fn existing(state: &State, request: &CreateVolume) -> Result<Option<Volume>, Cre
         return Ok(Some(volume));
     };
     Err(CreateError::Incompatible { existing: Box::new(volume), why })
+}
+
+/// Whether a volume has other parameters than these. A copy has its source's file system even if nobody named it.
+fn differ(has: &BTreeMap<String, String>, asked: &BTreeMap<String, String>) -> bool {
+    let named = |(key, _): &(&String, &String)| *key != FILESYSTEM || asked.contains_key(FILESYSTEM);
+    !has.iter().filter(named).eq(asked)
 }
 
 /// The size for what is asked, given what has to go in.
@@ -189,7 +198,7 @@ fn take_up(
         && let Some(entry) = drive.volumes.get_mut(&id.key)
         && entry.record.size == size
         && entry.record.access == request.access
-        && entry.record.parameters == request.parameters
+        && !differ(&entry.record.parameters, &request.parameters)
         && entry.record.origin == request.origin
     {
         entry.busy = true;
@@ -205,7 +214,7 @@ fn place(
     size: u64,
     source: Option<&Found>,
 ) -> Result<(VolumeId, Site, VolumeRecord), CreateError> {
-    let mut candidates = state.candidates(request.spread.as_deref());
+    let mut candidates = state.candidates(request);
     if let Some(home) = source.and_then(|source| source.drive.as_ref()) {
         for other in candidates.iter_mut().filter(|candidate| candidate.drive.as_ref() != Some(home)) {
             other.failed.get_or_insert_with(|| "a clone lies on the drive of its source".to_owned());
@@ -219,24 +228,55 @@ fn place(
         }
         (asked, source) => asked.or(source),
     };
-    let held = match request.access {
-        AccessType::Mount => size,
-        AccessType::Block => with_notes(size),
-    };
-    let wanted = Wanted {
+    let own = request.parameters.get(FILESYSTEM).map(String::as_str);
+    let copied = source.and_then(|source| source.filesystem.as_deref());
+    if let (Some(own), Some(copied)) = (own, copied)
+        && own != copied
+    {
+        return Err(CreateError::Refused(format!(
+            "the file system {own} is asked for, and what it is made from has {copied}; ask for the same"
+        )));
+    }
+    for other in &mut candidates {
+        if own.is_some() && !other.backend.is_some_and(BackendKind::has_filesystems) {
+            let why = "its volumes have no file systems of their own";
+            other.failed.get_or_insert_with(|| why.to_owned());
+        }
+        if request.parameters.contains_key(OVERCOMMIT) && other.backend != Some(BackendKind::LvmThin) {
+            other.failed.get_or_insert_with(|| "it can't promise more than it has".to_owned());
+        }
+    }
+    let wanted = |size| Wanted {
         name: &request.name,
-        size: held,
+        size,
         backend,
         drives: &request.drives,
         spread: request.spread.as_deref(),
     };
-    let id = choose(&candidates, &wanted)?;
+    let (mut id, mut size) = (choose(&candidates, &wanted(size))?, size);
+    // Each backend has its own units: sizes only grow here, until the drive and its units agree.
+    loop {
+        let drive = state.drive(&id).ok_or_else(|| CreateError::Busy(request.name.clone()))?;
+        let least = match request.access {
+            AccessType::Mount => drive.site.backend.smallest(own.or(copied)),
+            AccessType::Block => SMALLEST,
+        };
+        let whole = in_units(drive, size.max(least), request.limit).map_err(CreateError::OutOfRange)?;
+        if whole == size {
+            break;
+        }
+        (id, size) = (choose(&candidates, &wanted(whole))?, whole);
+    }
+    let mut parameters = request.parameters.clone();
+    if let Some(copied) = copied {
+        parameters.insert(FILESYSTEM.to_owned(), copied.to_owned());
+    }
     let Some(drive) = state.drive_mut(&id) else { return Err(CreateError::Busy(request.name.clone())) };
     let key = free_key(drive, &request.name);
     let record = VolumeRecord {
         access: request.access,
         quota: drive.site.backend.choose_key(&drive.quota_keys()),
-        parameters: request.parameters.clone(),
+        parameters,
         notes: request.notes.clone(),
         origin: request.origin.clone(),
         spread: request.spread.clone(),
@@ -246,6 +286,18 @@ fn place(
     };
     drive.volumes.insert(key.clone(), Entry { busy: true, ..Entry::new(record.clone()) });
     Ok((VolumeId { drive: id, key }, drive.site.clone(), record))
+}
+
+/// A size as the drive's backend makes it.
+fn in_units(drive: &Serving, size: u64, limit: Option<u64>) -> Result<u64, String> {
+    let size = size.next_multiple_of(drive.site.backend.unit());
+    match limit.filter(|limit| size > *limit) {
+        None => Ok(size),
+        Some(limit) => Err(format!(
+            "at most {limit} bytes were asked for, and this would have {size} on drive {}; raise the limit",
+            drive.id
+        )),
+    }
 }
 
 /// The name of the directory: the volume's own name where that can be one.
@@ -307,7 +359,7 @@ pub(crate) fn delete(inner: &Inner, id: &VolumeId, is_snapshot: bool) -> Result<
             return Err(DeleteError::InUse { id: id.clone(), at });
         }
         if record.is_block()
-            && let Some(user) = inner.host.loops_of(&site.layout.image(&id.key)).map_err(failed)?.pop()
+            && let Some(user) = site.shown_as(&id.key).map_err(failed)?.pop()
         {
             return Err(DeleteError::InUse { id: id.clone(), at: user.device });
         }
@@ -392,9 +444,9 @@ pub(crate) fn expand(
                 ))),
             };
         }
-        let size = size.max(record.size);
+        let size = in_units(serving, size.max(record.size), limit).map_err(ExpandError::OutOfRange)?;
         let grown = VolumeRecord { size, ..record.clone() };
-        let free = serving.free();
+        let free = serving.room(AccessType::Mount, &record.parameters);
         if grown.held() - record.held() > free {
             return Err(ExpandError::NoSpace { id: id.clone(), asked: size, free });
         }

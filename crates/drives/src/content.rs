@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use linux::Host;
 
 use crate::{
-    AccessType, BackendKind, DriveId, Origin, SourceError, layout::image_in, plan::Content, state::State,
+    AccessType, BackendKind, DriveId, FILESYSTEM, Origin, SourceError, backend::Copies, layout::image_in,
+    plan::Content, state::State,
 };
 
 /// A source that can be copied.
@@ -18,6 +19,8 @@ pub(crate) struct Found {
     pub(crate) backend: BackendKind,
     /// The drive that the copy has to lie on: a volume in use is frozen, which its own drive alone can do.
     pub(crate) drive: Option<DriveId>,
+    /// The type of the file system that its blocks hold, if they do and it was named.
+    pub(crate) filesystem: Option<String>,
 }
 
 /// The device through which somebody may be writing what is to be copied as it stands.
@@ -26,7 +29,7 @@ pub(crate) fn user(host: &dyn Host, source: &Found) -> linux::Result<Option<Path
         Content::Still { directory } => {
             Ok(host.loops_of(&image_in(directory))?.pop().map(|user| user.device))
         }
-        Content::Volume { .. } => Ok(None),
+        Content::Volume { .. } | Content::Blocks { .. } => Ok(None),
     }
 }
 
@@ -51,16 +54,31 @@ pub(crate) fn find(state: &State, origin: &Origin) -> Result<Found, SourceError>
     let (backend, record) = (serving.site.backend, &entry.record);
     // The bytes of a block volume are not frozen: its old bytes would go on counting for it for good. They are copied
     // while nobody has the device.
-    if !backend.copies() {
-        return Err(SourceError::Unserved { id: id.clone(), backend: backend.kind() });
-    }
+    let btrfs = record.parameters.get(FILESYSTEM).is_some_and(|own| own == "btrfs");
     let key = record.key.clone();
+    match backend.copies() {
+        // The kernel takes two file systems of one identity for one, and btrfs loses data then.
+        Copies::Blocks if btrfs => return Err(SourceError::OwnBtrfs { id: id.clone() }),
+        Copies::Blocks => {
+            return Ok(Found {
+                least: record.restore_size.unwrap_or(record.size),
+                access: record.access,
+                backend: backend.kind(),
+                drive: Some(serving.id.clone()),
+                filesystem: record.parameters.get(FILESYSTEM).cloned(),
+                content: Content::Blocks { key },
+            });
+        }
+        Copies::None => return Err(SourceError::Unserved { id: id.clone(), backend: backend.kind() }),
+        Copies::Files => {}
+    }
     let still = is_snapshot || record.is_block();
     Ok(Found {
         least: record.restore_size.unwrap_or(record.size),
         access: record.access,
         backend: backend.kind(),
         drive: (!still).then(|| serving.id.clone()),
+        filesystem: None,
         content: match still {
             true => Content::Still { directory: serving.site.layout.volume(&key) },
             false => Content::Volume { key },

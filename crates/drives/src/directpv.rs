@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     DriveId, VolumeId,
+    backend::Place,
     backend::QuotaKey,
     execute::Site,
     record::{Phase, VolumeRecord},
@@ -89,11 +90,12 @@ pub(crate) fn verify(site: &Site, drive: &DriveId) -> linux::Result<()> {
 pub(crate) fn volume(site: &Site, directory: &OsStr) -> linux::Result<Option<Entry>> {
     let Some(name) = volume_name(directory) else { return Ok(None) };
     let (host, path) = (site.host.as_ref(), site.layout.volume(name));
-    let Ok(quota) = site.backend.quota_key(host, &path) else {
+    let place = Place { mount: site.layout.mount(), volume: &path };
+    let Ok(quota) = site.backend.quota_key(host, place) else {
         // A file or a link.
         return Ok(None);
     };
-    let usage = |quota| site.backend.usage(host, site.layout.mount(), quota);
+    let usage = |quota| site.backend.usage(host, place, quota);
     let counted = match quota {
         Some(quota @ QuotaKey::Project(project)) => Counted { project, limit: usage(quota)?.limit },
         _ => Counted { project: 0, limit: None },

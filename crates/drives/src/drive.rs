@@ -30,18 +30,30 @@ pub enum BackendKind {
     Xfs,
     /// Subvolumes with quota groups.
     Btrfs,
+    /// Logical volumes with space of their own, each with a file system of its own.
+    Lvm,
+    /// The same with space from a pool, which they share with their copies.
+    #[serde(rename = "lvm-thin")]
+    LvmThin,
 }
 
 impl BackendKind {
     /// All, the preferred first.
-    pub const ALL: [Self; 2] = [Self::Xfs, Self::Btrfs];
+    pub const ALL: [Self; 4] = [Self::Xfs, Self::Btrfs, Self::Lvm, Self::LvmThin];
 
     /// The name, as in records and parameters.
     pub fn name(self) -> &'static str {
         match self {
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
+            Self::Lvm => "lvm",
+            Self::LvmThin => "lvm-thin",
         }
+    }
+
+    /// Whether its volumes have file systems of their own, of the type that is asked for.
+    pub fn has_filesystems(self) -> bool {
+        matches!(self, Self::Lvm | Self::LvmThin)
     }
 }
 
@@ -53,7 +65,7 @@ impl fmt::Display for BackendKind {
 
 /// A backend that we don't have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown backend \"{0}\": use xfs or btrfs")]
+#[error("unknown backend \"{0}\": use xfs, btrfs, lvm or lvm-thin")]
 pub struct UnknownBackend(pub String);
 
 impl FromStr for BackendKind {

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 use crate::{
     BackendKind, Capacity, CreateError, CreateVolume, DeleteError, Drive, DriveId, DriveSelector,
     ExpandError, Force, GroupSnapshot, InitialiseError, MountError, MountFlags, OpenError, Snapshot,
-    SnapshotError, SnapshotId, Source, Stats, StatsError, Throttle, Volume, VolumeId, change, expected,
-    group, initialise,
+    SnapshotError, SnapshotId, Source, Stats, StatsError, Throttle, Volume, VolumeId,
+    backend::Copies,
+    change, expected, group, initialise,
     inventory::{self, Removals},
     label, show, snapshot,
     state::{Found, Serving, Slot, State},
@@ -509,6 +510,13 @@ impl Drives {
             .run(move || change::expand(&inner, &id, required, limit))
             .await
             .map_err(|_| ExpandError::TimedOut)?
+    }
+
+    /// Whether snapshots and clones can be made on some drive. As long as there is none, one that can may come.
+    pub fn copies(&self) -> bool {
+        let state = self.inner.state.lock();
+        let mut kinds = state.serving().map(|serving| serving.site.backend.copies()).peekable();
+        kinds.peek().is_none() || kinds.any(|copies| copies != Copies::None)
     }
 
     /// What can be had now on drives like this.

@@ -249,8 +249,18 @@ pub enum SourceError {
         /// Its device.
         device: PathBuf,
     },
+    /// Its own file system can't.
+    #[error(
+        "nothing can be made from {id}: copies of its own btrfs would be taken for it; use ext4 or xfs in it"
+    )]
+    OwnBtrfs {
+        /// The volume.
+        id: VolumeId,
+    },
     /// Its backend can't.
-    #[error("nothing can be made from {id}: its backend {backend} has no snapshots and clones; use btrfs")]
+    #[error(
+        "nothing can be made from {id}: its backend {backend} has no snapshots and clones; use xfs, btrfs or lvm-thin"
+    )]
     Unserved {
         /// The volume.
         id: VolumeId,

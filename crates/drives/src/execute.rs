@@ -1,11 +1,16 @@
 //! The executor of plans: one step, one or two calls.
 
-use std::{io::ErrorKind, sync::Arc};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use linux::{Host, Result};
+use linux::{Host, LoopDevice, Result};
 
 use crate::{
-    backend::Backend,
+    backend::{Backend, Copies, Place},
+    block,
     layout::{Layout, Maker, image_in},
     plan::{Content, Observed, Step},
     record::{Phase, VolumeRecord, render},
@@ -37,13 +42,17 @@ impl Site {
                 }
                 host.write_durable(&self.layout.record(&record.key), &render(record), 0o600)
             }
-            Step::Create { key, quota } => self.backend.create(host, &self.layout.volume(key), *quota),
+            Step::Create { key, new } => {
+                let volume = self.layout.volume(key);
+                self.backend.create(host, self.place(&volume), new)
+            }
             Step::Limit { key, bytes } => {
                 let volume = self.layout.volume(key);
-                let quota = self.backend.quota_key(host, &volume)?.ok_or_else(|| {
+                let place = self.place(&volume);
+                let quota = self.backend.quota_key(host, place)?.ok_or_else(|| {
                     linux::Error::because("limit", volume.display(), "the kernel does not count it")
                 })?;
-                self.backend.limit(host, mount, quota, *bytes)
+                self.backend.limit(host, place, quota, *bytes)
             }
             Step::Freeze { from, key } => {
                 // Of an earlier moment, if there is one: a copy that broke off is begun anew.
@@ -69,6 +78,8 @@ impl Site {
                         }
                         self.backend.restore(host, mount, directory, &volume)
                     }
+                    // It began with them.
+                    Content::Blocks { .. } => Ok(()),
                 }
             }
             Step::Thaw { key } => self.backend.thaw(host, mount, &self.layout.frozen(key)),
@@ -80,6 +91,7 @@ impl Site {
             }
             Step::Sync => host.sync_filesystem(mount),
             Step::SetAside { key } => {
+                self.backend.withdraw(host, &self.layout.volume(key))?;
                 match host.rename_durable(&self.layout.volume(key), &self.layout.discarded(key)) {
                     Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
                     other => other,
@@ -91,11 +103,36 @@ impl Site {
         }
     }
 
+    /// The device that the block volume of this key is, unless its bytes are a file's.
+    pub(crate) fn device(&self, key: &str) -> Result<Option<PathBuf>> {
+        self.backend.device(self.host.as_ref(), self.place(&self.layout.volume(key)))
+    }
+
+    /// The devices that the block volume of this key is shown as.
+    pub(crate) fn shown_as(&self, key: &str) -> Result<Vec<LoopDevice>> {
+        block::devices(self.host.as_ref(), &self.layout, key, self.device(key)?.as_deref())
+    }
+
+    fn place<'a>(&'a self, volume: &'a Path) -> Place<'a> {
+        Place { mount: self.layout.mount(), volume }
+    }
+
+    /// Bytes that a copy of a volume takes.
+    pub(crate) fn copied(&self, record: &VolumeRecord) -> Result<u64> {
+        let (host, volume) = (self.host.as_ref(), self.layout.volume(&record.key));
+        let place = self.place(&volume);
+        match self.backend.quota_key(host, place)? {
+            Some(quota) => self.backend.copied(host, place, quota),
+            None => Ok(record.size),
+        }
+    }
+
     /// Bytes that a volume holds.
     pub(crate) fn used(&self, record: &VolumeRecord) -> Result<u64> {
         let (host, volume) = (self.host.as_ref(), self.layout.volume(&record.key));
-        match self.backend.quota_key(host, &volume)? {
-            Some(quota) => Ok(self.backend.usage(host, self.layout.mount(), quota)?.used),
+        let place = self.place(&volume);
+        match self.backend.quota_key(host, place)? {
+            Some(quota) => Ok(self.backend.usage(host, place, quota)?.used),
             None => Ok(record.size),
         }
     }
@@ -109,11 +146,16 @@ impl Site {
         }
         for place in places {
             if host.exists(&place)? {
-                let Some(quota) = self.backend.quota_key(host, &place)? else { continue };
-                let limit = self.backend.usage(host, self.layout.mount(), quota)?.limit;
-                let bytes = match record.is_block() {
+                let bytes = match record.is_in_file() {
                     true => host.length(&image_in(&place))?,
                     false => None,
+                };
+                let place = self.place(&place);
+                let Some(quota) = self.backend.quota_key(host, place)? else { continue };
+                // Blocks that are kept don't grow, and count what was written of them.
+                let limit = match record.is_snapshot() && self.backend.copies() == Copies::Blocks {
+                    true => Some(record.held()),
+                    false => self.backend.usage(host, place, quota)?.limit,
                 };
                 return Ok(Observed { quota: Some(quota), limit, bytes });
             }

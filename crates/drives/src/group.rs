@@ -55,7 +55,7 @@ pub(crate) fn create(
     }
     // What is written from here to the moment of the snapshot has to fit the headroom, or the caller tries again.
     let used =
-        volumes.iter().map(|(id, site, record, _)| site.used(record).map_err(|error| failed(id, error)));
+        volumes.iter().map(|(id, site, record, _)| site.copied(record).map_err(|error| failed(id, error)));
     let sizes = used.map(|used| used.map(snapshot::size_of)).collect::<Result<Vec<_>, _>>()?;
     let members = {
         let mut state = inner.state.lock();

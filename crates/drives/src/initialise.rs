@@ -120,10 +120,9 @@ fn take_in(
     if again != *device {
         return Err(InitialiseError::Changed(device.path.clone()));
     }
-    let (program, mut arguments) = backend.format(&id, force == Force::OverwriteFileSystem);
-    arguments.push(device.path.to_string_lossy().into_owned());
     tracing::info!(device = %device.path.display(), drive = %id, backend = %backend.kind(), "formatting");
-    host.run(program, &arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>(), DEADLINE).map_err(failed)?;
+    let overwrite = force == Force::OverwriteFileSystem;
+    backend.format(host.as_ref(), &id, &device.path, overwrite).map_err(failed)?;
     finish(host, root, source, device, &id, backend)
 }
 
@@ -161,7 +160,7 @@ fn finish(
         expected::remember(host.as_ref(), root, id, source)
     };
     make().map_err(|error| {
-        open::unmount_quietly(host.as_ref(), layout.mount());
+        open::unmount_quietly(host.as_ref(), backend, layout.mount());
         failed(error)
     })?;
     Ok(Serving {
@@ -225,7 +224,7 @@ fn attach(host: &dyn Host, source: &Source) -> Result<BlockDevice, InitialiseErr
 
 pub(crate) fn signature(host: &dyn Host, device: &Path) -> linux::Result<Option<Signature>> {
     let (first, last) = host.read_edges(device)?;
-    Ok(probe_superblock(&first, &last))
+    probe_superblock(&first, &last).map(|found| backend::told(host, device, found)).transpose()
 }
 
 /// The one asked for, or the first that the kernel can serve.

@@ -143,8 +143,7 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
                 return Err(linux::Error::because("close drive", &drive.id, why));
             }
             for volume in drive.volumes.values().filter(|entry| entry.record.is_block()) {
-                let image = drive.site.layout.image(&volume.record.key);
-                if let Some(user) = host.loops_of(&image)?.first() {
+                if let Some(user) = drive.site.shown_as(&volume.record.key)?.first() {
                     let why = format!(
                         "the block volume {} is staged as {}",
                         volume.record.name,
@@ -153,8 +152,10 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
                     return Err(linux::Error::because("close drive", &drive.id, why));
                 }
             }
-            unmount_when_idle(host, drive.site.layout.mount())?;
-            host.remove_directory(drive.site.layout.mount())?;
+            drive.site.backend.wind_down(host, mount)?;
+            unmount_when_idle(host, mount)?;
+            host.remove_directory(mount)?;
+            drive.site.backend.let_go(host, mount)?;
             match slot.source {
                 Source::LoopFile { .. } => host.detach_loop(&drive.device).map(drop),
                 Source::Device(_) => Ok(()),

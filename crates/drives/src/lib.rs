@@ -39,6 +39,13 @@ mod volume;
 mod work;
 
 pub use allocate::{ACCESS_TIER, DriveSelector};
+/// The parameter of a volume that names its file system, on backends where each has its own: `ext4`, `xfs` or `btrfs`.
+pub const FILESYSTEM: &str = "filesystem";
+
+/// The parameter of a volume that lets its drive promise more than it has: how many times, such as `1.5`. Only drives
+/// whose volumes take their space from a pool as they are written can.
+pub const OVERCOMMIT: &str = "overcommit";
+
 pub use drive::{BackendKind, Capacity, Drive, DriveId, DriveState, Force, Source, UnknownBackend};
 pub use drives::Drives;
 pub use error::{

@@ -82,6 +82,7 @@ pub(crate) fn mount(
     device: &Path,
     target: &Path,
 ) -> linux::Result<()> {
+    let device = backend.bring_up(host, device, target)?;
     if host.mount_table()?.at(target).is_some_and(|mount| mount.source == device) {
         return Ok(());
     }
@@ -90,8 +91,13 @@ pub(crate) fn mount(
     host.mount(&backend.mounting(&device), target)
 }
 
-pub(crate) fn unmount_quietly(host: &dyn Host, target: &Path) {
-    let unmount = || host.unmount(target, Unmount::Plain).and_then(|_| host.remove_directory(target));
+pub(crate) fn unmount_quietly(host: &dyn Host, backend: &dyn Backend, target: &Path) {
+    let unmount = || {
+        backend.wind_down(host, target)?;
+        host.unmount(target, Unmount::Plain)?;
+        host.remove_directory(target)?;
+        backend.let_go(host, target)
+    };
     if let Err(error) = unmount() {
         tracing::warn!(%error, "a drive that can't serve stays mounted");
     }
@@ -106,7 +112,7 @@ fn read_record(
     layout: &Layout,
 ) -> linux::Result<Option<Vec<u8>>> {
     let in_use = !device.mounted_at.is_empty();
-    let device = &device.path;
+    let device = &backend.bring_up(host, &device.path, layout.mount())?;
     let mounted = host.mount_table()?.at(layout.mount()).is_some_and(|mount| mount.source == *device);
     if mounted {
         return host.read(&layout.drive_record());
@@ -152,7 +158,7 @@ pub(crate) fn open(
 ) -> Opened {
     let layout = Layout::of(maker, root.join(id.as_str()));
     let failed = |reason: String| {
-        unmount_quietly(host.as_ref(), layout.mount());
+        unmount_quietly(host.as_ref(), backend, layout.mount());
         Opened {
             found: Some(Found::Failed { id: Some(id.clone()), backend: Some(backend.kind()), reason }),
             removals: Vec::new(),
@@ -166,7 +172,7 @@ pub(crate) fn open(
         Ok(Some(bytes)) => Some(parse::<DriveRecord>(&bytes)),
         Ok(None) if maker == Maker::DirectPv => None,
         Ok(None) => {
-            unmount_quietly(host.as_ref(), layout.mount());
+            unmount_quietly(host.as_ref(), backend, layout.mount());
             return Opened { found: None, removals: Vec::new() };
         }
         Err(error) => return failed(format!("{error}; check the drive (btrfs check, xfs_repair -n)")),

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use crate::{
-    backend::QuotaKey,
+    FILESYSTEM, OVERCOMMIT,
+    backend::{New, QuotaKey, Use},
     record::{FORMAT, Phase, VolumeRecord},
 };
 
@@ -14,7 +15,7 @@ pub(crate) enum Step {
     /// Write the volume's record, durably.
     Record(Box<VolumeRecord>),
     /// Make its directory.
-    Create { key: String, quota: Option<QuotaKey> },
+    Create { key: String, new: New },
     /// Hold it to its size.
     Limit { key: String, bytes: u64 },
     /// Freeze what another volume holds now, for this one to be filled with.
@@ -54,6 +55,8 @@ pub(crate) enum Content {
     Volume { key: String },
     /// A directory that nobody writes, on any drive: a snapshot's, or that of a block volume that nobody has.
     Still { directory: PathBuf },
+    /// The blocks of the volume or snapshot of this key, on the same drive, as they are at one moment.
+    Blocks { key: String },
 }
 
 /// The limit under which so many bytes can be copied: a copy's own tree may be laid out larger than that of its source.
@@ -79,23 +82,42 @@ pub(crate) fn create(record: &VolumeRecord, content: Option<&Content>) -> Vec<St
     if let Some(Content::Volume { key: from }) = content {
         steps.push(Step::Freeze { from: from.clone(), key: key() });
     }
-    steps.push(Step::Create { key: key(), quota: record.quota });
-    if let Some(from) = content {
+    steps.push(Step::Create { key: key(), new: new(record, content) });
+    if let Some(from @ (Content::Volume { .. } | Content::Still { .. })) = content {
         // Sharing inside the source is not kept by the copy: the limit bounds what that can cost.
         steps.push(Step::Limit { key: key(), bytes: with_headroom(record.size) });
         steps.push(Step::Fill { key: key(), from: from.clone() });
         steps.push(Step::Thaw { key: key() });
     }
-    steps.extend(hold(record));
+    if !(record.is_snapshot() && matches!(content, Some(Content::Blocks { .. }))) {
+        steps.extend(hold(record));
+    }
     steps.push(Step::Sync);
     steps.push(Step::record(VolumeRecord { phase: Phase::Ready, ..record.clone() }));
     steps
 }
 
+fn new(record: &VolumeRecord, content: Option<&Content>) -> New {
+    New {
+        quota: record.quota,
+        size: record.held(),
+        use_as: match (record.is_snapshot(), record.is_block()) {
+            (true, _) => Use::Kept,
+            (false, true) => Use::Block,
+            (false, false) => Use::Filesystem(record.parameters.get(FILESYSTEM).cloned()),
+        },
+        of: match content {
+            Some(Content::Blocks { key }) => Some(key.clone()),
+            _ => None,
+        },
+        overcommitted: record.parameters.contains_key(OVERCOMMIT),
+    }
+}
+
 /// Holds a volume to its size; a block volume has it, too.
 fn hold(record: &VolumeRecord) -> Vec<Step> {
     let mut steps = vec![Step::Limit { key: record.key.clone(), bytes: record.held() }];
-    if record.is_block() {
+    if record.is_in_file() {
         steps.push(Step::Allocate { key: record.key.clone(), bytes: record.size });
     }
     steps
@@ -135,7 +157,7 @@ pub(crate) fn expand(record: &VolumeRecord, size: u64) -> Vec<Step> {
 
 /// Lets those who have a block volume's device see its size.
 pub(crate) fn resize(record: &VolumeRecord) -> Option<Step> {
-    record.is_block().then(|| Step::Resize { key: record.key.clone() })
+    record.is_in_file().then(|| Step::Resize { key: record.key.clone() })
 }
 
 /// Takes a growth back that broke off before anybody saw it. The record shrinks last: until then the larger size counts,
@@ -143,7 +165,7 @@ pub(crate) fn resize(record: &VolumeRecord) -> Option<Step> {
 pub(crate) fn shrink_back(record: &VolumeRecord) -> Vec<Step> {
     let key = || record.key.clone();
     let mut steps = Vec::new();
-    if record.is_block() {
+    if record.is_in_file() {
         steps.push(Step::Cut { key: key(), bytes: record.size });
     }
     steps.push(Step::Limit { key: key(), bytes: record.held() });
@@ -174,8 +196,8 @@ pub(crate) fn recover(record: &VolumeRecord, observed: Observed) -> Recovery {
         Observed { quota: None, .. } => return Recovery::Lost,
         Observed { limit, bytes, .. } => (
             limit == Some(record.held()),
-            record.is_block() && bytes.is_none(),
-            !record.is_block() || bytes >= Some(record.size),
+            record.is_in_file() && bytes.is_none(),
+            !record.is_in_file() || bytes >= Some(record.size),
         ),
     };
     match (limited && whole, gone) {

@@ -128,10 +128,15 @@ impl VolumeRecord {
         self.access == AccessType::Block && !self.is_snapshot()
     }
 
+    /// Whether it is a block volume whose bytes are those of a file.
+    pub(crate) fn is_in_file(&self) -> bool {
+        self.is_block() && self.quota != Some(QuotaKey::Device)
+    }
+
     /// Bytes that it takes of its drive, which the kernel holds it to. A block volume has all its bytes for its user:
     /// what the file system notes about them comes on top, most when every other block was written.
     pub(crate) fn held(&self) -> u64 {
-        match self.is_block() {
+        match self.is_in_file() {
             true => with_notes(self.size),
             false => self.size,
         }

@@ -9,6 +9,7 @@ use linux::{
 
 use crate::{
     AccessType, DriveId, Inodes, MountError, Stats, StatsError, VolumeId,
+    backend::{Place, lvm},
     block::BlockVolume,
     drives::Inner,
     execute::Site,
@@ -68,6 +69,16 @@ pub(crate) fn stage(
     attributes: Attributes,
 ) -> Result<(), MountError> {
     let site = to_show(inner, id, AccessType::Mount)?;
+    let volume = site.layout.volume(&id.key);
+    let place = Place { mount: site.layout.mount(), volume: &volume };
+    if site.backend.quota_key(inner.host.as_ref(), place)?.is_none() {
+        return Err(MountError::NoDrive {
+            id: id.clone(),
+            drive: id.drive.clone(),
+            reason: "the volume is not at its place on it, or nothing holds it to its size; restart Orlop"
+                .to_owned(),
+        });
+    }
     staging::stage(inner.host.as_ref(), &Shown { id, layout: &site.layout }, at, attributes)
 }
 
@@ -82,9 +93,13 @@ pub(crate) fn publish(
     staging::publish(inner.host.as_ref(), &Shown { id, layout: &site.layout }, staged, target, attributes)
 }
 
+fn block<'a>(site: &'a Site, id: &'a VolumeId) -> linux::Result<BlockVolume<'a>> {
+    Ok(BlockVolume { host: site.host.as_ref(), id, layout: &site.layout, own: site.device(&id.key)? })
+}
+
 pub(crate) fn stage_block(inner: &Inner, id: &VolumeId) -> Result<(), MountError> {
     let site = to_show(inner, id, AccessType::Block)?;
-    let volume = BlockVolume { host: inner.host.as_ref(), id, layout: &site.layout };
+    let volume = block(&site, id)?;
     // Looked at before and after: of a copy and a staging that begin at once, one finds the other.
     let copied = || inner.state.lock().entry(id).is_some_and(|(_, entry)| entry.readers > 0);
     if copied() {
@@ -106,7 +121,7 @@ pub(crate) fn publish_block(
     read_only: bool,
 ) -> Result<(), MountError> {
     let site = to_show(inner, id, AccessType::Block)?;
-    BlockVolume { host: inner.host.as_ref(), id, layout: &site.layout }.publish(staged, target, read_only)
+    block(&site, id)?.publish(staged, target, read_only)
 }
 
 pub(crate) fn elsewhere(
@@ -120,7 +135,7 @@ pub(crate) fn elsewhere(
     let besides = besides.collect::<Result<Vec<_>, _>>()?;
     match record.access {
         AccessType::Mount => staging::elsewhere(host, &Shown { id, layout: &site.layout }, &besides),
-        AccessType::Block => BlockVolume { host, id, layout: &site.layout }.elsewhere(&besides),
+        AccessType::Block => block(&site, id)?.elsewhere(&besides),
     }
 }
 
@@ -149,8 +164,11 @@ pub(crate) fn unpublish(inner: &Inner, id: &VolumeId, target: &Path) -> Result<(
     let host = inner.host.as_ref();
     let Some(at) = staging::plain(host, target)? else { return Ok(()) };
     let Known { layout, serving, block } = known(inner, id);
-    if block && (BlockVolume { host, id, layout: &layout }).unpublish(&at)? {
-        return Ok(());
+    if block {
+        let own = lvm::own_device(host, &id.drive, &id.key)?;
+        if (BlockVolume { host, id, layout: &layout, own }).unpublish(&at)? {
+            return Ok(());
+        }
     }
     staging::hide(host, id, serving.then_some(&layout), &at)
 }
@@ -160,7 +178,8 @@ pub(crate) fn unstage(inner: &Inner, id: &VolumeId, staging: &Path) -> Result<()
     let host = inner.host.as_ref();
     let Known { layout, serving, block } = known(inner, id);
     if block {
-        BlockVolume { host, id, layout: &layout }.unstage()?;
+        let own = lvm::own_device(host, &id.drive, &id.key)?;
+        BlockVolume { host, id, layout: &layout, own }.unstage()?;
     }
     match staging::plain(host, staging)? {
         None => Ok(()),
@@ -196,7 +215,7 @@ pub(crate) fn stats(inner: &Inner, id: &VolumeId, path: &Path) -> Result<Stats, 
     let not_mounted = || StatsError::NotMounted { id: id.clone(), path: path.to_owned() };
     let is_at = match record.access {
         AccessType::Mount => staging::is_at(host, &Shown { id, layout: &site.layout }, path),
-        AccessType::Block => BlockVolume { host, id, layout: &site.layout }.is_at(path),
+        AccessType::Block => block(&site, id).map_err(MountError::from).and_then(|volume| volume.is_at(path)),
     };
     match is_at {
         Ok(true) => {}
@@ -207,9 +226,11 @@ pub(crate) fn stats(inner: &Inner, id: &VolumeId, path: &Path) -> Result<Stats, 
     if record.access == AccessType::Block {
         return Ok(Stats { access: record.access, size: record.size, ..Stats::default() });
     }
-    let quota = site.backend.quota_key(host, &site.layout.volume(&record.key))?.ok_or_else(not_mounted)?;
-    let usage = site.backend.usage(host, site.layout.mount(), quota)?;
-    let space = host.space(site.layout.mount())?;
+    let volume = site.layout.volume(&record.key);
+    let place = Place { mount: site.layout.mount(), volume: &volume };
+    let quota = site.backend.quota_key(host, place)?.ok_or_else(not_mounted)?;
+    let usage = site.backend.usage(host, place, quota)?;
+    let space = host.space(&volume)?;
     // Neighbours can't take a volume's room; should the drive run dry all the same, that is what is left.
     let available = record.size.saturating_sub(usage.used).min(space.available);
     let inodes =

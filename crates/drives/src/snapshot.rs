@@ -3,7 +3,7 @@
 //! nor be deleted with its space given back.
 
 use crate::{
-    Origin, Snapshot, SnapshotError, SourceError, VolumeId,
+    FILESYSTEM, Origin, Snapshot, SnapshotError, SourceError, VolumeId,
     allocate::{SMALLEST, whole},
     change::{check_name, free_key, make, overflows},
     content::{self, Found},
@@ -32,7 +32,7 @@ pub(crate) fn create(inner: &Inner, source: &VolumeId, name: &str) -> Result<Sna
         return Err(SourceError::InUse { id: source.clone(), device }.into());
     }
     // What is written between this and the moment of the snapshot has to fit the headroom, or the caller tries again.
-    let size = size_of(site.used(&record).map_err(failed)?);
+    let size = size_of(site.copied(&record).map_err(failed)?);
     let (id, site, record, found) = {
         let mut state = inner.state.lock();
         if let Some(existing) = existing(&state, source, name)? {
@@ -91,6 +91,7 @@ pub(crate) fn reserve(
     let record = VolumeRecord {
         access: found.access,
         quota: drive.site.backend.choose_key(&drive.quota_keys()),
+        parameters: found.filesystem.iter().map(|own| (FILESYSTEM.to_owned(), own.clone())).collect(),
         origin: Some(origin),
         restore_size: Some(found.least),
         ..VolumeRecord::intended(key.clone(), name, size)

@@ -8,7 +8,7 @@ use std::{
 
 use linux::{Attributes, BindSource, Host, Mount, MountTable, Unmount};
 
-use crate::{DriveId, MountError, VolumeId, layout::Layout};
+use crate::{DriveId, MountError, VolumeId, backend, layout::Layout};
 
 /// A volume as the mount table shows it.
 pub(crate) struct Shown<'a> {
@@ -17,20 +17,26 @@ pub(crate) struct Shown<'a> {
 }
 
 impl Shown<'_> {
+    /// The mount whose file system holds the volume, and the volume's root within it: one of its own, or its drive's.
+    fn home<'t>(&self, table: &'t MountTable) -> Option<(&'t Mount, PathBuf)> {
+        match table.at(&self.layout.volume(&self.id.key)) {
+            Some(own) => Some((own, PathBuf::from("/"))),
+            None => Some((table.at(self.layout.mount())?, self.layout.root_of(&self.id.key))),
+        }
+    }
+
     /// Whether a mount shows this volume.
     fn is(&self, table: &MountTable, mount: &Mount) -> bool {
-        let drive = table.at(self.layout.mount());
-        mount.root == self.layout.root_of(&self.id.key)
-            && drive.is_some_and(|drive| drive.device == mount.device)
+        self.home(table).is_some_and(|(home, root)| home.device == mount.device && mount.root == root)
     }
 
     /// Where the volume, or a part of it, is mounted outside its drive.
     pub(crate) fn mounted_at(&self, table: &MountTable) -> Option<PathBuf> {
-        let drive = table.at(self.layout.mount())?;
+        let (home, root) = self.home(table)?;
         table
             .iter()
             .find(|mount| {
-                mount.device == drive.device && mount.root.starts_with(self.layout.root_of(&self.id.key))
+                mount.device == home.device && mount.root.starts_with(&root) && mount.target != home.target
             })
             .map(|mount| mount.target.clone())
     }
@@ -155,8 +161,9 @@ pub(crate) fn hide(
         let ours = match layout.filter(|layout| table.at(layout.mount()).is_some()) {
             Some(layout) => Shown { id, layout }.is(&table, mount),
             None => {
-                Layout::could_show(&mount.root, &id.key)
-                    && matches!(mount.filesystem.as_str(), "xfs" | "btrfs")
+                mount.source == backend::lvm::device(&id.drive, &id.key)
+                    || Layout::could_show(&mount.root, &id.key)
+                        && matches!(mount.filesystem.as_str(), "xfs" | "btrfs")
             }
         };
         if !ours {
@@ -179,13 +186,26 @@ pub(crate) fn elsewhere(
     besides: &[PathBuf],
 ) -> Result<Option<PathBuf>, MountError> {
     let table = host.mount_table()?;
-    let other = table.iter().find(|mount| volume.is(&table, mount) && !besides.contains(&mount.target));
+    let home = volume.layout.volume(&volume.id.key);
+    let other = table
+        .iter()
+        .find(|mount| volume.is(&table, mount) && mount.target != home && !besides.contains(&mount.target));
     Ok(other.map(|mount| mount.target.clone()))
 }
 
 /// Every volume of the drive that is mounted as a whole outside it, and where.
 pub(crate) fn all(drive: &DriveId, layout: &Layout, table: &MountTable) -> Vec<(VolumeId, PathBuf)> {
     let Some(own) = table.at(layout.mount()) else { return Vec::new() };
+    // A volume with a file system of its own has that mounted at its place.
+    let at_home = |mount: &&Mount| {
+        mount.target.parent() == Some(layout.volumes().as_path()) && mount.device != own.device
+    };
+    let homes: Vec<&Mount> = table.iter().filter(at_home).collect();
+    let of_its_own = |mount: &Mount| {
+        let home = homes.iter().find(|home| home.device == mount.device && home.root == mount.root)?;
+        let id = VolumeId { drive: drive.clone(), key: home.target.file_name()?.to_str()?.to_owned() };
+        (mount.target != home.target).then(|| (id, mount.target.clone()))
+    };
     let volume = |mount: &Mount| {
         let key = mount
             .root
@@ -194,7 +214,8 @@ pub(crate) fn all(drive: &DriveId, layout: &Layout, table: &MountTable) -> Vec<(
         let id = VolumeId { drive: drive.clone(), key: key.to_str()?.to_owned() };
         Some((id, mount.target.clone()))
     };
-    table.iter().filter(|mount| mount.device == own.device).filter_map(volume).collect()
+    let shared = table.iter().filter(|mount| mount.device == own.device).filter_map(volume);
+    shared.chain(table.iter().filter_map(of_its_own)).collect()
 }
 
 /// Whether the volume is mounted at `path`.

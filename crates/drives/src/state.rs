@@ -6,10 +6,10 @@ use std::{
 };
 
 use crate::{
-    BackendKind, Capacity, Drive, DriveId, DriveSelector, DriveState, Origin, Snapshot, Source, Volume,
-    VolumeId,
+    AccessType, BackendKind, Capacity, CreateVolume, Drive, DriveId, DriveSelector, DriveState, OVERCOMMIT,
+    Origin, Snapshot, Source, Volume, VolumeId,
     allocate::{Candidate, SMALLEST},
-    backend::QuotaKey,
+    backend::{Copies, QuotaKey},
     execute::Site,
     record::{Phase, VolumeRecord, without_notes},
 };
@@ -101,6 +101,21 @@ impl Serving {
 
     pub(crate) fn free(&self) -> u64 {
         self.capacity().saturating_sub(self.allocated())
+    }
+
+    /// What a new volume could have, given how it is used and what its parameters allow.
+    pub(crate) fn room(&self, access: AccessType, parameters: &BTreeMap<String, String>) -> u64 {
+        let promised = match parameters.get(OVERCOMMIT).and_then(|times| times.parse::<f64>().ok()) {
+            Some(times) if times > 1.0 && self.site.backend.copies() == Copies::Blocks => {
+                (self.capacity() as f64 * times) as u64
+            }
+            _ => self.capacity(),
+        };
+        let free = promised.saturating_sub(self.allocated());
+        match access {
+            AccessType::Block if !self.site.backend.kind().has_filesystems() => without_notes(free),
+            _ => free,
+        }
     }
 
     /// Quota keys that are in use on this drive.
@@ -226,7 +241,12 @@ impl State {
     }
 
     /// All drives, for a volume of this group.
-    pub(crate) fn candidates(&self, spread: Option<&str>) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self, request: &CreateVolume) -> Vec<Candidate> {
+        let spread = request.spread.as_deref();
+        let room = |slot: &Slot| match &slot.found {
+            Found::Serving(serving) => serving.room(request.access, &request.parameters),
+            Found::Failed { .. } => 0,
+        };
         let taken = |slot: &Slot| match &slot.found {
             Found::Serving(serving) => {
                 spread.is_some()
@@ -236,14 +256,14 @@ impl State {
         };
         self.slots
             .iter()
-            .map(|slot| (taken(slot), slot.drive()))
-            .map(|(taken, drive)| Candidate {
+            .map(|slot| (taken(slot), room(slot), slot.drive()))
+            .map(|(taken, free, drive)| Candidate {
                 taken,
                 labels: drive.labels,
                 label: drive.id.as_ref().map_or_else(|| drive.source.to_string(), ToString::to_string),
                 drive: drive.id,
                 backend: drive.backend,
-                free: drive.free,
+                free,
                 failed: match drive.state {
                     DriveState::Ready => None,
                     DriveState::Failed { reason } => Some(reason),
@@ -262,11 +282,12 @@ impl State {
                 .filter(|serving| backend.is_none_or(|kind| serving.site.backend.kind() == kind))
                 .filter(|serving| selector.objection(&serving.labels).is_none())
         };
-        let largest_volume = fitting().map(Serving::free).max().unwrap_or(0);
+        let room =
+            |access| fitting().map(|serving| serving.room(access, &BTreeMap::new())).max().unwrap_or(0);
         Capacity {
             available: fitting().map(Serving::free).sum(),
-            largest_volume,
-            largest_block_volume: without_notes(largest_volume),
+            largest_volume: room(AccessType::Mount),
+            largest_block_volume: room(AccessType::Block),
             smallest_volume: SMALLEST,
         }
     }

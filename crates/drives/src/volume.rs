@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendKind, DriveId, DriveSelector, Throttle};
+use crate::{BackendKind, DriveId, DriveSelector, FILESYSTEM, Throttle};
 
 /// Names a volume for good: `<drive id>/<key>`, where the key is the volume's name if it is a plain one. At most
 /// 101 bytes.
@@ -178,6 +178,18 @@ pub struct Volume {
     pub ephemeral: bool,
     /// What is wrong with it, and what to do.
     pub trouble: Option<String>,
+}
+
+impl Volume {
+    /// What its users see it as: `xfs`, `btrfs` or `ext4`.
+    pub fn filesystem(&self) -> &str {
+        match self.backend {
+            BackendKind::Lvm | BackendKind::LvmThin => {
+                self.parameters.get(FILESYSTEM).map_or("ext4", String::as_str)
+            }
+            other => other.name(),
+        }
+    }
 }
 
 /// A snapshot: a full copy of what a volume held at one moment. It lives on when the volume is deleted.

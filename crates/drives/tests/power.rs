@@ -77,7 +77,7 @@ async fn churn() {
 
 /// A volume's life, cut short now and then so that volumes stay.
 async fn walk(drives: &Drives, dice: &mut Dice, name: &str) {
-    let size = (18 + dice.roll(8)) * MIB;
+    let size = (20 + 4 * dice.roll(3)) * MIB;
     say(&format!("creating {name} {size}"));
     let Ok(volume) = drives.create(request(name, size)).await else { return };
     say(&format!("created {name}"));

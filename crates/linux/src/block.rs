@@ -52,6 +52,8 @@ pub struct BlockDevice {
     pub read_only: bool,
     /// Whether it spins.
     pub rotational: bool,
+    /// Whether its bytes can be mapped as memory (DAX).
+    pub dax: bool,
     /// Vendor's model name, if it tells.
     pub model: Option<String>,
     /// Serial number or world-wide name, if it tells.
@@ -103,6 +105,7 @@ impl BlockDevices for Kernel {
             size: sectors.saturating_mul(512),
             logical_block: number_in(&disk.join("queue/logical_block_size")).unwrap_or(512),
             read_only: number_in(&facts.join("ro")) == Some(1_u8),
+            dax: number_in(&disk.join("queue/dax")) == Some(1_u8),
             rotational: number_in(&disk.join("queue/rotational")) == Some(1_u8),
             model: word_in(&disk.join("device/model")),
             serial: ["device/serial", "wwid", "device/wwid"]

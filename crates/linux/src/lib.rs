@@ -13,6 +13,7 @@ mod files;
 mod fuzz;
 mod ioctl;
 mod loops;
+mod lvm;
 mod mount_table;
 mod mounts;
 pub mod ownership;
@@ -25,20 +26,41 @@ pub use btrfs::{Btrfs, SubvolumeId, SubvolumeQuota};
 pub use error::{Error, Result};
 pub use files::{Files, Space};
 pub use loops::{LoopDevice, LoopDevices};
+pub use lvm::{COMING, LogicalVolume, LogicalVolumes, Making, VolumeGroup, logical_device};
 pub use mount_table::{Mount, MountTable};
 pub use mounts::{Attributes, BindSource, FilesystemMount, Mounts, Unmount};
 pub use program::{Output, Programs};
 pub use project_quota::{ProjectId, ProjectQuota, ProjectUsage};
-pub use superblock::{Signature, probe_superblock};
+pub use superblock::{Signature, filesystem_size, probe_superblock};
 
 /// One machine: its files, mounts, block devices, file-system features and programs. All calls block.
 pub trait Host:
-    Files + Mounts + BlockDevices + LoopDevices + Btrfs + ProjectQuota + Programs + Send + Sync + 'static
+    Files
+    + Mounts
+    + BlockDevices
+    + LoopDevices
+    + Btrfs
+    + ProjectQuota
+    + LogicalVolumes
+    + Programs
+    + Send
+    + Sync
+    + 'static
 {
 }
 
 impl<T> Host for T where
-    T: Files + Mounts + BlockDevices + LoopDevices + Btrfs + ProjectQuota + Programs + Send + Sync + 'static
+    T: Files
+        + Mounts
+        + BlockDevices
+        + LoopDevices
+        + Btrfs
+        + ProjectQuota
+        + LogicalVolumes
+        + Programs
+        + Send
+        + Sync
+        + 'static
 {
 }
 

@@ -34,6 +34,23 @@ pub fn probe_superblock(first: &[u8], last: &[u8]) -> Option<Signature> {
     PROBES.iter().find_map(|probe| probe(first, last))
 }
 
+/// Bytes that a file system (ext4, XFS or btrfs) takes of its device, from the device's first mebibyte.
+pub fn filesystem_size(first: &[u8]) -> Option<u64> {
+    let bytes = Bytes(first);
+    match probe_superblock(first, &[])?.kind {
+        "xfs" => {
+            let block = u32::from_be_bytes(bytes.at(4, 4)?.try_into().ok()?);
+            u64::from_be_bytes(bytes.at(8, 8)?.try_into().ok()?).checked_mul(block.into())
+        }
+        "btrfs" => Some(u64::from_le_bytes(bytes.at((64 << 10) + 0x70, 8)?.try_into().ok()?)),
+        "ext4" => {
+            let blocks = u64::from(bytes.u32(1024 + 0x150)?) << 32 | u64::from(bytes.u32(1024 + 4)?);
+            blocks.checked_mul(1024_u64.checked_shl(bytes.u32(1024 + 24)?)?)
+        }
+        _ => None,
+    }
+}
+
 /// Text of a UUID.
 pub(crate) fn uuid(bytes: &[u8; 16]) -> String {
     let number = u128::from_be_bytes(*bytes);
@@ -276,12 +293,26 @@ mod tests {
         assert_eq!(probe_superblock(&[], &[]), None);
     }
 
+    #[test]
+    fn the_size_of_a_file_system_is_read() {
+        let size = 300_u64 << 20;
+        let xfs = image(&[(0, b"XFSB"), (4, &4096_u32.to_be_bytes()), (8, &(size / 4096).to_be_bytes())]);
+        let btrfs = image(&[(0x10040, b"_BHRfS_M"), (0x10070, &size.to_le_bytes())]);
+        let blocks = ((size / 1024) as u32).to_le_bytes();
+        let ext4 = image(&[(0x438, &[0x53, 0xef]), (0x45c, &[4]), (0x460, &[0x42]), (0x404, &blocks)]);
+        for image in [xfs, btrfs, ext4] {
+            assert_eq!(filesystem_size(&image), Some(size));
+        }
+        assert_eq!(filesystem_size(&image(&[])), None);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(start in 0_usize..70_000, bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             let mut image = vec![0; start];
             image.extend(&bytes);
             probe_superblock(&image, &bytes);
+            filesystem_size(&image);
             probe_superblock(&bytes, &image);
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, ensure};
 
+use super::machine::Machine;
 use super::{Bench, GIB, TEST};
 
 /// How often.
@@ -17,9 +18,11 @@ pub(super) enum Cuts {
 }
 
 const FEW: usize = 2;
+const FORMATTING: Duration = Duration::from_secs(120);
 const MANY: Duration = Duration::from_secs(900);
-/// Long enough for some volumes to live and die.
+/// Milliseconds in which some volumes live and die; LVM's own programs take their time.
 const LONGEST: u64 = 6000;
+const LONGEST_ON_LVM: u64 = 20_000;
 
 /// Boots, lets work go on for a while, cuts the power, boots and checks, and so on with the same drive.
 /// `$ORLOP_SEED` repeats a run as far as emulation repeats anything.
@@ -60,17 +63,34 @@ pub(super) fn cuts(bench: &Bench, backend: &str, cuts: Cuts) -> anyhow::Result<(
             return Ok(());
         }
         // Spread over the whole time, whatever the seed.
+        let longest = if backend.starts_with("lvm") { LONGEST_ON_LVM } else { LONGEST };
         let moment =
-            300 + (seed.wrapping_add(done as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % LONGEST;
+            300 + (seed.wrapping_add(done as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % longest;
         guest.begin(&format!("{settings} /host/power --ignored churn"))?;
         let mut other = String::new();
-        let ended = guest.watch(Instant::now() + Duration::from_millis(moment), &mut |line| {
-            let (text, line) =
-                line.split_once("@ ").map_or((&mut other, line), |(_, step)| (&mut journal, step));
-            let _ = writeln!(text, "{line}");
-        })?;
+        // The first boot formats the drive before the work begins.
+        let formatted = Instant::now() + FORMATTING;
+        let mut ended = false;
+        while done == 0 && journal.is_empty() && !ended && Instant::now() < formatted {
+            ended = listen(&mut guest, Duration::from_millis(200), &mut journal, &mut other)?;
+        }
+        ended = ended || listen(&mut guest, Duration::from_millis(moment), &mut journal, &mut other)?;
         ensure!(!ended, "the work ended by itself:\n{other}");
         guest.cut_power()?;
         done += 1;
     }
+}
+
+/// Notes what the work says for a while; returns whether it ended. What is no step of it is something else.
+fn listen(
+    guest: &mut Machine<'_>,
+    time: Duration,
+    journal: &mut String,
+    other: &mut String,
+) -> anyhow::Result<bool> {
+    guest.watch(Instant::now() + time, &mut |line| {
+        let (text, line) =
+            line.split_once("@ ").map_or((&mut *other, line), |(_, step)| (&mut *journal, step));
+        let _ = writeln!(text, "{line}");
+    })
 }

@@ -19,15 +19,19 @@ pub(crate) struct Access {
     pub(crate) backend: Option<BackendKind>,
     /// The group that its files are to belong to.
     pub(crate) group: Option<u32>,
+    /// The file-system type, for backends whose volumes have their own.
+    pub(crate) filesystem: Option<&'static str>,
 }
 
 impl Access {
     pub(crate) fn check(capability: Option<&VolumeCapability>) -> Result<Self, Refusal> {
         let capability = capability.ok_or(Refusal::Missing { field: FIELD })?;
-        let (kind, flags, backend, group) = match &capability.access_type {
+        let (kind, flags, backend, filesystem, group) = match &capability.access_type {
             None => return Err(Refusal::Missing { field: "volume_capability.access_type" }),
-            Some(Asked::Block(_)) => (AccessType::Block, MountFlags::default(), None, None),
-            Some(Asked::Mount(mount)) => (AccessType::Mount, flags(mount)?, backend(mount)?, group(mount)?),
+            Some(Asked::Block(_)) => (AccessType::Block, MountFlags::default(), None, None, None),
+            Some(Asked::Mount(mount)) => {
+                (AccessType::Mount, flags(mount)?, backend(mount)?, filesystem(mount), group(mount)?)
+            }
         };
         let mode =
             capability.access_mode.ok_or(Refusal::Missing { field: "volume_capability.access_mode" })?;
@@ -53,7 +57,7 @@ impl Access {
             }
         };
         let exclusive = mode.mode() == Mode::SingleNodeSingleWriter;
-        Ok(Self { kind, flags, read_only, exclusive, backend, group })
+        Ok(Self { kind, flags, read_only, exclusive, backend, filesystem, group })
     }
 
     /// What all of the capabilities want to be shown.
@@ -82,7 +86,8 @@ impl Access {
 
 fn group(mount: &MountVolume) -> Result<Option<u32>, Refusal> {
     match mount.volume_mount_group.as_str() {
-        "" => Ok(None),
+        // Any backend whose volumes have file systems of their own.
+        "" | "ext4" => Ok(None),
         // The kernel takes the largest number for "leave the group as it is".
         group => match group.parse() {
             Ok(number) if number < u32::MAX => Ok(Some(number)),
@@ -106,10 +111,17 @@ fn flags(mount: &MountVolume) -> Result<MountFlags, Refusal> {
 
 fn backend(mount: &MountVolume) -> Result<Option<BackendKind>, Refusal> {
     match mount.fs_type.as_str() {
-        "" => Ok(None),
-        name => name.parse().map(Some).map_err(|_| Refusal::Unserved {
+        // Any backend whose volumes have file systems of their own.
+        "" | "ext4" => Ok(None),
+        "xfs" => Ok(Some(BackendKind::Xfs)),
+        "btrfs" => Ok(Some(BackendKind::Btrfs)),
+        name => Err(Refusal::Unserved {
             what: format!("file-system type {name:?}"),
-            instead: "a volume has its drive's file system; leave the type out, or ask for xfs or btrfs",
+            instead: "leave the type out, or ask for xfs, btrfs or (on lvm and lvm-thin) ext4",
         }),
     }
+}
+
+fn filesystem(mount: &MountVolume) -> Option<&'static str> {
+    ["ext4", "xfs", "btrfs"].into_iter().find(|name| mount.fs_type == *name)
 }

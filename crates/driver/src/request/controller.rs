@@ -17,6 +17,7 @@ impl Create {
         let access = Access::check_all(&request.volume_capabilities)?;
         let asked = parameters::check(&request.parameters)?;
         let throttle = parameters::mutable(&request.mutable_parameters)?;
+        let backend = one_backend(asked.backend, &access)?;
         let sizes = Sizes::check(request.capacity_range)?;
         place_or_elsewhere(request.accessibility_requirements, segments)?;
         Ok(Self(CreateVolume {
@@ -24,12 +25,12 @@ impl Create {
             required: sizes.required,
             limit: sizes.limit,
             access: Access::one_kind(&access)?,
-            backend: one_backend(asked.backend, &access)?,
+            backend,
             drives: asked.drives,
             spread: asked.spread,
             throttle,
             ephemeral: false,
-            parameters: BTreeMap::new(),
+            parameters: own(backend, &access, asked.overcommit),
             notes: parameters::notes(request.parameters),
             origin: snapshot::origin(request.volume_content_source)?,
         }))
@@ -55,11 +56,40 @@ fn within(places: impl IntoIterator<Item = v1::Topology>, segments: &BTreeMap<St
     values::accessible(&places, segments)
 }
 
-/// The backend that parameters and file-system types agree upon.
+/// The type of the file system that a volume has for itself: `xfs` and `btrfs` are backends, too.
+fn own_filesystem(backend: Option<BackendKind>, access: &[Access]) -> Option<&'static str> {
+    let asked = access.iter().find_map(|access| access.filesystem)?;
+    (asked == "ext4" || backend.is_some_and(BackendKind::has_filesystems)).then_some(asked)
+}
+
+/// What is kept with the volume of what was asked for.
+pub(super) fn own(
+    backend: Option<BackendKind>,
+    access: &[Access],
+    overcommit: Option<String>,
+) -> BTreeMap<String, String> {
+    let filesystem = own_filesystem(backend, access).map(|own| (drives::FILESYSTEM, own.to_owned()));
+    let pairs = filesystem.into_iter().chain(overcommit.map(|times| (drives::OVERCOMMIT, times)));
+    pairs.map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// The backend that parameters and file-system types agree upon. On `lvm` and `lvm-thin` a volume has
+/// whichever type is asked for.
 pub(super) fn one_backend(
     parameter: Option<BackendKind>,
     access: &[Access],
 ) -> Result<Option<BackendKind>, Refusal> {
+    if parameter.is_some_and(BackendKind::has_filesystems) {
+        return Ok(parameter);
+    }
+    if let (Some(backend), Some(own)) = (parameter, own_filesystem(parameter, access)) {
+        return Err(Refusal::Invalid {
+            field: "volume_capabilities",
+            why: format!(
+                "volumes on {backend} don't have {own} of their own; leave the file-system type out"
+            ),
+        });
+    }
     let mut asked = parameter.into_iter().chain(access.iter().filter_map(|access| access.backend));
     let Some(first) = asked.next() else { return Ok(None) };
     match asked.find(|other| *other != first) {

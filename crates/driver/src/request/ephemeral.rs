@@ -1,6 +1,10 @@
 //! Requests for a volume that is made for one pod, and goes with it: what Kubernetes calls CSI ephemeral volumes.
 
-use super::{Access, Refusal, controller::one_backend, mount_point, parameters, text};
+use super::{
+    Access, Refusal,
+    controller::{one_backend, own},
+    mount_point, parameters, text,
+};
 use csi::v1;
 use drives::{AccessType, CreateVolume};
 use std::path::PathBuf;
@@ -50,10 +54,12 @@ impl Ephemeral {
             why: format!("{SIZE} is {size:?}; set it in the pod's volumeAttributes to a size such as 1Gi"),
         })?;
         let asked = parameters::check(&attributes)?;
+        let backend = one_backend(asked.backend, std::slice::from_ref(&access))?;
         let wanted = CreateVolume {
             name: request.volume_id.clone(),
             required,
-            backend: one_backend(asked.backend, std::slice::from_ref(&access))?,
+            backend,
+            parameters: own(backend, std::slice::from_ref(&access), asked.overcommit),
             drives: asked.drives,
             spread: asked.spread,
             ephemeral: true,

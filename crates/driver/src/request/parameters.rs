@@ -10,6 +10,7 @@ const BACKEND: &str = "orlop.dev/backend";
 const SELECTOR: &str = "orlop.dev/drive-selector";
 const TIER: &str = drives::ACCESS_TIER;
 const SPREAD: &str = "orlop.dev/spread";
+const OVERCOMMIT: &str = "orlop.dev/overcommit";
 
 /// DirectPV's parameters begin with this: its tier, its group, and for all else the label that a drive must have.
 const DIRECTPV: &str = "directpv.min.io/";
@@ -30,6 +31,8 @@ pub(crate) struct Parameters {
     pub(crate) drives: DriveSelector,
     /// The group of volumes that lie on different drives.
     pub(crate) spread: Option<String>,
+    /// How many times what it has a drive may promise.
+    pub(crate) overcommit: Option<String>,
 }
 
 /// Checks parameters, of which each must be known: a misspelt one would otherwise be a wish that nobody hears.
@@ -45,6 +48,10 @@ pub(super) fn check(parameters: &BTreeMap<String, String>) -> Result<Parameters,
                     value.parse().map_err(|unknown: drives::UnknownBackend| wrong(key, unknown.to_string()));
                 checked.backend = Some(kind?);
             }
+            (OVERCOMMIT, _) => match value.parse::<f64>() {
+                Ok(times) if (1.0..=100.0).contains(&times) => checked.overcommit = Some(value.clone()),
+                _ => return Err(wrong(key, format!("{value:?} is no number from 1 to 100, such as 1.5"))),
+            },
             (SELECTOR, _) => labels.push(value.clone()),
             (TIER, _) | (_, Some("access-tier")) => checked.drives.tier = Some(value.clone()),
             (SPREAD, _) if value.is_empty() => {
@@ -61,7 +68,8 @@ pub(super) fn check(parameters: &BTreeMap<String, String>) -> Result<Parameters,
                 return Err(Refusal::Invalid {
                     field: FIELD,
                     why: format!(
-                        "{key:?} is unknown; remove it (this driver knows {BACKEND}, {SELECTOR}, {TIER} and {SPREAD})"
+                        "{key:?} is unknown; remove it (this driver knows {BACKEND}, {SELECTOR}, {TIER}, \
+                         {SPREAD} and {OVERCOMMIT})"
                     ),
                 });
             }

@@ -140,7 +140,7 @@ fn creation() {
         (|r| r.parameters = map(&[("orlop.dev/drive-selector", "a in (")]), Err((BAD, "drive-selector"))),
         // File-system types choose a backend, if they agree.
         (|r| r.volume_capabilities = vec![mounted("xfs", &[])], Ok(())),
-        (|r| r.volume_capabilities = vec![mounted("ext4", &[])], Err((BAD, "\"ext4\""))),
+        (|r| r.volume_capabilities = vec![mounted("minix", &[])], Err((BAD, "\"minix\""))),
         (
             |r| r.volume_capabilities = vec![mounted("xfs", &[]), mounted("btrfs", &[])],
             Err((BAD, "both xfs and btrfs")),

@@ -1,11 +1,14 @@
 //! btrfs: a volume is a subvolume, held to its size by a simple quota.
 
-use std::{io::ErrorKind, path::Path};
+use std::{ffi::OsStr, io::ErrorKind, path::Path};
 
 use linux::{Attributes, FilesystemMount, Host, Result, SubvolumeId};
 
-use super::{Backend, QuotaKey, Usage, foreign};
-use crate::{BackendKind, DriveId, initialise::LABEL};
+use super::{Backend, Copies, New, Place, QuotaKey, Usage, foreign};
+use crate::{
+    BackendKind, DriveId,
+    initialise::{self, LABEL},
+};
 
 pub(crate) struct Btrfs;
 
@@ -14,11 +17,13 @@ impl Backend for Btrfs {
         BackendKind::Btrfs
     }
 
-    fn format(&self, id: &DriveId, overwrite: bool) -> (&'static str, Vec<String>) {
+    fn format(&self, host: &dyn Host, id: &DriveId, device: &Path, overwrite: bool) -> Result<()> {
         let mut arguments: Vec<String> =
             ["-q", "-L", LABEL, "-U", id.as_str(), "-m", "dup", "-d", "single"].map(str::to_owned).into();
         arguments.extend(overwrite.then(|| "-f".to_owned()));
-        ("mkfs.btrfs", arguments)
+        arguments.push(device.to_string_lossy().into_owned());
+        let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
+        host.run("mkfs.btrfs", &arguments, initialise::DEADLINE).map(drop)
     }
 
     fn mounting<'a>(&self, device: &'a str) -> FilesystemMount<'a> {
@@ -46,29 +51,29 @@ impl Backend for Btrfs {
         None
     }
 
-    fn create(&self, host: &dyn Host, volume: &Path, _: Option<QuotaKey>) -> Result<()> {
-        match host.create_subvolume(volume, 0o755) {
+    fn create(&self, host: &dyn Host, place: Place<'_>, _: &New) -> Result<()> {
+        match host.create_subvolume(place.volume, 0o755) {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    fn quota_key(&self, host: &dyn Host, volume: &Path) -> Result<Option<QuotaKey>> {
-        host.subvolume_id(volume).map(|id| Some(QuotaKey::Subvolume(id.0)))
+    fn quota_key(&self, host: &dyn Host, place: Place<'_>) -> Result<Option<QuotaKey>> {
+        host.subvolume_id(place.volume).map(|id| Some(QuotaKey::Subvolume(id.0)))
     }
 
-    fn limit(&self, host: &dyn Host, mount: &Path, quota: QuotaKey, bytes: u64) -> Result<()> {
-        host.limit_subvolume(mount, subvolume(quota)?, Some(bytes))
+    fn limit(&self, host: &dyn Host, place: Place<'_>, quota: QuotaKey, bytes: u64) -> Result<()> {
+        host.limit_subvolume(place.mount, subvolume(quota)?, Some(bytes))
     }
 
-    fn usage(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<Usage> {
-        let quota = host.subvolume_quota(mount, subvolume(quota)?)?.unwrap_or_default();
+    fn usage(&self, host: &dyn Host, place: Place<'_>, quota: QuotaKey) -> Result<Usage> {
+        let quota = host.subvolume_quota(place.mount, subvolume(quota)?)?.unwrap_or_default();
         Ok(Usage { used: quota.used, limit: quota.limit, inodes: None })
     }
 
-    fn copies(&self) -> bool {
-        true
+    fn copies(&self) -> Copies {
+        Copies::Files
     }
 
     fn freeze(&self, host: &dyn Host, volume: &Path, frozen: &Path) -> Result<()> {
@@ -109,6 +114,6 @@ impl Backend for Btrfs {
 fn subvolume(quota: QuotaKey) -> Result<SubvolumeId> {
     match quota {
         QuotaKey::Subvolume(id) => Ok(SubvolumeId(id)),
-        QuotaKey::Project(_) => Err(foreign(quota)),
+        QuotaKey::Project(_) | QuotaKey::Device => Err(foreign(quota)),
     }
 }

@@ -1,14 +1,18 @@
 //! XFS: a volume is a directory, held to its size by a project quota.
 
 use std::{
+    ffi::OsStr,
     path::Path,
     time::{Duration, Instant},
 };
 
 use linux::{Attributes, FilesystemMount, Host, ProjectId, Result};
 
-use super::{Backend, QuotaKey, Usage, foreign};
-use crate::{BackendKind, DriveId, initialise::LABEL};
+use super::{Backend, Copies, New, Place, QuotaKey, Usage, foreign};
+use crate::{
+    BackendKind, DriveId,
+    initialise::{self, LABEL},
+};
 
 pub(crate) struct Xfs;
 
@@ -17,12 +21,14 @@ impl Backend for Xfs {
         BackendKind::Xfs
     }
 
-    fn format(&self, id: &DriveId, overwrite: bool) -> (&'static str, Vec<String>) {
+    fn format(&self, host: &dyn Host, id: &DriveId, device: &Path, overwrite: bool) -> Result<()> {
         let uuid = format!("uuid={id}");
         let mut arguments: Vec<String> =
             ["-q", "-L", LABEL, "-m", &uuid, "-i", "maxpct=50"].map(str::to_owned).into();
         arguments.extend(overwrite.then(|| "-f".to_owned()));
-        ("mkfs.xfs", arguments)
+        arguments.push(device.to_string_lossy().into_owned());
+        let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
+        host.run("mkfs.xfs", &arguments, initialise::DEADLINE).map(drop)
     }
 
     fn mounting<'a>(&self, device: &'a str) -> FilesystemMount<'a> {
@@ -51,7 +57,7 @@ impl Backend for Xfs {
             .iter()
             .filter_map(|key| match key {
                 QuotaKey::Project(project) => Some(*project),
-                QuotaKey::Subvolume(_) => None,
+                QuotaKey::Subvolume(_) | QuotaKey::Device => None,
             })
             .collect();
         taken.sort_unstable();
@@ -65,31 +71,33 @@ impl Backend for Xfs {
         Some(QuotaKey::Project(free))
     }
 
-    fn create(&self, host: &dyn Host, volume: &Path, quota: Option<QuotaKey>) -> Result<()> {
-        host.make_directory(volume, 0o755)?;
-        match quota {
-            Some(quota) => host.set_project(volume, project(quota)?),
-            None => {
-                Err(linux::Error::because("make volume", volume.display(), "its record names no project"))
-            }
+    fn create(&self, host: &dyn Host, place: Place<'_>, new: &New) -> Result<()> {
+        host.make_directory(place.volume, 0o755)?;
+        match new.quota {
+            Some(quota) => host.set_project(place.volume, project(quota)?),
+            None => Err(linux::Error::because(
+                "make volume",
+                place.volume.display(),
+                "its record names no project",
+            )),
         }
     }
 
-    fn quota_key(&self, host: &dyn Host, volume: &Path) -> Result<Option<QuotaKey>> {
-        host.project(volume).map(|id| (id.0 != 0).then_some(QuotaKey::Project(id.0)))
+    fn quota_key(&self, host: &dyn Host, place: Place<'_>) -> Result<Option<QuotaKey>> {
+        host.project(place.volume).map(|id| (id.0 != 0).then_some(QuotaKey::Project(id.0)))
     }
 
-    fn limit(&self, host: &dyn Host, mount: &Path, quota: QuotaKey, bytes: u64) -> Result<()> {
-        host.limit_project(mount, project(quota)?, Some(bytes))
+    fn limit(&self, host: &dyn Host, place: Place<'_>, quota: QuotaKey, bytes: u64) -> Result<()> {
+        host.limit_project(place.mount, project(quota)?, Some(bytes))
     }
 
-    fn usage(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<Usage> {
-        let usage = host.project_usage(mount, project(quota)?)?;
+    fn usage(&self, host: &dyn Host, place: Place<'_>, quota: QuotaKey) -> Result<Usage> {
+        let usage = host.project_usage(place.mount, project(quota)?)?;
         Ok(Usage { used: usage.used, limit: usage.limit, inodes: Some(usage.inodes) })
     }
 
-    fn copies(&self) -> bool {
-        true
+    fn copies(&self) -> Copies {
+        Copies::Files
     }
 
     /// XFS freezes as a whole only, and would hold up all other volumes of the drive: writers go on.
@@ -139,6 +147,6 @@ const PAUSE: Duration = Duration::from_millis(5);
 fn project(quota: QuotaKey) -> Result<ProjectId> {
     match quota {
         QuotaKey::Project(id) => Ok(ProjectId(id)),
-        QuotaKey::Subvolume(_) => Err(foreign(quota)),
+        QuotaKey::Subvolume(_) | QuotaKey::Device => Err(foreign(quota)),
     }
 }

@@ -8,8 +8,9 @@ use std::{
 };
 
 use linux::{
-    BlockDevice, BlockDevices, Btrfs, LoopDevice, LoopDevices, Output, Programs, ProjectId, ProjectQuota,
-    ProjectUsage, Result, SubvolumeId, SubvolumeQuota,
+    BlockDevice, BlockDevices, Btrfs, Error, LogicalVolume, LogicalVolumes, LoopDevice, LoopDevices, Making,
+    Output, Programs, ProjectId, ProjectQuota, ProjectUsage, Result, SubvolumeId, SubvolumeQuota,
+    VolumeGroup,
 };
 
 use super::{FakeHost, FileSystem, Machine, Node, SIZE, no};
@@ -300,5 +301,40 @@ impl ProjectQuota for FakeHost {
             let inodes = view.nodes.values().filter(counted).count() as u64;
             Ok(ProjectUsage { used: 0, limit, inodes })
         })
+    }
+}
+
+/// The machine in memory has no device mapper: what LVM does is tried on a real one.
+impl LogicalVolumes for FakeHost {
+    fn group_on(&self, _: &Path) -> Result<Option<VolumeGroup>> {
+        Ok(None)
+    }
+
+    fn make_group(&self, device: &Path, _: &str, _: &[&str]) -> Result<()> {
+        Err(Error::because("make a volume group on", device.display(), "there is no device mapper"))
+    }
+
+    fn activate_group(&self, _: &str, _: bool) -> Result<()> {
+        self.has_device_mapper("linear")
+    }
+
+    fn logical_volumes(&self, _: &str) -> Result<Vec<LogicalVolume>> {
+        Ok(Vec::new())
+    }
+
+    fn make_logical_volume(&self, _: &str, _: &str, _: Making<'_>, _: &str) -> Result<()> {
+        self.has_device_mapper("linear")
+    }
+
+    fn grow_logical_volume(&self, _: &str, _: &str, _: u64, _: bool) -> Result<()> {
+        self.has_device_mapper("linear")
+    }
+
+    fn remove_logical_volume(&self, _: &str, _: &str) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn has_device_mapper(&self, target: &str) -> Result<()> {
+        Err(Error::because("use", target, "there is no device mapper"))
     }
 }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use drives::{BackendKind, CreateVolume, Drives, Force, Source};
-use linux::{Files, Kernel, LoopDevices, Mounts, Programs, ProjectId, ProjectQuota, ProjectUsage, Unmount};
+use linux::{
+    Files, Kernel, LogicalVolumes, LoopDevices, Mounts, Programs, ProjectId, ProjectQuota, ProjectUsage,
+    Unmount,
+};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -61,8 +64,10 @@ impl Bench {
 
     /// No subvolume, quota group or project is left on any drive, nor space that nobody has.
     pub(crate) fn leaves_nothing(&self, drives: &Drives) {
-        if self.kind != BackendKind::Btrfs {
-            return self.leaves_no_project(drives);
+        match self.kind {
+            BackendKind::Btrfs => {}
+            BackendKind::Xfs => return self.leaves_no_project(drives),
+            BackendKind::Lvm | BackendKind::LvmThin => return self.leaves_no_logical_volume(drives),
         }
         for drive in drives.drives() {
             let mount = drive.mount.expect("mounted");
@@ -75,6 +80,16 @@ impl Bench {
             assert_eq!(groups.lines().filter(|line| line.contains('/')).count(), 1, "{groups}");
             let used = drive.size - Kernel.space(&mount).expect("space").available;
             assert!(used < 200 * MIB, "the space is back: {used} bytes used");
+        }
+    }
+
+    fn leaves_no_logical_volume(&self, drives: &Drives) {
+        for drive in drives.drives() {
+            let group = format!("orlop_{}", drive.id.expect("known").as_str().replace('-', ""));
+            let left = Kernel.logical_volumes(&group).expect("lvs");
+            let mut left: Vec<&str> = left.iter().map(|volume| volume.name.as_str()).collect();
+            left.retain(|name| *name != "pool");
+            assert_eq!(left, ["records"]);
         }
     }
 

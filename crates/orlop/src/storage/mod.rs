@@ -24,7 +24,7 @@ pub(crate) struct Storage {
     overwrite: Vec<PathBuf>,
     /// What holds volumes to their sizes on drives that are made now [default: xfs where the kernel has its quotas, else
     /// btrfs].
-    #[arg(long, value_name = "xfs|btrfs")]
+    #[arg(long, value_name = "xfs|btrfs|lvm|lvm-thin")]
     backend: Option<drives::BackendKind>,
     /// A drive in a sparse file of this size below the data directory, for trials. Dealt to the nodes in turn.
     #[arg(long = "loop-drive", value_name = "SIZE", value_parser = size)]
