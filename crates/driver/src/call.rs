@@ -40,9 +40,28 @@ impl Calls {
     }
 
     fn count(&self, method: &'static str, code: Code, seconds: f64) {
-        let labels =
-            [("method_name", format!("/csi.v1/{method}")), ("grpc_status_code", format!("{code:?}"))];
+        let method = format!("/csi.v1.{}/{method}", service(method));
+        let labels = [("method_name", method), ("grpc_status_code", name(code))];
         self.seconds.get_or_create_owned(&labels).observe(seconds);
+    }
+}
+
+/// The service that a method belongs to.
+fn service(method: &str) -> &'static str {
+    match method {
+        "GetPluginInfo" | "GetPluginCapabilities" | "Probe" => "Identity",
+        _ if method.starts_with("Node") => "Node",
+        _ if method.contains("Group") => "GroupController",
+        _ => "Controller",
+    }
+}
+
+/// A code as CSI's sidecars write it.
+fn name(code: Code) -> String {
+    match code {
+        Code::Ok => "OK".to_owned(),
+        Code::Cancelled => "Canceled".to_owned(),
+        code => format!("{code:?}"),
     }
 }
 
@@ -105,6 +124,38 @@ impl Drop for Call<'_> {
             End::Answered => tracing::debug!("answered"),
             End::Refused(_, why) => tracing::warn!("refused: {why}"),
             End::HungUp => tracing::warn!("the caller hung up; what was begun is finished"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_by_method_and_code() {
+        let calls = Calls::default();
+        for (method, code) in [
+            ("CreateVolume", Code::Ok),
+            ("CreateVolume", Code::Ok),
+            ("CreateVolumeGroupSnapshot", Code::Cancelled),
+            ("NodeGetInfo", Code::ResourceExhausted),
+        ] {
+            calls.count(method, code, 0.1);
+        }
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register(Calls::NAME, Calls::HELP, calls.metric());
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encoded");
+        for (method, code, count) in [
+            ("Controller/CreateVolume", "OK", 2),
+            ("GroupController/CreateVolumeGroupSnapshot", "Canceled", 1),
+            ("Node/NodeGetInfo", "ResourceExhausted", 1),
+        ] {
+            let line = format!(
+                "csi_plugin_operations_seconds_count{{method_name=\"/csi.v1.{method}\",grpc_status_code=\"{code}\"}} {count}"
+            );
+            assert!(text.contains(&line), "{text} lacks {line}");
         }
     }
 }
