@@ -10,7 +10,9 @@ use std::time::Instant;
 use controllers::{Controller, run};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
 use support::{Fault, World, claim, class, eventually, pod, volume};
 
 async fn bound(world: &World, name: &str) -> String {
@@ -62,8 +64,7 @@ async fn claims_wait_for_their_class_consumer_or_provisioner() {
     world.create::<PersistentVolumeClaim>(claim("any", "1Gi", None)).await;
     world.event("any", "FailedBinding").await;
     let mut default = class("default", "driver.example.com", "Immediate");
-    default["metadata"]["annotations"] =
-        serde_json::json!({resources::annotations::IS_DEFAULT_CLASS: "true"});
+    default["metadata"]["annotations"] = json!({resources::annotations::IS_DEFAULT_CLASS: "true"});
     world.create::<StorageClass>(default).await;
     world.event("any", "ExternalProvisioning").await;
     assert_eq!(resources::claim::class(&world.get("any").await.unwrap()), "default");
@@ -94,13 +95,35 @@ async fn a_volume_is_released_when_its_claim_is_gone_and_retained() {
     world.gone::<PersistentVolume>("next").await;
 }
 
+/// What a binder leaves that stopped between its two writes, and a user who then deletes the volume.
+#[tokio::test]
+async fn a_volume_deleted_before_its_claim_took_it_goes_and_the_claim_takes_another() {
+    let world = World::start().await;
+    world.create::<PersistentVolumeClaim>(claim("data", "1Gi", Some(""))).await;
+    let uid = world.get::<PersistentVolumeClaim>("data").await.unwrap().metadata.uid;
+    let mut begun = volume("begun", "1Gi", "");
+    begun["metadata"]["finalizers"] = json!([resources::finalizers::VOLUME_PROTECTION]);
+    begun["spec"]["claimRef"] =
+        json!({"kind": "PersistentVolumeClaim", "namespace": "default", "name": "data", "uid": uid});
+    world.create::<PersistentVolume>(begun).await;
+    let phase = Patch::Merge(json!({"status": {"phase": "Bound"}}));
+    let volumes = Api::<PersistentVolume>::all(world.context.client.clone());
+    volumes.patch_status("begun", &PatchParams::default(), &phase).await.unwrap();
+    world.delete::<PersistentVolume>("begun").await;
+
+    tokio::spawn(run(world.context.clone(), &[Controller::Bind, Controller::Protect]));
+    world.gone::<PersistentVolume>("begun").await;
+    world.create::<PersistentVolume>(volume("other", "1Gi", "")).await;
+    assert_eq!(bound(&world, "data").await, "other");
+}
+
 /// The world of the scenario that is played with every write failing in turn.
 async fn scenario(world: &World) {
     world.create::<PersistentVolume>(volume("v1", "1Gi", "")).await;
     world.create::<PersistentVolume>(volume("v2", "2Gi", "")).await;
     let mut reserved = volume("v3", "1Gi", "");
     reserved["spec"]["claimRef"] =
-        serde_json::json!({"kind": "PersistentVolumeClaim", "namespace": "default", "name": "c3"});
+        json!({"kind": "PersistentVolumeClaim", "namespace": "default", "name": "c3"});
     world.create::<PersistentVolume>(reserved).await;
     for name in ["c1", "c2", "c3"] {
         world.create::<PersistentVolumeClaim>(claim(name, "1Gi", Some(""))).await;

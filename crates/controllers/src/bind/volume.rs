@@ -45,10 +45,13 @@ pub fn sync_volume(world: &World, volume: &PersistentVolume, live: Live) -> Look
 
     let is_referred = |claim: &PersistentVolumeClaim| claim.metadata.uid.as_deref() == Some(uid.as_str());
     let given_up = matches!(volume::phase(&volume), "Released" | "Failed");
+    // Deleted while its claim was to take it, which it then no longer can.
+    let left = volume.metadata.deletion_timestamp.is_some() && volume::phase(&volume) == "Bound";
+    let is_settled = |claim: &PersistentVolumeClaim| !(left && claim::volume_name(claim).is_empty());
     let known = world.claim(&key).map(std::sync::Arc::as_ref);
     let claim = match (known, live) {
-        (Some(known), _) if is_referred(known) => Some(known.clone()),
         (_, Live::Read(found)) => found.map(|claim| *claim).filter(is_referred),
+        (Some(known), _) if is_referred(known) && is_settled(known) => Some(known.clone()),
         (None, Live::Unread) if given_up => None,
         (_, Live::Unread) => return Look::Ask(key),
     };
@@ -69,6 +72,10 @@ pub fn sync_volume(world: &World, volume: &PersistentVolume, live: Live) -> Look
                 );
                 step.warning(volume_reference(&volume), "VolumeMismatch", message.clone());
                 step.warning(claim_reference(&claim), "VolumeMismatch", message);
+            }
+            // Not bound, whatever was begun: what protects it may let it go, and its claim gets another.
+            "" if left => {
+                step.volume_phase(&mut volume, "Available", "");
             }
             // The claim writes its own half.
             "" => step.next.push(Key::Claim(key)),
