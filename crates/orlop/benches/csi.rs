@@ -5,11 +5,12 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::caller::{self, Caller, Volume, driver, faults_of_children, stop};
-use common::{Place, wait_until};
+use common::{Place, wait_until, world};
 use futures::StreamExt;
 use futures::stream;
 
@@ -72,6 +73,7 @@ async fn own(place: &Place, volumes: usize) {
     println!("resident memory with 0 volumes: {}", memory(child.id()));
     let before = faults_of_children(child.id());
     of_calls(&caller, child.id()).await;
+    throughput(place, &caller).await;
     let none = faults_of_children(child.id()) == before;
     println!(
         "processes started by create, stage, publish, expand, unpublish, unstage, delete: {}",
@@ -98,6 +100,45 @@ async fn own(place: &Place, volumes: usize) {
     println!("resident memory after that: {}", memory(child.id()));
     drop(made);
     stop(child);
+}
+
+/// Sequential and random writes in a volume and on its drive's own file system, by `fio`: they should be equally fast.
+async fn throughput(place: &Place, caller: &Caller) {
+    let volume = caller.create("speed", 1 << 30).await.expect("created");
+    let shown = caller.show(&volume, "speed").await.expect("published");
+    let bare = world::drives(&place.data()).first().expect("a drive").join("bare");
+    std::fs::create_dir(&bare).expect("made");
+    for (what, block, order) in [("sequential", "1M", "write"), ("random", "4k", "randwrite")] {
+        let speeds = [&shown, &bare].map(|at| fio(at, block, order));
+        match speeds {
+            [Some(volume), Some(bare)] => println!(
+                "{what} writes of {block}: {:.0} MiB/s in a volume, {:.0} MiB/s on the bare file system",
+                volume / MIB,
+                bare / MIB
+            ),
+            _ => println!("{what} writes of {block}: not measured, fio is not installed"),
+        }
+    }
+    std::fs::remove_dir_all(&bare).expect("removed");
+    caller.hide(&volume, "speed").await.expect("unstaged");
+    caller.delete(&volume).await.expect("deleted");
+}
+
+/// Bytes written per second by direct I/O in a directory; none without the program.
+fn fio(directory: &Path, block: &str, order: &str) -> Option<f64> {
+    let output = Command::new("fio")
+        .args(["--name=speed", "--size=512M", "--runtime=10", "--time_based", "--direct=1", "--iodepth=16"])
+        .args([
+            "--ioengine=libaio",
+            "--output-format=json",
+            &format!("--bs={block}"),
+            &format!("--rw={order}"),
+        ])
+        .arg(format!("--directory={}", directory.display()))
+        .output()
+        .ok()?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("fio's report");
+    report["jobs"][0]["write"]["bw_bytes"].as_f64()
 }
 
 /// What can be measured of any driver.

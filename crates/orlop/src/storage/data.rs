@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use drives::Source;
 use linux::Files;
@@ -28,6 +29,9 @@ pub(crate) enum DataError {
     )]
     FewerNodes { asked: usize, known: usize },
 }
+
+/// How long files may stay open after the process that opened them has ended.
+const LAST_FILES: Duration = Duration::from_secs(5);
 
 /// An open data directory; the lock goes with this value.
 pub(crate) struct DataDir {
@@ -61,13 +65,18 @@ impl DataDir {
             .truncate(false)
             .open(path.join("lock"))
             .map_err(failed)?;
-        if let Err(error) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        let since = Instant::now();
+        while let Err(error) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(failed(error.into()));
             }
             let mut owner = String::new();
-            lock.read_to_string(&mut owner).map_err(failed)?;
-            return Err(DataError::InUse { path, owner });
+            lock.rewind().and_then(|()| lock.read_to_string(&mut owner)).map_err(failed)?;
+            // A program that a killed Orlop was about to start holds its files until the exec.
+            if Path::new("/proc").join(&owner).exists() || since.elapsed() > LAST_FILES {
+                return Err(DataError::InUse { path, owner });
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
         lock.set_len(0)
             .and_then(|()| lock.rewind())
@@ -243,6 +252,21 @@ mod tests {
         let two = empty().with(&Asked { nodes: Some(2), ..Asked::default() }, Path::new("/d")).unwrap();
         let one = Asked { nodes: Some(1), ..Asked::default() };
         assert!(matches!(two.with(&one, Path::new("/d")), Err(DataError::FewerNodes { asked: 1, known: 2 })));
+    }
+
+    #[test]
+    fn files_that_a_killed_owner_leaves_open_for_a_moment_are_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        std::fs::write(dir.path().join("lock"), ended.id().to_string()).unwrap();
+        let left = File::open(dir.path().join("lock")).unwrap();
+        rustix::fs::flock(&left, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let path = dir.path().to_owned();
+        let opening = std::thread::spawn(move || DataDir::open(&path).map(drop));
+        std::thread::sleep(Duration::from_millis(50));
+        drop(left);
+        opening.join().unwrap().unwrap();
     }
 
     #[test]
