@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
-use resources::{claim, snapshot, volume};
+use resources::{claim, finalizers, snapshot, volume};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -19,6 +19,9 @@ pub struct Ledger {
     pub pods: BTreeMap<String, Pod>,
     /// Reclaim policies of volumes, also of those that are gone, and since when.
     pub policies: BTreeMap<String, (String, Instant)>,
+    /// Volumes whose objects were deleted before the provisioner had put its finalizer on them, as where the policy was
+    /// made Delete a moment earlier: their data is left to the administrator.
+    pub let_go: BTreeSet<String>,
     /// The driver's ids of snapshots that outlive their objects.
     pub retained_snapshots: BTreeSet<String>,
     /// What must not have happened.
@@ -114,6 +117,11 @@ impl Ledger {
                 let policy = volume::reclaim_policy(&now);
                 if self.policies.get(name).is_none_or(|(before, _)| before != policy) {
                     self.policies.insert(name.to_owned(), (policy.to_owned(), Instant::now()));
+                }
+                let goes = |volume: &PersistentVolume| volume.metadata.deletion_timestamp.is_some();
+                let is_held = now.finalizers().iter().any(|name| name == finalizers::PROVISIONER);
+                if goes(&now) && !is_held && !before.as_ref().is_some_and(goes) {
+                    self.let_go.insert(name.to_owned());
                 }
                 self.volumes.insert(name.to_owned(), now);
             }

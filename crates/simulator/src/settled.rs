@@ -35,7 +35,9 @@ pub async fn settled(world: &World) -> Vec<String> {
         note(&format!("pod {name}"), of_pod(&ledger, pod));
     }
     for (name, _) in held.volumes.iter().filter(|(_, volume)| !volume.by_hand) {
-        let kept = ledger.volumes.contains_key(name) || ledger.retained(name).is_some();
+        let kept = ledger.volumes.contains_key(name)
+            || ledger.retained(name).is_some()
+            || ledger.let_go.contains(name);
         note(&format!("data of {name}"), if kept { Ok(()) } else { Err("kept for nobody".to_owned()) });
     }
     stuck.extend(attachments::settled(world, &ledger, &held).await);

@@ -31,6 +31,8 @@ struct State {
     busy: BTreeSet<String>,
     /// How many operations there were about the same.
     asked: BTreeMap<String, u64>,
+    /// What operations were carried out about.
+    done: BTreeSet<String>,
     /// How many operations in a thousand fail.
     failing: u64,
 }
@@ -124,12 +126,19 @@ impl Storage {
         let failure = |code| Status::new(code, "as the weather is");
         sleep(fate.before).await;
         if let Some(code) = fate.refused {
+            // By the specification none says of what was done before that it was not.
+            let is_done = self.state.lock().done.contains(&busy.1);
+            let code = if is_done { Code::Unavailable } else { code };
             self.network.note(format_args!("storage: {}: {code:?}", busy.1));
             return Err(failure(code));
         }
         let answer = {
             let mut state = self.state.lock();
-            self.network.ledger(|ledger| effect(&mut state.held, ledger))
+            let answer = self.network.ledger(|ledger| effect(&mut state.held, ledger));
+            if answer.is_ok() {
+                state.done.insert(busy.1.clone());
+            }
+            answer
         };
         let told = answer.as_ref().map(drop).map_err(Status::code);
         self.network.note(format_args!("storage: {}: {told:?} {:?}", busy.1, fate.unanswered));
