@@ -94,8 +94,11 @@ fn a_device_is_written_read_back_grown_and_found_again() {
     ctl(&orlop, "delete pod disk-user --timeout=60s");
     assert!(!device.exists(), "unpublished");
 
-    // Another pod reads what the first has written.
-    ctl(&orlop, &format!("apply -f {EXAMPLE}"));
+    // Another pod reads what the first has written; the claim in the file must not be smaller than it is by now.
+    let grown = place.path().join("grown.yaml");
+    let example = std::fs::read_to_string(EXAMPLE).expect("the example");
+    std::fs::write(&grown, example.replace("storage: 64Mi", "storage: 128Mi")).expect("writing");
+    ctl(&orlop, &format!("apply -f {}", grown.display()));
     ctl(&orlop, "wait --for=condition=Ready pod/disk-user --timeout=60s");
     assert_eq!(log(&orlop, "disk-user"), written);
     ctl(&orlop, &format!("delete -f {EXAMPLE} --timeout=60s"));
