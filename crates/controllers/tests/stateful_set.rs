@@ -300,10 +300,10 @@ async fn a_pod_that_can_never_be_made_is_tried_ever_more_rarely() {
         event.message.as_ref().unwrap().contains("Create Pod db-0 in StatefulSet db failed"),
         "{event:?}"
     );
-    assert!(start.elapsed() >= Duration::from_millis(50 + 100 + 200 + 400));
-    // One revision, one claim, one status, and the attempts.
-    let attempts = 1 + start.elapsed().as_millis().div_ceil(50).ilog2() as usize;
-    assert!(world.writes() <= 3 + attempts + 1, "{} writes, {attempts} attempts", world.writes());
+    // One revision, one claim and one status were written, and the news of each may have cut a first wait short.
+    assert!(start.elapsed() >= Duration::from_millis(400), "the wait after the fourth attempt");
+    let attempts = 1 + 3 + start.elapsed().as_millis().div_ceil(50).ilog2() as usize;
+    assert!(world.writes() <= 3 + attempts, "{} writes, {attempts} attempts", world.writes());
     let set = world.get::<StatefulSet>("db").await.unwrap();
     assert_eq!(set.status.unwrap().observed_generation, set.metadata.generation);
 }
