@@ -26,18 +26,24 @@ fn main() {
     }
 }
 
-/// Binds as many claims as volumes, of ten sizes; each claim has one volume of just its size.
+/// Binds as many claims as volumes, of ten sizes, each of a class of its own: a claim that came before the volumes of its
+/// size were Available would take a larger one, and leave none for another.
 async fn static_binding(count: usize) {
     let empty = anonymous_memory();
     let world = World::start().await;
     let size = |number: usize| format!("{}Gi", 1 + number % 10);
+    let class = |number: usize| format!("static-{}", number % 10);
     let made = futures::stream::iter(0..count).map(|number| {
         let world = &world;
         async move {
             world
-                .create::<PersistentVolume>(volume(&format!("volume-{number}"), &size(number), "static"))
+                .create::<PersistentVolume>(volume(
+                    &format!("volume-{number}"),
+                    &size(number),
+                    &class(number),
+                ))
                 .await;
-            let claim = claim(&format!("claim-{number}"), &size(number), Some("static"));
+            let claim = claim(&format!("claim-{number}"), &size(number), Some(&class(number)));
             world.create::<PersistentVolumeClaim>(claim).await;
         }
     });
