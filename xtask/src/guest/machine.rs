@@ -1,4 +1,4 @@
-//! One guest: a QEMU process with drives that outlive it, commands that run in it, and the plug of each drive.
+//! One guest: a QEMU process with drives that outlive it, commands that run in it, and its plug.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -8,7 +8,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use serde_json::{Value, json};
 
 use super::image::Image;
 
@@ -66,36 +65,30 @@ pub(super) struct Machine<'a> {
     hardware: &'a Hardware,
     commands: UnixStream,
     received: Vec<u8>,
-    monitor: UnixStream,
 }
 
 impl<'a> Machine<'a> {
     /// Switches a guest on and returns when it takes commands. `share` is seen at `/host` in it.
     pub(super) fn start(image: &Image, hardware: &'a Hardware, share: &Path) -> anyhow::Result<Machine<'a>> {
         let at = |name: &str| hardware.dir.join(name);
-        for socket in ["commands", "monitor"] {
-            std::fs::remove_file(at(socket)).ok();
-        }
+        std::fs::remove_file(at("commands")).ok();
         let log = File::create(at("qemu.log"))?;
         // Where this process goes, the guest goes too.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(arguments(image, hardware, share)?);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut qemu = command.spawn().context("starting QEMU")?;
-        let connected = connect(&mut qemu, &at("commands"))
-            .and_then(|commands| Ok((commands, connect(&mut qemu, &at("monitor"))?)));
-        let (commands, monitor) = match connected {
-            Ok(connected) => connected,
+        let commands = match connect(&mut qemu, &at("commands")) {
+            Ok(commands) => commands,
             Err(error) => {
                 qemu.kill().ok();
                 qemu.wait().ok();
                 return Err(error.context(tail(&at("qemu.log"))));
             }
         };
-        let mut machine = Machine { qemu, hardware, commands, received: Vec::new(), monitor };
+        let mut machine = Machine { qemu, hardware, commands, received: Vec::new() };
         let booted = machine.answer(BOOT, &mut |_| {});
         booted.with_context(|| format!("the guest did not start:\n{}", tail(&at("console.log"))))?;
-        machine.monitor(json!({"execute": "qmp_capabilities"}))?;
         Ok(machine)
     }
 
@@ -145,36 +138,6 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Pulls a drive, in use or not.
-    #[expect(dead_code, reason = "the case of a pulled drive is yet to come")]
-    pub(super) fn unplug(&mut self, drive: usize) -> anyhow::Result<()> {
-        self.monitor(json!({"execute": "device_del", "arguments": {"id": format!("nvme{drive}")}}))?;
-        let gone = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < gone {
-            let devices = self.monitor(json!({"execute": "human-monitor-command",
-                "arguments": {"command-line": "info qtree"}}))?;
-            if !devices.as_str().unwrap_or_default().contains(&format!("id \"nvme{drive}\"")) {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        bail!("drive {drive} stays plugged in")
-    }
-
-    /// Plugs a drive in again, at another port.
-    #[expect(dead_code, reason = "the case of a pulled drive is yet to come")]
-    pub(super) fn plug(&mut self, drive: usize, port: usize) -> anyhow::Result<()> {
-        let file = self.hardware.drives[drive].display().to_string();
-        let node = format!("again{drive}");
-        self.monitor(json!({"execute": "blockdev-add", "arguments": {"driver": "raw", "node-name": node,
-            "file": {"driver": "file", "filename": file}}}))?;
-        self.monitor(
-            json!({"execute": "device_add", "arguments": {"driver": "nvme", "id": format!("nvme{drive}"),
-            "drive": node, "serial": format!("drive{drive}"), "bus": format!("port{port}")}}),
-        )?;
-        Ok(())
-    }
-
     fn answer(&mut self, deadline: Duration, line: &mut dyn FnMut(&str)) -> anyhow::Result<i32> {
         let status = self.lines(Instant::now() + deadline, line)?;
         status.with_context(|| format!("no end after {} s", deadline.as_secs()))
@@ -211,27 +174,6 @@ impl<'a> Machine<'a> {
             }
         }
     }
-
-    /// One exchange with QEMU's monitor; events in between are passed over.
-    fn monitor(&mut self, request: Value) -> anyhow::Result<Value> {
-        writeln!(self.monitor, "{request}")?;
-        self.monitor.set_read_timeout(Some(Duration::from_secs(30)))?;
-        loop {
-            let mut text = Vec::new();
-            let mut byte = [0];
-            while byte != *b"\n" {
-                self.monitor.read_exact(&mut byte).context("QEMU's monitor does not answer")?;
-                text.push(byte[0]);
-            }
-            let mut answer: Value = serde_json::from_slice(&text).context("QEMU's monitor answers oddly")?;
-            if let Some(error) = answer.get("error") {
-                bail!("QEMU refuses {request}: {error}");
-            }
-            if answer.get("return").is_some() {
-                return Ok(answer["return"].take());
-            }
-        }
-    }
 }
 
 impl Drop for Machine<'_> {
@@ -255,7 +197,6 @@ fn arguments(image: &Image, hardware: &Hardware, share: &Path) -> anyhow::Result
     add("initrd", image.initrd.display().to_string());
     add("append", format!("{KERNEL} tsc_early_khz={}", clock()?));
     add("serial", format!("file:{}", at("console.log")));
-    add("qmp", format!("unix:{},server=on,wait=off", at("monitor")));
     add(
         "drive",
         format!("if=none,id=root,file={},format=raw,snapshot=on,cache=unsafe", image.root.display()),
@@ -282,15 +223,10 @@ fn arguments(image: &Image, hardware: &Hardware, share: &Path) -> anyhow::Result
             add("device", format!("nvdimm,id=nvdimm,memdev=memory,label-size={LABELS}"));
         }
     }
-    // A spare port for a drive that comes back elsewhere.
-    for port in 0..=hardware.drives.len() {
-        add("device", format!("pcie-root-port,id=port{port},chassis={},slot={}", port + 1, port + 1));
-    }
     for (number, file) in hardware.drives.iter().enumerate() {
         let file = file.display();
         add("drive", format!("if=none,id=drive{number},file={file},format=raw,cache=unsafe,discard=unmap"));
-        let serial = format!("serial=drive{number},bus=port{number}");
-        add("device", format!("nvme,id=nvme{number},drive=drive{number},{serial}"));
+        add("device", format!("nvme,id=nvme{number},drive=drive{number},serial=drive{number}"));
     }
     words.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned));
     Ok(words)
