@@ -1,6 +1,13 @@
-use k8s_openapi::api::core::v1::{Node, PersistentVolume};
+//! Where a driver can be reached from, and which of its volumes this node takes care of.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::CSINode;
-use runtime::{Context, Informer};
+use parking_lot::Mutex;
+use resources::claim;
+use runtime::{Change, Context, Informer, Key, Queue};
 use values::Segments;
 
 use crate::Driver;
@@ -54,5 +61,68 @@ impl Place {
         });
         let uid = volume.metadata.uid.as_deref().unwrap_or_default();
         owner::draw(uid, others.chain([here])) == Some(here)
+    }
+}
+
+/// This node's share of a driver's bound volumes: of the nodes that can use a volume, one works for its claim.
+pub(crate) struct Share {
+    place: Place,
+    pub(crate) claims: Informer<PersistentVolumeClaim>,
+    pub(crate) volumes: Informer<PersistentVolume>,
+    /// Claims that another node takes care of: drawn for again when nodes come or go.
+    lost: Mutex<HashSet<Key>>,
+}
+
+impl Share {
+    pub(crate) fn new(context: &Context, driver: &Driver, node: &str) -> Share {
+        Share {
+            place: Place::new(context, driver, node),
+            claims: context.informers.claims(),
+            volumes: context.informers.volumes(),
+            lost: Mutex::default(),
+        }
+    }
+
+    /// Returns when all that the draw goes by has been listed.
+    pub(crate) async fn synced(&self) {
+        let (nodes, csi_nodes) = (&self.place.nodes, &self.place.csi_nodes);
+        tokio::join!(self.claims.synced(), self.volumes.synced(), nodes.synced(), csi_nodes.synced());
+    }
+
+    /// Has `look` called for the claim of each volume that comes: a volume may be seen after its claim.
+    pub(crate) fn on_volume(&self, look: impl Fn(&PersistentVolumeClaim) + Send + Sync + 'static) {
+        let claims = self.claims.clone();
+        self.volumes.subscribe(move |change| {
+            let Change::Applied { old: None, new: volume } = change else { return };
+            let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+            let key = claim.and_then(|one| one.namespace.as_deref().zip(one.name.as_deref()));
+            if let Some(claim) = key.and_then(|(namespace, name)| claims.get(namespace, name)) {
+                look(&claim);
+            }
+        });
+    }
+
+    /// Has the claims of other nodes queued again when nodes come or go.
+    pub(crate) fn draw_again(self: &Arc<Self>, queue: &Queue<Key>) {
+        let (this, queue) = (self.clone(), queue.clone());
+        self.place.csi_nodes.subscribe(move |_| this.lost.lock().drain().for_each(|key| queue.add(key)));
+    }
+
+    /// The volume that the claim is bound to, if it is this driver's and can be used here.
+    pub(crate) fn volume_of(&self, claim: &PersistentVolumeClaim) -> Option<Arc<PersistentVolume>> {
+        let volume = self.volumes.get("", claim::volume_name(claim))?;
+        let driver = volume.spec.as_ref()?.csi.as_ref().map(|csi| csi.driver.as_str());
+        (driver == Some(&self.place.driver) && self.place.has(&volume)).then_some(volume)
+    }
+
+    /// Whether this node takes care of a volume that is here.
+    pub(crate) fn is_ours(&self, key: &Key, volume: &PersistentVolume) -> bool {
+        // Before the draw: a change of nodes during it must bring the claim back.
+        self.lost.lock().insert(key.clone());
+        let is_ours = self.place.is_drawn(volume);
+        if is_ours {
+            self.lost.lock().remove(key);
+        }
+        is_ours
     }
 }

@@ -44,18 +44,18 @@ fn failure(status: &Status) -> Failure {
 
 impl Modifier {
     pub(super) async fn reconcile(&self, key: Key) -> Result<Next, ModifyError> {
-        let Some(claim) = self.claims.get(&key.namespace, &key.name) else {
+        let Some(claim) = self.share.claims.get(&key.namespace, &key.name) else {
             self.remembered.lock().remove(&key);
             return Ok(Next::Done);
         };
-        let Some(volume) = self.volume_of(&claim) else { return Ok(Next::Done) };
+        let Some(volume) = self.share.volume_of(&claim) else { return Ok(Next::Done) };
         let remembered = self.remembered.lock().get(&key).cloned().unwrap_or_default();
         match plan(&claim, &remembered, Instant::now()) {
             Plan::Nothing => {
                 self.remembered.lock().remove(&key);
                 Ok(Next::Done)
             }
-            _ if !self.is_ours(&key, &volume) => Ok(Next::Done),
+            _ if !self.share.is_ours(&key, &volume) => Ok(Next::Done),
             Plan::Wait(wait) => Ok(Next::After(wait)),
             Plan::Cancel => {
                 self.settle(&key, claim.as_ref().clone(), modification::cancel).await?;

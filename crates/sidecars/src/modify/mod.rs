@@ -7,12 +7,12 @@
 mod apply;
 mod plan;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use csi::v1::controller_service_capability::rpc;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::Client;
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ use runtime::{Backoff, Change, Context, Informer, Key, Queue, Recorder, work};
 use tonic::Status;
 
 use self::plan::Remembered;
-use crate::place::Place;
+use crate::place::Share;
 use crate::{Driver, SecretError};
 
 /// Claims worked on at a time.
@@ -72,58 +72,40 @@ pub async fn run(context: Context, driver: Driver, node: &str) {
     let modifier = Arc::new(Modifier::new(&context, driver, node));
     let queue: Queue<Key> = Queue::with_backoff("modify", &context.metrics, BACKOFF);
     modifier.subscribe(&queue);
-    let informers = &context.informers;
-    let synced = async {
-        tokio::join!(
-            modifier.claims.synced(),
-            modifier.volumes.synced(),
-            modifier.classes.synced(),
-            informers.nodes().synced(),
-            informers.csi_nodes().synced(),
-        )
-    };
+    let synced = async { tokio::join!(modifier.share.synced(), modifier.classes.synced(),) };
     if context.shutdown.run_until_cancelled(synced).await.is_none() {
         return;
     }
     // What was seen before everything it depends on was there.
-    modifier.claims.all().iter().for_each(|claim| modifier.queue_if_changing(&queue, claim));
+    modifier.share.claims.all().iter().for_each(|claim| modifier.queue_if_changing(&queue, claim));
     work(queue, CONCURRENCY, context.shutdown.clone(), |key| modifier.reconcile(key)).await;
 }
 
 struct Modifier {
     client: Client,
     driver: Driver,
-    place: Place,
+    share: Arc<Share>,
     recorder: Recorder,
-    context: Context,
-    claims: Informer<PersistentVolumeClaim>,
-    volumes: Informer<PersistentVolume>,
     classes: Informer<VolumeAttributesClass>,
     /// Of claims whose change failed.
     remembered: Mutex<HashMap<Key, Remembered>>,
-    /// Claims that another node takes care of: drawn for again when nodes come or go.
-    lost: Mutex<HashSet<Key>>,
 }
 
 impl Modifier {
     fn new(context: &Context, driver: Driver, node: &str) -> Modifier {
         Modifier {
             client: context.client.clone(),
-            place: Place::new(context, &driver, node),
+            share: Arc::new(Share::new(context, &driver, node)),
             recorder: context.recorder(format!("external-resizer {}", driver.name()), node),
             driver,
-            context: context.clone(),
-            claims: context.informers.claims(),
-            volumes: context.informers.volumes(),
             classes: context.informers.of(),
             remembered: Mutex::default(),
-            lost: Mutex::default(),
         }
     }
 
     fn subscribe(self: &Arc<Self>, queue: &Queue<Key>) {
         let (this, claims) = (self.clone(), queue.clone());
-        self.claims.subscribe(move |change| match change {
+        self.share.claims.subscribe(move |change| match change {
             Change::Applied { old, new } => {
                 // What is written of a change under way decides nothing, or every retry would come at once.
                 let decides = |claim: &PersistentVolumeClaim| {
@@ -138,18 +120,9 @@ impl Modifier {
                 this.remembered.lock().remove(&Key::of(claim.as_ref()));
             }
         });
-        // A volume may be seen after its claim.
         let (this, claims) = (self.clone(), queue.clone());
-        self.volumes.subscribe(move |change| {
-            let Change::Applied { old: None, new: volume } = change else { return };
-            let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
-            let key = claim.and_then(|one| one.namespace.clone().zip(one.name.clone()));
-            if let Some((namespace, name)) = key
-                && let Some(claim) = this.claims.get(&namespace, &name)
-            {
-                this.queue_if_changing(&claims, &claim);
-            }
-        });
+        self.share.on_volume(move |claim| this.queue_if_changing(&claims, claim));
+        self.share.draw_again(queue);
         // A class may be what claims wait for.
         let (this, claims) = (self.clone(), queue.clone());
         self.classes.subscribe(move |change| {
@@ -159,12 +132,8 @@ impl Modifier {
                 fit::attributes_class_of_claim(claim) == name
                     || modification::under_way(claim).is_some_and(|(_, target)| target == name)
             };
-            let all = this.claims.all();
+            let all = this.share.claims.all();
             all.iter().filter(|claim| awaits(claim)).for_each(|claim| this.queue_if_changing(&claims, claim));
-        });
-        let (this, claims) = (self.clone(), queue.clone());
-        self.context.informers.csi_nodes().subscribe(move |_| {
-            this.lost.lock().drain().for_each(|key| claims.add(key));
         });
     }
 
@@ -174,26 +143,8 @@ impl Modifier {
         let wanted = fit::attributes_class_of_claim(claim);
         let asks = !wanted.is_empty() && wanted != modification::current(claim);
         let changing = asks || modification::under_way(claim).is_some();
-        if changing && claim::phase(claim) == "Bound" && self.volume_of(claim).is_some() {
+        if changing && claim::phase(claim) == "Bound" && self.share.volume_of(claim).is_some() {
             queue.add(Key::of(claim));
         }
-    }
-
-    /// The volume that the claim is bound to, if it is this driver's and can be used here.
-    fn volume_of(&self, claim: &PersistentVolumeClaim) -> Option<Arc<PersistentVolume>> {
-        let volume = self.volumes.get("", claim::volume_name(claim))?;
-        let driver = volume.spec.as_ref()?.csi.as_ref().map(|csi| csi.driver.as_str());
-        (driver == Some(self.driver.name()) && self.place.has(&volume)).then_some(volume)
-    }
-
-    /// Whether this node takes care of a volume that is here.
-    fn is_ours(&self, key: &Key, volume: &PersistentVolume) -> bool {
-        // Before the draw: a change of nodes during it must bring the claim back.
-        self.lost.lock().insert(key.clone());
-        let is_ours = self.place.is_drawn(volume);
-        if is_ours {
-            self.lost.lock().remove(key);
-        }
-        is_ours
     }
 }

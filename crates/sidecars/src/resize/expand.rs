@@ -61,11 +61,11 @@ struct Grown {
 
 impl Resizer {
     pub(super) async fn reconcile(&self, key: Key) -> Result<Next, ResizeError> {
-        let Some(claim) = self.claims.get(&key.namespace, &key.name) else {
+        let Some(claim) = self.share.claims.get(&key.namespace, &key.name) else {
             self.remembered.lock().remove(&key);
             return Ok(Next::Done);
         };
-        let Some(volume) = self.volume_of(&claim) else { return Ok(Next::Done) };
+        let Some(volume) = self.share.volume_of(&claim) else { return Ok(Next::Done) };
         let remembered = self.remembered.lock().get(&key).cloned().unwrap_or_default();
         let used = remembered.offline_only && self.is_used(&key);
         match plan(&claim, &volume, self.ability, &remembered, used, Instant::now()) {
@@ -73,7 +73,7 @@ impl Resizer {
                 self.remembered.lock().remove(&key);
                 Ok(Next::Done)
             }
-            _ if !self.is_ours(&key, &volume) => Ok(Next::Done),
+            _ if !self.share.is_ours(&key, &volume) => Ok(Next::Done),
             Plan::Wait(size, wait) => {
                 let mut remembered = self.remembered.lock();
                 let pause = &mut remembered.entry(key).or_default().pause;

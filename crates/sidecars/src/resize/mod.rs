@@ -7,12 +7,12 @@
 mod expand;
 mod size;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use csi::v1::controller_service_capability::rpc;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::Client;
 use parking_lot::Mutex;
 use resources::{claim, expansion};
@@ -21,7 +21,7 @@ use tonic::Status;
 
 use self::size::{Ability, Remembered};
 use crate::capacity::Signal;
-use crate::place::Place;
+use crate::place::Share;
 use crate::provision::RequestError;
 use crate::{Driver, SecretError};
 
@@ -77,21 +77,12 @@ pub async fn run(context: Context, driver: Driver, node: &str, signal: Signal) {
     let resizer = Arc::new(Resizer::new(&context, driver, ability, node, signal));
     let queue: Queue<Key> = Queue::with_backoff("resize", &context.metrics, BACKOFF);
     resizer.subscribe(&queue);
-    let informers = &context.informers;
-    let synced = async {
-        tokio::join!(
-            resizer.claims.synced(),
-            resizer.volumes.synced(),
-            resizer.pods.synced(),
-            informers.nodes().synced(),
-            informers.csi_nodes().synced(),
-        )
-    };
+    let synced = async { tokio::join!(resizer.share.synced(), resizer.pods.synced(),) };
     if context.shutdown.run_until_cancelled(synced).await.is_none() {
         return;
     }
     // What was seen before everything it depends on was there.
-    resizer.claims.all().iter().for_each(|claim| queue_if_growing(&resizer, &queue, claim));
+    resizer.share.claims.all().iter().for_each(|claim| queue_if_growing(&resizer, &queue, claim));
     work(queue, CONCURRENCY, context.shutdown.clone(), |key| resizer.reconcile(key)).await;
 }
 
@@ -99,40 +90,31 @@ struct Resizer {
     client: Client,
     driver: Driver,
     ability: Ability,
-    place: Place,
+    share: Arc<Share>,
     recorder: Recorder,
     signal: Signal,
-    context: Context,
-    claims: Informer<PersistentVolumeClaim>,
-    volumes: Informer<PersistentVolume>,
     pods: Informer<Pod>,
     /// Of claims whose expansion failed.
     remembered: Mutex<HashMap<Key, Remembered>>,
-    /// Claims that another node takes care of: drawn for again when nodes come or go.
-    lost: Mutex<HashSet<Key>>,
 }
 
 impl Resizer {
     fn new(context: &Context, driver: Driver, ability: Ability, node: &str, signal: Signal) -> Resizer {
         Resizer {
             client: context.client.clone(),
-            place: Place::new(context, &driver, node),
+            share: Arc::new(Share::new(context, &driver, node)),
             recorder: context.recorder(format!("external-resizer {}", driver.name()), node),
             driver,
             ability,
             signal,
-            context: context.clone(),
-            claims: context.informers.claims(),
-            volumes: context.informers.volumes(),
             pods: context.informers.pods(),
             remembered: Mutex::default(),
-            lost: Mutex::default(),
         }
     }
 
     fn subscribe(self: &Arc<Self>, queue: &Queue<Key>) {
         let (this, claims) = (self.clone(), queue.clone());
-        self.claims.subscribe(move |change| match change {
+        self.share.claims.subscribe(move |change| match change {
             Change::Applied { old, new } => {
                 // The stages that the resizer itself writes decide nothing, or every retry would come at once.
                 let decides = |claim: &PersistentVolumeClaim| {
@@ -151,22 +133,9 @@ impl Resizer {
                 this.remembered.lock().remove(&Key::of(claim.as_ref()));
             }
         });
-        // A volume may be seen after its claim.
         let (this, claims) = (self.clone(), queue.clone());
-        self.volumes.subscribe(move |change| {
-            let Change::Applied { old: None, new: volume } = change else { return };
-            let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
-            let key = claim.and_then(|one| one.namespace.clone().zip(one.name.clone()));
-            if let Some((namespace, name)) = key
-                && let Some(claim) = this.claims.get(&namespace, &name)
-            {
-                queue_if_growing(&this, &claims, &claim);
-            }
-        });
-        let (this, claims) = (self.clone(), queue.clone());
-        self.context.informers.csi_nodes().subscribe(move |_| {
-            this.lost.lock().drain().for_each(|key| claims.add(key));
-        });
+        self.share.on_volume(move |claim| queue_if_growing(&this, &claims, claim));
+        self.share.draw_again(queue);
         // A pod that ends may be what an offline expansion waits for.
         let (this, claims) = (self.clone(), queue.clone());
         self.pods.subscribe(move |change| {
@@ -180,24 +149,6 @@ impl Resizer {
                 }
             }
         });
-    }
-
-    /// The volume that the claim is bound to, if it is this driver's and can be used here.
-    fn volume_of(&self, claim: &PersistentVolumeClaim) -> Option<Arc<PersistentVolume>> {
-        let volume = self.volumes.get("", claim::volume_name(claim))?;
-        let driver = volume.spec.as_ref()?.csi.as_ref().map(|csi| csi.driver.as_str());
-        (driver == Some(self.driver.name()) && self.place.has(&volume)).then_some(volume)
-    }
-
-    /// Whether this node takes care of a volume that is here.
-    fn is_ours(&self, key: &Key, volume: &PersistentVolume) -> bool {
-        // Before the draw: a change of nodes during it must bring the claim back.
-        self.lost.lock().insert(key.clone());
-        let is_ours = self.place.is_drawn(volume);
-        if is_ours {
-            self.lost.lock().remove(key);
-        }
-        is_ours
     }
 
     /// Whether a pod that has not ended uses the claim.
@@ -214,7 +165,7 @@ impl Resizer {
 fn queue_if_growing(resizer: &Resizer, queue: &Queue<Key>, claim: &PersistentVolumeClaim) {
     let asks = claim::requested(claim) != expansion::capacity(claim);
     let was_tried = claim.status.as_ref().is_some_and(|status| status.allocated_resources.is_some());
-    if claim::phase(claim) == "Bound" && (asks || was_tried) && resizer.volume_of(claim).is_some() {
+    if claim::phase(claim) == "Bound" && (asks || was_tried) && resizer.share.volume_of(claim).is_some() {
         queue.add(Key::of(claim));
     }
 }

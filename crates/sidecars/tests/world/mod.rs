@@ -153,19 +153,30 @@ impl World {
         self.directory.path().join(name)
     }
 
-    /// A process that provisions for the world's driver on `n1`.
-    pub async fn provision(&self, steps: &Steps) -> Process {
+    /// A process that does some work with the world's driver, whose socket it serves itself.
+    async fn process<F>(&self, steps: &Steps, work: impl FnOnce(Context, sidecars::Driver) -> F) -> Process
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let socket = self.socket("csi.sock");
         let serving = self.driver.serve(&socket, steps);
         let driver = sidecars::Driver::connect(&socket).await.unwrap();
         let context = self.context(steps);
         let shutdown = context.shutdown.clone();
-        let options = sidecars::provision::Options { node: "n1".to_owned(), extra_metadata: false };
+        let work = work(context, driver);
         let task = tokio::spawn(async move {
             let _serving = serving;
-            sidecars::provision::run(context, driver, options, sidecars::capacity::Signal::new()).await;
+            work.await;
         });
         Process { shutdown, task }
+    }
+
+    /// A process that provisions for the world's driver on `n1`.
+    pub async fn provision(&self, steps: &Steps) -> Process {
+        let options = sidecars::provision::Options { node: "n1".to_owned(), extra_metadata: false };
+        let signal = sidecars::capacity::Signal::new();
+        self.process(steps, |context, driver| sidecars::provision::run(context, driver, options, signal))
+            .await
     }
 
     /// The kinds of snapshots, and their default classes.
@@ -204,51 +215,30 @@ impl World {
 
     /// A process that takes snapshots by the world's driver on `n1`, ties them to their contents, and provisions.
     pub async fn take_snapshots(&self, steps: &Steps) -> Process {
-        let socket = self.socket("csi.sock");
-        let serving = self.driver.serve(&socket, steps);
-        let driver = sidecars::Driver::connect(&socket).await.unwrap();
-        let context = self.context(steps);
-        let shutdown = context.shutdown.clone();
         let provision = sidecars::provision::Options { node: "n1".to_owned(), extra_metadata: false };
         let snapshot = sidecars::snapshot::Options { node: "n1".to_owned(), extra_metadata: false };
         let signal = sidecars::capacity::Signal::new();
-        let task = tokio::spawn(async move {
-            let _serving = serving;
+        self.process(steps, |context, driver| async move {
             tokio::join!(
                 controllers::snapshot::run(context.clone()),
                 sidecars::snapshot::run(context.clone(), driver.clone(), snapshot, signal.clone()),
                 sidecars::provision::run(context, driver, provision, signal),
             );
-        });
-        Process { shutdown, task }
+        })
+        .await
     }
 
     /// A process that lets the volumes of the world's driver on `n1` grow.
     pub async fn resize(&self, steps: &Steps) -> Process {
-        let socket = self.socket("csi.sock");
-        let serving = self.driver.serve(&socket, steps);
-        let driver = sidecars::Driver::connect(&socket).await.unwrap();
-        let context = self.context(steps);
-        let shutdown = context.shutdown.clone();
-        let task = tokio::spawn(async move {
-            let _serving = serving;
-            sidecars::resize::run(context, driver, "n1", sidecars::capacity::Signal::new()).await;
-        });
-        Process { shutdown, task }
+        self.process(steps, |context, driver| {
+            sidecars::resize::run(context, driver, "n1", sidecars::capacity::Signal::new())
+        })
+        .await
     }
 
     /// A process that changes the volumes of the world's driver on `n1`.
     pub async fn modify(&self, steps: &Steps) -> Process {
-        let socket = self.socket("csi.sock");
-        let serving = self.driver.serve(&socket, steps);
-        let driver = sidecars::Driver::connect(&socket).await.unwrap();
-        let context = self.context(steps);
-        let shutdown = context.shutdown.clone();
-        let task = tokio::spawn(async move {
-            let _serving = serving;
-            sidecars::modify::run(context, driver, "n1").await;
-        });
-        Process { shutdown, task }
+        self.process(steps, |context, driver| sidecars::modify::run(context, driver, "n1")).await
     }
 
     /// A VolumeAttributesClass of a driver, with one parameter: its own name.
@@ -261,16 +251,7 @@ impl World {
 
     /// A process that attaches volumes of the world's driver, from `n1`.
     pub async fn attach(&self, steps: &Steps) -> Process {
-        let socket = self.socket("csi.sock");
-        let serving = self.driver.serve(&socket, steps);
-        let driver = sidecars::Driver::connect(&socket).await.unwrap();
-        let context = self.context(steps);
-        let shutdown = context.shutdown.clone();
-        let task = tokio::spawn(async move {
-            let _serving = serving;
-            sidecars::attach::run(context, driver, "n1").await;
-        });
-        Process { shutdown, task }
+        self.process(steps, |context, driver| sidecars::attach::run(context, driver, "n1")).await
     }
 
     /// A claim that is bound to a volume; one on a node, if one is named.
