@@ -47,7 +47,8 @@ pub(crate) fn lints_and_tests() -> anyhow::Result<()> {
     let kubectls = tools::kubectls()?;
     let kubectls =
         std::env::join_paths(kubectls).context("a kubectl lies at a path with a colon; move it")?;
-    cargo(&["test", "--workspace"]).env("ORLOP_KUBECTLS", kubectls).run()
+    // All of them, so that one run names every failure.
+    cargo(&["test", "--workspace", "--no-fail-fast"]).env("ORLOP_KUBECTLS", kubectls).run()
 }
 
 /// Every arrow between our crates points downwards; below the line nothing knows Kubernetes; only `linux`

@@ -217,6 +217,7 @@ async fn templates_roll_out_from_the_top_down_to_the_partition() {
     assert_eq!((marker("db-1").await, marker("db-2").await.as_deref()), (None, Some("a")));
     // A pod below the partition comes back with the template from before.
     world.delete::<Pod>("db-0").await;
+    eventually("another db-0", || async { (kubelet.log().last()? == "+db-0").then_some(()) }).await;
     status(&world, "three pods", |status| status.ready_replicas == Some(3)).await;
     assert_eq!(marker("db-0").await, None);
     patch(&world, json!({"updateStrategy": {"rollingUpdate": {"partition": 0}}})).await;
