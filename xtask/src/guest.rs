@@ -3,11 +3,12 @@
 mod image;
 mod machine;
 mod power;
+mod reboot;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use crate::command::{cache, cargo};
@@ -37,12 +38,21 @@ const CASES: &[Case] = &[
     Case { name: "lvm", long: false, run: |bench| lvm(bench, "lvm") },
     Case { name: "lvm-thin", long: false, run: |bench| lvm(bench, "lvm-thin") },
     Case { name: "dax", long: false, run: dax },
+    Case { name: "reboot-xfs", long: false, run: |bench| reboot::reboot(bench, "xfs") },
+    Case { name: "reboot-lvm", long: true, run: |bench| reboot::reboot(bench, "lvm") },
+    Case { name: "reboot-lvm-thin", long: true, run: |bench| reboot::reboot(bench, "lvm-thin") },
+    Case { name: "pulled-xfs", long: false, run: |bench| pulled(bench, "xfs") },
+    Case { name: "pulled-btrfs", long: true, run: |bench| pulled(bench, "btrfs") },
+    Case { name: "pulled-lvm", long: true, run: |bench| pulled(bench, "lvm") },
+    Case { name: "pulled-lvm-thin", long: true, run: |bench| pulled(bench, "lvm-thin") },
     Case { name: "conformance-xfs", long: false, run: |bench| conformance(bench, "xfs") },
     Case { name: "conformance-lvm", long: false, run: |bench| conformance(bench, "lvm") },
     Case { name: "power-xfs", long: false, run: |bench| power::cuts(bench, "xfs", Cuts::Few) },
     Case { name: "power-lvm", long: false, run: |bench| power::cuts(bench, "lvm", Cuts::Few) },
     Case { name: "power-lvm-thin", long: false, run: |bench| power::cuts(bench, "lvm-thin", Cuts::Few) },
     Case { name: "conformance-lvm-thin", long: false, run: |bench| conformance(bench, "lvm-thin") },
+    Case { name: "many-volumes-lvm", long: true, run: |bench| many(bench, "lvm") },
+    Case { name: "many-volumes-lvm-thin", long: true, run: |bench| many(bench, "lvm-thin") },
     Case { name: "recovery-lvm", long: true, run: |bench| recovery(bench, "lvm") },
     Case { name: "recovery-lvm-thin", long: true, run: |bench| recovery(bench, "lvm-thin") },
     Case { name: "many-power-cuts-xfs", long: true, run: |bench| power::cuts(bench, "xfs", Cuts::Many) },
@@ -104,6 +114,7 @@ fn xfs(bench: &Bench) -> anyhow::Result<()> {
     test(&mut guest, "xfs", "xfs", "")?;
     test(&mut guest, "xfs", "copies", "a_snapshot_keeps")?;
     test(&mut guest, "xfs", "btrfs", COMMON)?;
+    test(&mut guest, "xfs", "many", "")?;
     guest.cut_power()
 }
 
@@ -131,6 +142,14 @@ fn lvm(bench: &Bench, backend: &str) -> anyhow::Result<()> {
     guest.cut_power()
 }
 
+/// Two hundred volumes on one drive.
+fn many(bench: &Bench, backend: &str) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], None)?;
+    let mut guest = bench.start(&hardware)?;
+    test(&mut guest, backend, "many", "")?;
+    guest.cut_power()
+}
+
 /// Persistent memory is mounted so that files are mapped directly.
 fn dax(bench: &Bench) -> anyhow::Result<()> {
     let hardware = bench.hardware(&[], Some(GIB))?;
@@ -138,6 +157,30 @@ fn dax(bench: &Bench) -> anyhow::Result<()> {
     let namespace = "modprobe -a nfit nd_pmem && ndctl create-namespace -f -e namespace0.0 -m fsdax";
     guest.run(&format!("{namespace} && udevadm settle && test -b /dev/pmem0"), SHORT)?;
     test(&mut guest, "lvm", "lvm", "--ignored on_persistent_memory")?;
+    guest.cut_power()
+}
+
+/// A drive that is pulled while it is used, and plugged in again at another port.
+fn pulled(bench: &Bench, backend: &str) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[GIB, GIB], None)?;
+    let mut guest = bench.start(&hardware)?;
+    guest.begin(&format!("ORLOP_BACKEND={backend} /host/pulled --ignored --nocapture"))?;
+    let end = Instant::now() + TEST;
+    let mut status = None;
+    while status.is_none() && Instant::now() < end {
+        let mut asked = None;
+        status = guest.watch(Instant::now() + Duration::from_millis(100), &mut |line| {
+            println!("  {line}");
+            asked = line.split_once("@ ").map(|(_, what)| what.to_owned()).or(asked.take());
+        })?;
+        match asked.as_deref() {
+            None => {}
+            Some("pull") => guest.unplug(0)?,
+            Some("plug") => guest.plug(0, hardware.spare_port())?,
+            Some(other) => bail!("the test asks for {other}"),
+        }
+    }
+    ensure!(status == Some(0), "the test of a pulled drive on {backend} failed in the guest");
     guest.cut_power()
 }
 
@@ -151,9 +194,7 @@ fn recovery(bench: &Bench, backend: &str) -> anyhow::Result<()> {
 
 /// csi-sanity against the driver on an NVMe drive.
 fn conformance(bench: &Bench, backend: &str) -> anyhow::Result<()> {
-    cargo(&["build", "--quiet", "--package", "orlop"]).run()?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    link(&target.join("debug/orlop"), &bench.share.join("orlop"))?;
+    orlop(bench)?;
     link(&conformance::sanity()?, &bench.share.join("csi-sanity"))?;
     let hardware = bench.hardware(&[4 * GIB], None)?;
     let mut guest = bench.start(&hardware)?;
@@ -213,6 +254,13 @@ impl Bench {
 fn build(share: &Path) -> anyhow::Result<()> {
     programs(share, &["--package", "drives"])?;
     programs(share, &["--package", "driver", "--test", "features"])
+}
+
+/// Builds Orlop, and puts it where the guest sees it.
+fn orlop(bench: &Bench) -> anyhow::Result<()> {
+    cargo(&["build", "--quiet", "--package", "orlop"]).run()?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    link(&target.join("debug/orlop"), &bench.share.join("orlop"))
 }
 
 /// Builds test programs, and puts them where the guest sees them.

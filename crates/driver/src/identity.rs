@@ -90,6 +90,7 @@ mod tests {
             volumes: 0,
             snapshots: 0,
             labels: Default::default(),
+            trouble: None,
         }
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Candidate {
     pub(crate) free: u64,
     /// Why it can't serve.
     pub(crate) failed: Option<String>,
+    /// Its device failed when something was last changed on it: it is tried when no other drive fits.
+    pub(crate) failing: bool,
     pub(crate) labels: BTreeMap<String, String>,
     /// It holds a volume of the group that the new one belongs to.
     pub(crate) taken: bool,
@@ -129,20 +131,23 @@ impl Wanted<'_> {
     }
 }
 
-/// The drive with the most free space among those that suit and fit. Among equals each has its turn.
+/// The drive with the most free space among those that suit and fit, and work. Among equals each has its turn.
 ///
 /// # Errors
 /// [`CreateError::NoSpace`] with every drive and why it was passed over.
 pub(crate) fn choose(candidates: &[Candidate], wanted: &Wanted<'_>) -> Result<DriveId, CreateError> {
     let mut excluded = Vec::new();
-    let mut best: Option<(u64, u64, &DriveId)> = None;
+    let mut best: Option<(bool, u64, u64, &DriveId)> = None;
     for candidate in candidates {
         match wanted.suits(candidate) {
-            Ok(drive) => best = best.max(Some((candidate.free, wanted.turn(drive), drive))),
+            Ok(drive) => {
+                let this = (!candidate.failing, candidate.free, wanted.turn(drive), drive);
+                best = best.max(Some(this));
+            }
             Err(why) => excluded.push(Excluded { drive: candidate.label.clone(), why }),
         }
     }
-    if let Some((_, _, drive)) = best {
+    if let Some((.., drive)) = best {
         return Ok(drive.clone());
     }
     let serving = candidates.iter().filter(|candidate| candidate.failed.is_none());
@@ -189,6 +194,7 @@ mod tests {
             backend: Some(BackendKind::Btrfs),
             free,
             failed: None,
+            failing: false,
             labels: BTreeMap::new(),
             taken: false,
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    AccessType, BackendKind, CreateError, CreateVolume, DeleteError, ExpandError, FILESYSTEM, OVERCOMMIT,
-    SourceError, Throttle, Volume, VolumeId,
+    AccessType, BackendKind, CreateError, CreateVolume, DeleteError, DriveId, ExpandError, FILESYSTEM,
+    OVERCOMMIT, SourceError, Throttle, Volume, VolumeId,
     allocate::{SMALLEST, Wanted, choose, size_of},
     content::{self, Found},
     drives::Inner,
@@ -72,13 +72,18 @@ pub(crate) fn make(
     content: Option<&Content>,
 ) -> linux::Result<()> {
     inner.notify();
-    let made = site.execute(&plan::create(record, content));
+    let steps = plan::create(record, content);
+    let (preparation, announcement) = steps.split_at(steps.len() - 1);
+    let prepared = site.execute(preparation);
+    let in_doubt = prepared.is_ok();
+    let made = prepared.and_then(|()| site.execute(announcement));
     let undone = match &made {
         Ok(()) => false,
         // Never announced, so it may go; what can't go now is done again by the next call or at the next start.
         Err(_) => site.observe(record).and_then(|found| site.execute(&plan::delete(record, found))).is_ok(),
     };
     let mut state = inner.state.lock();
+    state.changed(&id.drive, &made);
     if let Some(origin) = &record.origin
         && let Some(source) = state.entry_mut(origin.id())
     {
@@ -90,8 +95,9 @@ pub(crate) fn make(
         }
     } else if let Some(entry) = state.entry_mut(id) {
         entry.busy = false;
-        if made.is_ok() {
-            entry.record.phase = Phase::Ready;
+        match made {
+            Ok(()) => entry.record.phase = Phase::Ready,
+            Err(_) => entry.in_doubt |= in_doubt,
         }
     }
     drop(state);
@@ -176,8 +182,11 @@ fn reserve(state: &mut State, request: &CreateVolume) -> Result<Reserved, Create
         .by_name(&request.name)
         .map(|(serving, entry)| VolumeId { drive: serving.id.clone(), key: entry.record.key.clone() });
     let (id, site, record) = match half_made {
-        Some(id) => take_up(state, request, size, id)?,
-        None => place(state, request, size, source.as_ref())?,
+        None => place(state, request, size, source.as_ref(), None)?,
+        Some(id) => match move_away(state, request, size, source.as_ref(), &id) {
+            Some(moved) => moved,
+            None => take_up(state, request, size, id)?,
+        },
     };
     if let Some(origin) = &request.origin
         && let Some(entry) = state.entry_mut(origin.id())
@@ -185,6 +194,26 @@ fn reserve(state: &mut State, request: &CreateVolume) -> Result<Reserved, Create
         entry.readers += 1;
     }
     Ok((id, site, record, source.map(|source| source.content)))
+}
+
+/// Leaves a failing drive alone with what it has of a volume, and makes that on another one, if it fits there: the
+/// next start of the failing one removes what was never announced.
+fn move_away(
+    state: &mut State,
+    request: &CreateVolume,
+    size: u64,
+    source: Option<&Found>,
+    id: &VolumeId,
+) -> Option<(VolumeId, Site, VolumeRecord)> {
+    let stays = state.entry(id).is_none_or(|(_, entry)| entry.busy || entry.in_doubt);
+    if stays || !state.is_failing(&id.drive) {
+        return None;
+    }
+    let moved = place(state, request, size, source, Some(&id.drive)).ok()?;
+    if let Some(drive) = state.drive_mut(&id.drive) {
+        drive.volumes.remove(&id.key);
+    }
+    Some(moved)
 }
 
 /// Goes on where an earlier call stopped.
@@ -207,14 +236,16 @@ fn take_up(
     Err(CreateError::Busy(request.name.clone()))
 }
 
-/// Finds a drive for it.
+/// Finds a drive for it, besides one.
 fn place(
     state: &mut State,
     request: &CreateVolume,
     size: u64,
     source: Option<&Found>,
+    besides: Option<&DriveId>,
 ) -> Result<(VolumeId, Site, VolumeRecord), CreateError> {
     let mut candidates = state.candidates(request);
+    candidates.retain(|candidate| besides.is_none() || candidate.drive.as_ref() != besides);
     if let Some(home) = source.and_then(|source| source.drive.as_ref()) {
         for other in candidates.iter_mut().filter(|candidate| candidate.drive.as_ref() != Some(home)) {
             other.failed.get_or_insert_with(|| "a clone lies on the drive of its source".to_owned());
@@ -388,6 +419,7 @@ pub(crate) fn settle(inner: &Inner, id: &VolumeId, site: &Site, steps: &[Step]) 
     }
     let removed = site.execute(steps);
     let mut state = inner.state.lock();
+    state.changed(&id.drive, &removed);
     match &removed {
         Ok(()) => {
             if let Some(drive) = state.drive_mut(&id.drive) {
@@ -465,7 +497,9 @@ pub(crate) fn expand(
     let back = grown.is_err() && !doubtful && site.execute(&plan::shrink_back(&record)).is_ok();
     // Whoever has the device may use its new bytes from here on: there is no way back.
     let grown = grown.and_then(|()| site.execute(&seen));
-    if let Some(entry) = inner.state.lock().entry_mut(id) {
+    let mut state = inner.state.lock();
+    state.changed(&id.drive, &grown);
+    if let Some(entry) = state.entry_mut(id) {
         entry.busy = false;
         // Where not even the way back worked, the larger size counts until a further call or a restart settles it.
         entry.doubtful = grown.is_err() && !back;
@@ -473,6 +507,7 @@ pub(crate) fn expand(
             entry.record.size = record.size;
         }
     }
+    drop(state);
     inner.notify();
     grown.map(|()| size).map_err(ExpandError::from)
 }
@@ -498,7 +533,9 @@ pub(crate) fn throttle(inner: &Inner, id: &VolumeId, throttle: Throttle) -> Resu
         known
     };
     let recorded = site.perform(&Step::record(record));
-    if let Some(entry) = inner.state.lock().entry_mut(id) {
+    let mut state = inner.state.lock();
+    state.changed(&id.drive, &recorded);
+    if let Some(entry) = state.entry_mut(id) {
         entry.busy = false;
         if recorded.is_ok() {
             entry.record.throttle = throttle;

@@ -157,6 +157,9 @@ pub struct Drive {
     pub snapshots: usize,
     /// Its labels; none known of a failed drive.
     pub labels: BTreeMap<String, String>,
+    /// Of a drive that serves: what its device said when something was last changed on it, if that failed. New volumes
+    /// go to other drives while one fits.
+    pub trouble: Option<String>,
 }
 
 /// What can be had now, in bytes.

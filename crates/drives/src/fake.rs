@@ -2,6 +2,7 @@
 //! power, as pessimistically as a file system may.
 
 mod devices;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,57 +17,8 @@ use linux::{
 };
 use parking_lot::Mutex;
 
-#[derive(Clone, Debug, PartialEq)]
-enum Node {
-    Directory {
-        subvolume: Option<u64>,
-        project: u32,
-    },
-    File(Vec<u8>),
-    /// A file of so many bytes, the first of which are these.
-    Image(u64, Vec<u8>),
-}
-
-const PLAIN: Node = Node::Directory { subvolume: None, project: 0 };
-
-/// A file system as someone sees it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct View {
-    nodes: BTreeMap<PathBuf, Node>,
-    limits: BTreeMap<u64, Option<u64>>,
-    cleaning: BTreeSet<u64>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct FileSystem {
-    kind: String,
-    uuid: String,
-    label: String,
-    now: View,
-    durable: View,
-    next: u64,
-}
-
-impl FileSystem {
-    fn new(kind: &str, uuid: &str, label: &str) -> Self {
-        let view = View { nodes: [(PathBuf::new(), PLAIN)].into(), ..View::default() };
-        Self {
-            kind: kind.to_owned(),
-            uuid: uuid.to_owned(),
-            label: label.to_owned(),
-            now: view.clone(),
-            durable: view,
-            next: 256,
-        }
-    }
-
-    /// Does it now and for good; what the durable view never saw it can't change.
-    fn both(&mut self, change: impl Fn(&mut View) -> io::Result<()>) -> io::Result<()> {
-        change(&mut self.now)?;
-        let _ = change(&mut self.durable);
-        Ok(())
-    }
-}
+pub(crate) use view::View;
+use view::{FileSystem, Node, PLAIN};
 
 #[derive(Clone)]
 struct Mounted {
@@ -84,6 +36,8 @@ struct Machine {
     loops: BTreeMap<PathBuf, PathBuf>,
     /// Loop devices that can't write.
     readers: BTreeSet<PathBuf>,
+    /// Disks that answer with errors.
+    broken: BTreeSet<PathBuf>,
     calls: usize,
     fault: Option<Fault>,
 }
@@ -95,6 +49,8 @@ pub(crate) enum Fault {
     Fail(usize),
     /// From this call on nothing works: the process is gone.
     Crash(usize),
+    /// From this call on the disk that it is about does not work.
+    Break(usize),
 }
 
 /// A drive that is not in the machine.
@@ -169,7 +125,7 @@ impl FakeHost {
         self.machine.lock().calls
     }
 
-    /// Mounts and loop devices are gone, and so is what was not durable.
+    /// Mounts and loop devices are gone, and so is what was not durable. A disk that was broken works again.
     pub(crate) fn lose_power(&self) {
         let mut machine = self.machine.lock();
         for disk in machine.disks.values_mut() {
@@ -180,6 +136,7 @@ impl FakeHost {
         machine.mounts.truncate(1);
         machine.loops.clear();
         machine.readers.clear();
+        machine.broken.clear();
         machine.fault = None;
     }
 
@@ -219,10 +176,15 @@ impl FakeHost {
         let mut machine = self.machine.lock();
         let call = machine.calls;
         machine.calls += 1;
+        if machine.fault == Some(Fault::Break(call)) {
+            let disk = machine.locate(object).0;
+            machine.broken.insert(disk);
+        }
         let failed = || Err(Error::new(what, object.display(), io::Error::from_raw_os_error(5)));
         match machine.fault {
             Some(Fault::Fail(at)) if call == at => failed(),
             Some(Fault::Crash(at)) if call >= at => failed(),
+            _ if machine.is_broken(object) => failed(),
             _ => change(&mut machine).map_err(|error| Error::new(what, object.display(), error)),
         }
     }
@@ -234,7 +196,8 @@ impl FakeHost {
         ask: impl FnOnce(&Machine) -> io::Result<T>,
     ) -> Result<T> {
         let machine = self.machine.lock();
-        if matches!(machine.fault, Some(Fault::Crash(at)) if machine.calls > at) {
+        let crashed = matches!(machine.fault, Some(Fault::Crash(at)) if machine.calls > at);
+        if crashed || machine.is_broken(object) {
             return Err(Error::new(what, object.display(), io::Error::from_raw_os_error(5)));
         }
         ask(&machine).map_err(|error| Error::new(what, object.display(), error))
@@ -269,94 +232,17 @@ impl Machine {
         self.disks[&disk].now.nodes.get(&inside)
     }
 
+    /// Whether an object lies on a disk that does not work.
+    fn is_broken(&self, object: &Path) -> bool {
+        !self.broken.is_empty() && self.broken.contains(&self.locate(object).0)
+    }
+
     fn disk_of(&self, device: &Path) -> PathBuf {
         self.loops.get(device).cloned().unwrap_or_else(|| device.to_owned())
     }
 
     fn mounted(&self, path: &Path) -> bool {
         self.mounts.iter().any(|mount| mount.target == path)
-    }
-}
-
-impl View {
-    fn children(&self, directory: &Path) -> Vec<PathBuf> {
-        self.nodes.keys().filter(|path| path.parent() == Some(directory)).cloned().collect()
-    }
-
-    fn remove_below(&mut self, directory: &Path) {
-        self.nodes.retain(|path, _| !path.starts_with(directory));
-    }
-
-    /// Copies what lies below a directory, without the directory itself.
-    fn copy_below(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        if !self.nodes.contains_key(from) {
-            return Err(no(io::ErrorKind::NotFound));
-        }
-        let copies: Vec<(PathBuf, Node)> = self
-            .nodes
-            .iter()
-            .filter_map(|(path, node)| Some((path.strip_prefix(from).ok()?, node)))
-            .filter(|(inside, _)| !inside.as_os_str().is_empty())
-            .map(|(inside, node)| (to.join(inside), node.clone()))
-            .collect();
-        self.nodes.extend(copies);
-        Ok(())
-    }
-
-    /// The subvolume that holds a path, and what it holds altogether.
-    fn held_by(&self, path: &Path) -> Option<(u64, u64)> {
-        let (root, id) = path.ancestors().find_map(|path| match self.nodes.get(path) {
-            Some(Node::Directory { subvolume: Some(id), .. }) => Some((path, *id)),
-            Some(Node::Directory { project, .. }) if *project != 0 => Some((path, u64::from(*project))),
-            _ => None,
-        })?;
-        let used = self.nodes.iter().filter(|(path, _)| path.starts_with(root)).map(|(_, node)| match node {
-            Node::File(content) => content.len() as u64,
-            Node::Directory { .. } | Node::Image(..) => 0,
-        });
-        Some((id, used.sum()))
-    }
-
-    /// Whether something is at a path.
-    pub(crate) fn has(&self, path: &Path) -> bool {
-        self.nodes.contains_key(path)
-    }
-
-    /// Directories in the root, and all limits by project.
-    pub(crate) fn adopted(&self) -> (Vec<String>, BTreeMap<u64, Option<u64>>) {
-        let name = |path: PathBuf| path.to_string_lossy().into_owned();
-        let children = self.children(Path::new("")).into_iter().map(name);
-        (children.filter(|name| !name.starts_with('.') && !name.is_empty()).collect(), self.limits.clone())
-    }
-
-    /// Keys of the volumes' directories and of their limits.
-    pub(crate) fn volumes(&self) -> (Vec<PathBuf>, Vec<Option<u64>>) {
-        (self.children(Path::new("volumes")), self.limits.values().copied().collect())
-    }
-
-    /// The bytes of all block volumes, by key.
-    pub(crate) fn images(&self) -> Vec<u64> {
-        let images = self.nodes.iter().filter(|(path, _)| path.starts_with("volumes"));
-        let bytes = images.filter_map(|(_, node)| match node {
-            Node::Image(length, _) => Some(*length),
-            _ => None,
-        });
-        bytes.collect()
-    }
-
-    /// Nothing but the drive's own record.
-    pub(crate) fn is_empty_drive(&self) -> bool {
-        let files = self.nodes.iter().filter(|(_, node)| matches!(node, Node::File(_)));
-        files.map(|(path, _)| path.as_path()).eq([Path::new(".orlop/drive.json")])
-            && self.volumes() == (Vec::new(), Vec::new())
-            && self.nothing_half_done()
-            && self.cleaning.is_empty()
-    }
-
-    /// Nothing put aside or frozen. (What the kernel still cleans up it finishes by itself.)
-    pub(crate) fn nothing_half_done(&self) -> bool {
-        self.children(Path::new(".orlop/trash")).is_empty()
-            && self.children(Path::new(".orlop/frozen")).is_empty()
     }
 }
 
@@ -548,7 +434,7 @@ impl Files for FakeHost {
 
 impl Mounts for FakeHost {
     fn mount_table(&self) -> Result<MountTable> {
-        self.ask("read", Path::new("mounts"), |machine| {
+        self.ask("read", Path::new("/mounts"), |machine| {
             let mount = |(id, mounted): (usize, &Mounted)| Mount {
                 id: id as u64,
                 parent: 0,

@@ -168,6 +168,7 @@ fn finish(
         device: device.path.clone(),
         size: device.size,
         foreign: 0,
+        failing: None,
         site: Site { host: host.clone(), backend, layout },
         volumes: Default::default(),
         labels: Default::default(),

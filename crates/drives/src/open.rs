@@ -103,6 +103,28 @@ pub(crate) fn unmount_quietly(host: &dyn Host, backend: &dyn Backend, target: &P
     }
 }
 
+/// Lets go of what a device that was pulled left mounted, now that the drive is back as another device. While its
+/// volumes are still mounted somewhere its file system lives on without it, and can't be mounted a second time: then
+/// the answer is why, in words.
+fn let_go_of_pulled(host: &dyn Host, device: &Path, target: &Path) -> linux::Result<Option<String>> {
+    let table = host.mount_table()?;
+    let Some(left) = table.at(target).filter(|left| left.source != device) else { return Ok(None) };
+    if host.exists(&left.source)? {
+        return Ok(None);
+    }
+    let user = table.iter().find(|other| other.device == left.device && other.target != target);
+    if let Some(user) = user {
+        return Ok(Some(format!(
+            "it was {} before, which is gone, and is mounted from there still, at {}; end the pods that use its \
+             volumes, then restart Orlop",
+            left.source.display(),
+            user.target.display()
+        )));
+    }
+    host.unmount(target, Unmount::Detach)?;
+    Ok(None)
+}
+
 /// Reads the record of a drive through a read-only mount, so that a drive of a newer format is not touched at all. (One
 /// that is mounted somewhere can be mounted in the same way only, which changes nothing more.)
 fn read_record(
@@ -168,6 +190,14 @@ pub(crate) fn open(
         let why = "is read-only: find out why (a failing disk, a write-protect switch, a mapping made so)";
         return failed(format!("{} {why}, make it writable and restart", device.path.display()));
     }
+    match let_go_of_pulled(host.as_ref(), &device.path, layout.mount()) {
+        Ok(None) => {}
+        Ok(Some(reason)) => {
+            let found = Found::Failed { id: Some(id.clone()), backend: Some(backend.kind()), reason };
+            return Opened { found: Some(found), removals: Vec::new() };
+        }
+        Err(error) => return failed(error.to_string()),
+    }
     let record = match read_record(host.as_ref(), backend, device, &layout) {
         Ok(Some(bytes)) => Some(parse::<DriveRecord>(&bytes)),
         Ok(None) if maker == Maker::DirectPv => None,
@@ -207,6 +237,7 @@ pub(crate) fn open(
                 device: device.path.clone(),
                 size: device.size,
                 foreign,
+                failing: None,
                 site,
                 volumes,
                 labels,

@@ -42,10 +42,16 @@ pub(crate) struct Serving {
     pub(crate) size: u64,
     /// Bytes that somebody else's files use.
     pub(crate) foreign: u64,
+    /// What its device said to the last change, if that was why it failed.
+    pub(crate) failing: Option<String>,
     pub(crate) site: Site,
     pub(crate) volumes: BTreeMap<String, Entry>,
     pub(crate) labels: BTreeMap<String, String>,
 }
+
+/// What a device that is gone, failing or write-protected answers, or the file system that gave it up: EIO, ENXIO,
+/// ENODEV, EROFS, ESHUTDOWN, EUCLEAN.
+const OF_DEVICES: [i32; 6] = [5, 6, 19, 30, 108, 117];
 
 /// What is said of a volume whose directory is gone.
 pub(crate) const LOST: &str =
@@ -61,6 +67,8 @@ pub(crate) struct Entry {
     pub(crate) doubtful: bool,
     /// Announced, but its directory is gone.
     pub(crate) lost: bool,
+    /// It could neither be announced nor undone: its drive may have kept either.
+    pub(crate) in_doubt: bool,
     /// How many volumes and snapshots are being made from it.
     pub(crate) readers: usize,
 }
@@ -68,7 +76,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// As it is when nothing is going on.
     pub(crate) fn new(record: VolumeRecord) -> Self {
-        Self { record, busy: false, doubtful: false, lost: false, readers: 0 }
+        Self { record, busy: false, doubtful: false, lost: false, in_doubt: false, readers: 0 }
     }
 
     /// What its users should know, in words.
@@ -136,8 +144,18 @@ impl Serving {
             origin: entry.record.origin.clone(),
             throttle: entry.record.throttle,
             ephemeral: entry.record.ephemeral,
-            trouble: entry.trouble(),
+            trouble: self.trouble().or_else(|| entry.trouble()),
         }
+    }
+
+    /// What users of its volumes should know, in words.
+    fn trouble(&self) -> Option<String> {
+        let error = self.failing.as_ref()?;
+        Some(format!(
+            "drive {} fails ({error}); check {} and its cable, then restart Orlop",
+            self.id,
+            self.device.display()
+        ))
     }
 
     /// None for a volume.
@@ -173,6 +191,23 @@ impl State {
             Found::Serving(serving) if serving.id == *id => Some(serving),
             _ => None,
         })
+    }
+
+    /// Remembers of a drive how a change on it went.
+    pub(crate) fn changed(&mut self, id: &DriveId, outcome: &linux::Result<()>) {
+        let Some(drive) = self.drive_mut(id) else { return };
+        match outcome {
+            Ok(()) => drive.failing = None,
+            Err(error) if error.errno().is_some_and(|errno| OF_DEVICES.contains(&errno)) => {
+                drive.failing = Some(error.to_string());
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Whether the device of a drive failed when something was last changed on it.
+    pub(crate) fn is_failing(&self, id: &DriveId) -> bool {
+        self.drive(id).is_some_and(|drive| drive.failing.is_some())
     }
 
     /// Whether the drive is on this machine, if only as a failed one.
@@ -259,6 +294,7 @@ impl State {
             .map(|slot| (taken(slot), room(slot), slot.drive()))
             .map(|(taken, free, drive)| Candidate {
                 taken,
+                failing: drive.trouble.is_some(),
                 labels: drive.labels,
                 label: drive.id.as_ref().map_or_else(|| drive.source.to_string(), ToString::to_string),
                 drive: drive.id,
@@ -279,6 +315,7 @@ impl State {
     pub(crate) fn capacity(&self, backend: Option<BackendKind>, selector: &DriveSelector) -> Capacity {
         let fitting = || {
             self.serving()
+                .filter(|serving| serving.failing.is_none())
                 .filter(|serving| backend.is_none_or(|kind| serving.site.backend.kind() == kind))
                 .filter(|serving| selector.objection(&serving.labels).is_none())
         };
@@ -310,6 +347,7 @@ impl Slot {
                 volumes: serving.volumes.values().filter(|entry| !entry.record.is_snapshot()).count(),
                 snapshots: serving.volumes.values().filter(|entry| entry.record.is_snapshot()).count(),
                 labels: serving.labels.clone(),
+                trouble: serving.trouble(),
             },
             Found::Failed { id, backend, reason } => Drive {
                 id: id.clone(),
@@ -325,6 +363,7 @@ impl Slot {
                 volumes: 0,
                 snapshots: 0,
                 labels: BTreeMap::new(),
+                trouble: None,
             },
         }
     }

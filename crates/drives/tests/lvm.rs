@@ -127,6 +127,7 @@ async fn a_volume_of_each_file_system_lives_grows_and_goes() {
         again.unstage(&volume.id, &at).await.expect("unstage");
         again.close().await.expect("close");
         let again = open(&bench).await;
+        assert_eq!(again.drives()[0].state, DriveState::Ready);
         again.delete(&volume.id).await.expect("delete");
         nothing_is_left(&bench, &again);
         drives = again;

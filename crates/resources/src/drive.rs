@@ -38,7 +38,7 @@ pub struct DriveSpec {
 pub struct DriveStatus {
     /// Whether the drive serves volumes.
     pub state: DriveState,
-    /// Why it does not, and what to do.
+    /// Why it does not, or what is wrong with it all the same, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The bytes that volumes can have in sum.

@@ -12,6 +12,7 @@ use crate::command::{cache, program};
 const PACKAGES: &[&str] = &[
     "btrfs-progs",
     "busybox-static",
+    "crun",
     "dmsetup",
     "e2fsprogs",
     "iproute2",

@@ -1,4 +1,4 @@
-//! One guest: a QEMU process with drives that outlive it, commands that run in it, and its plug.
+//! One guest: a QEMU process with drives that outlive it, commands that run in it, and the plug of each drive.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
 
 use super::image::Image;
 
@@ -45,6 +46,13 @@ impl Hardware {
     }
 }
 
+impl Hardware {
+    /// The port that nothing is plugged into at first.
+    pub(super) fn spare_port(&self) -> usize {
+        self.drives.len()
+    }
+}
+
 impl Drop for Hardware {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.dir) {
@@ -65,30 +73,36 @@ pub(super) struct Machine<'a> {
     hardware: &'a Hardware,
     commands: UnixStream,
     received: Vec<u8>,
+    monitor: UnixStream,
 }
 
 impl<'a> Machine<'a> {
     /// Switches a guest on and returns when it takes commands. `share` is seen at `/host` in it.
     pub(super) fn start(image: &Image, hardware: &'a Hardware, share: &Path) -> anyhow::Result<Machine<'a>> {
         let at = |name: &str| hardware.dir.join(name);
-        std::fs::remove_file(at("commands")).ok();
+        for socket in ["commands", "monitor"] {
+            std::fs::remove_file(at(socket)).ok();
+        }
         let log = File::create(at("qemu.log"))?;
         // Where this process goes, the guest goes too.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(arguments(image, hardware, share)?);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut qemu = command.spawn().context("starting QEMU")?;
-        let commands = match connect(&mut qemu, &at("commands")) {
-            Ok(commands) => commands,
+        let connected = connect(&mut qemu, &at("commands"))
+            .and_then(|commands| Ok((commands, connect(&mut qemu, &at("monitor"))?)));
+        let (commands, monitor) = match connected {
+            Ok(connected) => connected,
             Err(error) => {
                 qemu.kill().ok();
                 qemu.wait().ok();
                 return Err(error.context(tail(&at("qemu.log"))));
             }
         };
-        let mut machine = Machine { qemu, hardware, commands, received: Vec::new() };
+        let mut machine = Machine { qemu, hardware, commands, received: Vec::new(), monitor };
         let booted = machine.answer(BOOT, &mut |_| {});
         booted.with_context(|| format!("the guest did not start:\n{}", tail(&at("console.log"))))?;
+        machine.monitor(json!({"execute": "qmp_capabilities"}))?;
         Ok(machine)
     }
 
@@ -127,14 +141,46 @@ impl<'a> Machine<'a> {
         writeln!(self.commands, "{command}").context("the guest takes no commands")
     }
 
-    /// What a command that was begun prints until `until`; returns whether it ended.
-    pub(super) fn watch(&mut self, until: Instant, line: &mut dyn FnMut(&str)) -> anyhow::Result<bool> {
-        Ok(self.lines(until, line)?.is_some())
+    /// What a command that was begun prints until `until`; returns its status if it ended.
+    pub(super) fn watch(
+        &mut self,
+        until: Instant,
+        line: &mut dyn FnMut(&str),
+    ) -> anyhow::Result<Option<i32>> {
+        self.lines(until, line)
     }
 
     /// Switches it off as a pulled plug does: nothing inside gets to write any more.
     pub(super) fn cut_power(mut self) -> anyhow::Result<()> {
         self.qemu.kill().and_then(|()| self.qemu.wait()).context("stopping QEMU")?;
+        Ok(())
+    }
+
+    /// Pulls a drive, in use or not.
+    pub(super) fn unplug(&mut self, drive: usize) -> anyhow::Result<()> {
+        self.monitor(json!({"execute": "device_del", "arguments": {"id": format!("nvme{drive}")}}))?;
+        let gone = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < gone {
+            let devices = self.monitor(json!({"execute": "human-monitor-command",
+                "arguments": {"command-line": "info qtree"}}))?;
+            if !devices.as_str().unwrap_or_default().contains(&format!("id \"nvme{drive}\"")) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("drive {drive} stays plugged in")
+    }
+
+    /// Plugs a drive in again, at another port.
+    pub(super) fn plug(&mut self, drive: usize, port: usize) -> anyhow::Result<()> {
+        let file = self.hardware.drives[drive].display().to_string();
+        let node = format!("again{drive}");
+        self.monitor(json!({"execute": "blockdev-add", "arguments": {"driver": "raw", "node-name": node,
+            "file": {"driver": "file", "filename": file}}}))?;
+        self.monitor(
+            json!({"execute": "device_add", "arguments": {"driver": "nvme", "id": format!("nvme{drive}"),
+            "drive": node, "serial": format!("drive{drive}"), "bus": format!("port{port}")}}),
+        )?;
         Ok(())
     }
 
@@ -174,6 +220,27 @@ impl<'a> Machine<'a> {
             }
         }
     }
+
+    /// One exchange with QEMU's monitor; events in between are passed over.
+    fn monitor(&mut self, request: Value) -> anyhow::Result<Value> {
+        writeln!(self.monitor, "{request}")?;
+        self.monitor.set_read_timeout(Some(Duration::from_secs(30)))?;
+        loop {
+            let mut text = Vec::new();
+            let mut byte = [0];
+            while byte != *b"\n" {
+                self.monitor.read_exact(&mut byte).context("QEMU's monitor does not answer")?;
+                text.push(byte[0]);
+            }
+            let mut answer: Value = serde_json::from_slice(&text).context("QEMU's monitor answers oddly")?;
+            if let Some(error) = answer.get("error") {
+                bail!("QEMU refuses {request}: {error}");
+            }
+            if answer.get("return").is_some() {
+                return Ok(answer["return"].take());
+            }
+        }
+    }
 }
 
 impl Drop for Machine<'_> {
@@ -197,6 +264,7 @@ fn arguments(image: &Image, hardware: &Hardware, share: &Path) -> anyhow::Result
     add("initrd", image.initrd.display().to_string());
     add("append", format!("{KERNEL} tsc_early_khz={}", clock()?));
     add("serial", format!("file:{}", at("console.log")));
+    add("qmp", format!("unix:{},server=on,wait=off", at("monitor")));
     add(
         "drive",
         format!("if=none,id=root,file={},format=raw,snapshot=on,cache=unsafe", image.root.display()),
@@ -223,10 +291,15 @@ fn arguments(image: &Image, hardware: &Hardware, share: &Path) -> anyhow::Result
             add("device", format!("nvdimm,id=nvdimm,memdev=memory,label-size={LABELS}"));
         }
     }
+    // A spare port for a drive that comes back elsewhere.
+    for port in 0..=hardware.drives.len() {
+        add("device", format!("pcie-root-port,id=port{port},chassis={},slot={}", port + 1, port + 1));
+    }
     for (number, file) in hardware.drives.iter().enumerate() {
         let file = file.display();
         add("drive", format!("if=none,id=drive{number},file={file},format=raw,cache=unsafe,discard=unmap"));
-        add("device", format!("nvme,id=nvme{number},drive=drive{number},serial=drive{number}"));
+        let serial = format!("serial=drive{number},bus=port{number}");
+        add("device", format!("nvme,id=nvme{number},drive=drive{number},{serial}"));
     }
     words.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned));
     Ok(words)

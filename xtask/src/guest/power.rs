@@ -88,9 +88,10 @@ fn listen(
     journal: &mut String,
     other: &mut String,
 ) -> anyhow::Result<bool> {
-    guest.watch(Instant::now() + time, &mut |line| {
+    let status = guest.watch(Instant::now() + time, &mut |line| {
         let (text, line) =
             line.split_once("@ ").map_or((&mut *other, line), |(_, step)| (&mut *journal, step));
         let _ = writeln!(text, "{line}");
-    })
+    })?;
+    Ok(status.is_some())
 }

@@ -71,8 +71,9 @@ impl World {
         let mut changed = self.drives.changed();
         let settled = async {
             let unsettled = || {
-                let all: usize = self.drives.drives().iter().map(|drive| drive.snapshots).sum();
-                all != self.drives.snapshots().len()
+                let all: usize =
+                    self.drives.drives().iter().map(|drive| drive.snapshots + drive.volumes).sum();
+                all != self.drives.snapshots().len() + self.drives.volumes().len()
             };
             while unsettled() {
                 changed.changed().await.expect("the drives are open");
@@ -249,6 +250,44 @@ async fn labels_are_on_the_drive_and_capacity_heeds_them() {
         let made = world.drives.create(CreateVolume { drives: nvme.clone(), ..request(name) }).await;
         assert_eq!(made.expect("made").id.drive, first);
     }
+}
+
+#[tokio::test]
+async fn a_drive_that_breaks_under_a_creation_is_left_for_another() {
+    let (mut at, mut stayed) = (0, 0);
+    loop {
+        let mut world = World::new(2).await;
+        world.host.arm(Some(Fault::Break(at)));
+        let first = world.drives.create(request("pvc-1")).await;
+        if world.host.calls() <= at {
+            break;
+        }
+        let drives = world.drives.drives();
+        let when = format!("broken at call {at}: {first:?}");
+        let broken = drives.iter().find(|drive| drive.trouble.is_some()).expect(&when);
+        let works = drives.iter().find(|drive| drive.trouble.is_none()).expect(&when);
+        let capacity = world.drives.capacity(None, &DriveSelector::default());
+        assert_eq!(capacity.available, works.free, "{when}");
+        let other = world.drives.create(request("pvc-2")).await.expect("another volume");
+        assert_eq!(Some(&other.id.drive), works.id.as_ref(), "{when}");
+        let again = world.drives.create(request("pvc-1")).await;
+        match &again {
+            Ok(volume) => assert_eq!(Some(&volume.id.drive), works.id.as_ref(), "{when}"),
+            // The broken one may have kept its announcement.
+            Err(error) => {
+                let CreateError::Drive { drive, .. } = error else { panic!("{when}: {error}") };
+                assert_eq!(Some(drive), broken.id.as_ref(), "{when}");
+                stayed += 1;
+            }
+        }
+        world.restart(Ending::PowerLoss).await;
+        let volume = world.drives.create(request("pvc-1")).await.expect(&when);
+        let drives = world.drives.drives();
+        assert!(drives.iter().all(|drive| drive.trouble.is_none()), "{when}");
+        assert_eq!(drives.iter().map(|drive| drive.allocated).sum::<u64>(), 2 * volume.size, "{when}");
+        at += 1;
+    }
+    assert!(at > 4 && stayed == 1, "{at} calls, {stayed} of them in doubt");
 }
 
 #[tokio::test]

@@ -108,7 +108,7 @@ async fn relabel(drives: &Drives, drive: &drives::Drive, wanted: &BTreeMap<Strin
 fn object(node: &str, drive: &drives::Drive) -> Option<Drive> {
     let bytes = |number: u64| Quantity(values::Quantity::from_bytes(number).to_string());
     let (state, reason) = match &drive.state {
-        drives::DriveState::Ready => (DriveState::Ready, None),
+        drives::DriveState::Ready => (DriveState::Ready, drive.trouble.clone()),
         drives::DriveState::Failed { reason } => (DriveState::Failed, Some(reason.clone())),
     };
     Some(Drive {
