@@ -130,8 +130,8 @@ struct TemporaryDir(std::path::PathBuf);
 
 impl TemporaryDir {
     fn new() -> anyhow::Result<TemporaryDir> {
-        let made = program("mktemp", &["-d", "/tmp/orlop-demo.XXXXXX"]).read()?;
-        Ok(TemporaryDir(made.trim().into()))
+        let made = tempfile::Builder::new().prefix("orlop-demo.").tempdir_in("/tmp");
+        Ok(TemporaryDir(made.context("making a directory in /tmp")?.keep()))
     }
 
     fn path(&self) -> &Path {
