@@ -12,6 +12,8 @@ const MANIFEST: &str = include_str!("reboot.yaml");
 /// By their serial numbers: which is `nvme0` may change with every start.
 const DRIVE: &str = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_drive0";
 const STATE: &str = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_drive1";
+/// The guest starts without these names.
+const NAMES: &str = "udevadm trigger --subsystem-match=block --settle";
 /// The pod's file.
 const LOG: &str = "$(awk '$2 ~ /kubernetes.io~csi.*mount$/ {print $2}' /proc/mounts | head -n 1)/log";
 /// Lines that have to be there before the power goes.
@@ -23,7 +25,7 @@ pub(super) fn reboot(bench: &Bench, backend: &str) -> anyhow::Result<()> {
     std::fs::write(bench.share.join("reboot.yaml"), MANIFEST)?;
     let hardware = bench.hardware(&[2 * GIB, GIB], None)?;
     let mut guest = bench.start(&hardware)?;
-    guest.run(&format!("mkfs.ext4 -q {STATE}"), SHORT)?;
+    guest.run(&format!("{NAMES} && mkfs.ext4 -q {STATE}"), SHORT)?;
     up(&mut guest, backend)?;
     guest.run("KUBECONFIG=/state/kubeconfig /host/orlop apply -f /host/reboot.yaml", SHORT)?;
     wait(&mut guest, &format!("[ $(cat {LOG} | wc -l) -ge {LINES} ]"), "the pod writes")?;
@@ -41,7 +43,7 @@ pub(super) fn reboot(bench: &Bench, backend: &str) -> anyhow::Result<()> {
 }
 
 fn up(guest: &mut Machine<'_>, backend: &str) -> anyhow::Result<()> {
-    guest.run(&format!("mkdir -p /state && mount {STATE} /state"), SHORT)?;
+    guest.run(&format!("{NAMES} && mkdir -p /state && mount {STATE} /state"), SHORT)?;
     let up = "/host/orlop up --data-dir /state/data --kubeconfig /state/kubeconfig";
     guest.run(&format!("{up} --drive {DRIVE} --backend {backend} >/state/log 2>&1 &"), SHORT)?;
     wait(guest, "grep -q 'orlop is ready' /state/log", "Orlop is ready")
