@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use crate::command::{cache, cargo};
+use crate::command::{cache, cargo, program};
 use crate::conformance;
 use image::Image;
 use machine::{Hardware, Machine};
@@ -50,6 +50,14 @@ const CASES: &[Case] = &[
     Case { name: "power-xfs", long: false, run: |bench| power::cuts(bench, "xfs", Cuts::Few) },
     Case { name: "power-lvm", long: false, run: |bench| power::cuts(bench, "lvm", Cuts::Few) },
     Case { name: "power-lvm-thin", long: false, run: |bench| power::cuts(bench, "lvm-thin", Cuts::Few) },
+    Case { name: "faults-xfs", long: false, run: |bench| faults(bench, "xfs") },
+    Case { name: "faults-lvm", long: true, run: |bench| faults(bench, "lvm") },
+    Case { name: "faults-lvm-thin", long: true, run: |bench| faults(bench, "lvm-thin") },
+    Case { name: "flushes-btrfs", long: false, run: flushes_here },
+    Case { name: "flushes-xfs", long: false, run: |bench| flushes(bench, "xfs", "some") },
+    Case { name: "flushes-lvm", long: true, run: |bench| flushes(bench, "lvm", "some") },
+    Case { name: "flushes-lvm-thin", long: true, run: |bench| flushes(bench, "lvm-thin", "some") },
+    Case { name: "every-flush-xfs", long: true, run: |bench| flushes(bench, "xfs", "all") },
     Case { name: "conformance-lvm-thin", long: false, run: |bench| conformance(bench, "lvm-thin") },
     Case { name: "many-volumes-lvm", long: true, run: |bench| many(bench, "lvm") },
     Case { name: "many-volumes-lvm-thin", long: true, run: |bench| many(bench, "lvm-thin") },
@@ -182,6 +190,28 @@ fn pulled(bench: &Bench, backend: &str) -> anyhow::Result<()> {
     }
     ensure!(status == Some(0), "the test of a pulled drive on {backend} failed in the guest");
     guest.cut_power()
+}
+
+/// Devices that fail, and that lie, under drives in use.
+fn faults(bench: &Bench, backend: &str) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], None)?;
+    let mut guest = bench.start(&hardware)?;
+    test(&mut guest, backend, "mapped", "--ignored")?;
+    guest.cut_power()
+}
+
+/// A drive as it was whenever something had become durable: at `some` of these moments, or at `all`.
+fn flushes(bench: &Bench, backend: &str, which: &str) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], None)?;
+    let mut guest = bench.start(&hardware)?;
+    test(&mut guest, &format!("{backend} ORLOP_FLUSHES={which}"), "flushes", "--ignored at_every_flush_the")?;
+    guest.cut_power()
+}
+
+/// The same for btrfs, whose quotas the guest's kernel may lack: QEMU notes what is written.
+fn flushes_here(bench: &Bench) -> anyhow::Result<()> {
+    let tests = program(bench.share.join("flushes"), &["--ignored", "at_every_flush_noted"]);
+    tests.env("CI", "true").env("ORLOP_BACKEND", "btrfs").run()
 }
 
 /// A restart after every step of every plan.

@@ -5,16 +5,18 @@
 mod bench;
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::{Read, Write},
+    fs,
+    io::Write,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use bench::{Bench, MIB, request};
-use drives::{CreateVolume, DriveState, Drives, Force, MountFlags, Origin, Source, VolumeId};
+use bench::{
+    MIB,
+    journal::{self, Journal},
+    request,
+};
+use drives::{CreateVolume, DriveState, Drives, Force, MountFlags, Origin, Source};
 use linux::Kernel;
 
 const LANES: u64 = 3;
@@ -52,11 +54,6 @@ async fn open() -> Drives {
     drives
 }
 
-/// What a volume of this name is written with.
-fn content(name: &str) -> Vec<u8> {
-    name.bytes().cycle().take(300_000).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "cargo xtask guest cuts it off"]
 async fn churn() {
@@ -83,11 +80,8 @@ async fn walk(drives: &Drives, dice: &mut Dice, name: &str) {
     say(&format!("created {name}"));
     let at = PathBuf::from("/var/orlop/staged").join(name);
     drives.stage(&volume.id, &at, MountFlags::default()).await.expect("stage");
-    let mut file = File::create(at.join("file")).expect("create");
-    file.write_all(&content(name)).and_then(|()| file.sync_all()).expect("write");
-    File::open(&at).and_then(|directory| directory.sync_all()).expect("sync");
+    journal::write(&at, name);
     say(&format!("written {name}"));
-    drop(file);
     if dice.roll(2) == 0 {
         let size = size + 8 * MIB;
         say(&format!("growing {name} {size}"));
@@ -126,92 +120,14 @@ async fn walk(drives: &Drives, dice: &mut Dice, name: &str) {
     }
 }
 
-/// What is known of a volume or snapshot.
-#[derive(Clone, Debug, Default)]
-struct Known {
-    announced: bool,
-    leaving: bool,
-    gone: bool,
-    written: bool,
-    sizes: Vec<u64>,
-}
-
-fn known(journal: &str) -> BTreeMap<String, Known> {
-    let mut all: BTreeMap<String, Known> = BTreeMap::new();
-    for line in journal.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let (verb, name, size) = (words[0], words[1], words.get(2).and_then(|size| size.parse().ok()));
-        let known = all.entry(name.to_owned()).or_default();
-        match verb {
-            "creating" | "growing" => known.sizes.extend(size.filter(|size| *size > 0)),
-            "created" => known.announced = true,
-            "grown" => known.sizes = size.into_iter().collect(),
-            "written" => known.written = true,
-            "deleting" => known.leaving = true,
-            "deleted" => known.gone = true,
-            other => panic!("{other} is no step"),
-        }
-    }
-    all
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "cargo xtask guest runs it after a power cut"]
 async fn what_was_announced_is_there() {
     let journal = fs::read_to_string(setting("ORLOP_JOURNAL")).expect("journal");
-    let all = known(&journal);
+    let journal = Journal::read(journal.lines());
     let drives = open().await;
-    settle(&drives).await;
-    let volumes: BTreeMap<String, VolumeId> =
-        drives.volumes().into_iter().map(|volume| (volume.name, volume.id)).collect();
-    let snapshots: Vec<String> = drives.snapshots().into_iter().map(|snapshot| snapshot.name).collect();
-    for name in volumes.keys().chain(&snapshots) {
-        let known = all.get(name).unwrap_or_else(|| panic!("nobody asked for {name}"));
-        assert!(!known.gone, "{name} was deleted: {known:?}");
-    }
-    for (name, known) in &all {
-        if known.announced && !known.leaving {
-            let there = volumes.contains_key(name) || snapshots.contains(name);
-            assert!(there, "{name} was announced and is not there: {known:?}");
-        }
-        let Some(id) = volumes.get(name) else { continue };
-        let size = drives.volume(id).expect("live").size;
-        assert!(known.sizes.is_empty() || known.sizes.contains(&size), "{name} has {size}: {known:?}");
-        let at = Path::new("/var/orlop/staged").join(name);
-        drives.stage(id, &at, MountFlags::default()).await.expect("stage");
-        if known.written {
-            let mut found = Vec::new();
-            File::open(at.join("file")).and_then(|mut file| file.read_to_end(&mut found)).expect("read");
-            assert!(found == content(name.trim_end_matches("-back")), "{name} lost what was synced");
-        }
-        let stats = drives.stats(id, &at).await.expect("stats");
-        assert!(stats.used <= size && stats.size <= size, "{name}: {stats:?}");
-        drives.unstage(id, &at).await.expect("unstage");
-    }
-    for volume in drives.volumes() {
-        drives.delete(&volume.id).await.expect("delete");
-    }
-    for snapshot in drives.snapshots() {
-        drives.delete_snapshot(&snapshot.id).await.expect("delete");
-    }
-    let drive = drives.drives().remove(0);
-    assert_eq!((drive.allocated, drive.free), (0, drive.capacity), "all space is back");
-    Bench::new().expect("root").leaves_nothing(&drives);
+    journal.holds(&drives, Path::new("/var/orlop/staged")).await;
+    journal::all_space_comes_back(&drives).await;
     drives.close().await.expect("close");
-    say(&format!("checked {} volumes and snapshots", all.len()));
-}
-
-/// Waits until what was half deleted is gone.
-async fn settle(drives: &Drives) {
-    let mut changed = drives.changed();
-    let unsettled = || {
-        let drive = drives.drives().remove(0);
-        drive.volumes != drives.volumes().len() || drive.snapshots != drives.snapshots().len()
-    };
-    let settled = async {
-        while unsettled() {
-            changed.changed().await.expect("open");
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(120), settled).await.expect("half-done volumes go away");
+    say(&format!("checked {} volumes and snapshots", journal.len()));
 }

@@ -1,6 +1,9 @@
 //! A machine's directory with drives on loop devices.
 #![allow(dead_code, reason = "a module of several test binaries, and each uses its part")]
 
+pub(crate) mod journal;
+pub(crate) mod mapper;
+
 use std::{
     fs,
     path::{Path, PathBuf},
