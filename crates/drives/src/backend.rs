@@ -7,7 +7,7 @@ mod xfs;
 
 use std::path::{Path, PathBuf};
 
-use linux::{FilesystemMount, Host, Result, Signature};
+use linux::{FilesystemMount, Host, Mount, Result, Signature};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -94,6 +94,12 @@ pub(crate) trait Backend: Send + Sync {
     /// Brings a drive up that is to be mounted at `mount`: the device to be mounted.
     fn bring_up(&self, _: &dyn Host, device: &Path, _mount: &Path) -> Result<PathBuf> {
         Ok(device.to_owned())
+    }
+
+    /// Whether what is mounted of a drive lies on this device, or may still be needed: not so when it is left from
+    /// another one that is gone.
+    fn is_on(&self, host: &dyn Host, mounted: &Mount, device: &Path) -> Result<bool> {
+        Ok(mounted.source == device || host.exists(&mounted.source)?)
     }
 
     /// Gets a drive ready to be unmounted. Fails while one of its volumes is in use.

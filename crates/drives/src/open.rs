@@ -106,22 +106,31 @@ pub(crate) fn unmount_quietly(host: &dyn Host, backend: &dyn Backend, target: &P
 /// Lets go of what a device that was pulled left mounted, now that the drive is back as another device. While its
 /// volumes are still mounted somewhere its file system lives on without it, and can't be mounted a second time: then
 /// the answer is why, in words.
-fn let_go_of_pulled(host: &dyn Host, device: &Path, target: &Path) -> linux::Result<Option<String>> {
+fn let_go_of_pulled(
+    host: &dyn Host,
+    backend: &dyn Backend,
+    device: &Path,
+    target: &Path,
+) -> linux::Result<Option<String>> {
     let table = host.mount_table()?;
-    let Some(left) = table.at(target).filter(|left| left.source != device) else { return Ok(None) };
-    if host.exists(&left.source)? {
+    let Some(left) = table.at(target) else { return Ok(None) };
+    if backend.is_on(host, left, device)? {
         return Ok(None);
     }
     let user = table.iter().find(|other| other.device == left.device && other.target != target);
-    if let Some(user) = user {
+    let used = match user {
+        Some(user) => Some(format!("it is mounted at {}", user.target.display())),
+        None => backend.wind_down(host, target).err().map(|error| error.to_string()),
+    };
+    if let Some(used) = used {
         return Ok(Some(format!(
-            "it was {} before, which is gone, and is mounted from there still, at {}; end the pods that use its \
-             volumes, then restart Orlop",
-            left.source.display(),
-            user.target.display()
+            "it came back as {}, and as the device that it was before it is in use still ({used}); end the pods that \
+             use its volumes, then restart Orlop",
+            device.display()
         )));
     }
     host.unmount(target, Unmount::Detach)?;
+    backend.let_go(host, target)?;
     Ok(None)
 }
 
@@ -190,7 +199,7 @@ pub(crate) fn open(
         let why = "is read-only: find out why (a failing disk, a write-protect switch, a mapping made so)";
         return failed(format!("{} {why}, make it writable and restart", device.path.display()));
     }
-    match let_go_of_pulled(host.as_ref(), &device.path, layout.mount()) {
+    match let_go_of_pulled(host.as_ref(), backend, &device.path, layout.mount()) {
         Ok(None) => {}
         Ok(Some(reason)) => {
             let found = Found::Failed { id: Some(id.clone()), backend: Some(backend.kind()), reason };

@@ -14,7 +14,8 @@ use std::{
 };
 
 use linux::{
-    Attributes, COMING, Error, FilesystemMount, Host, Making, Result, Signature, Unmount, logical_device,
+    Attributes, COMING, Error, FilesystemMount, Host, Making, Mount, Result, Signature, Unmount,
+    logical_device,
 };
 
 use super::{Backend, Copies, New, Place, QuotaKey, Usage, Use};
@@ -101,6 +102,12 @@ pub(crate) fn own_device(host: &dyn Host, drive: &DriveId, key: &str) -> Result<
     plain(host, &device(drive, key))
 }
 
+/// Whether a logical volume, by its plain path, is made of this device, and not of one that was pulled.
+fn lies_on(host: &dyn Host, volume: &Path, device: &Path) -> Result<bool> {
+    let holders = host.block_device(device)?.holders;
+    Ok(volume.file_name().and_then(OsStr::to_str).is_some_and(|name| holders.iter().any(|one| one == name)))
+}
+
 fn plain(host: &dyn Host, device: &Path) -> Result<Option<PathBuf>> {
     match host.block_device(device) {
         Ok(device) => Ok(Some(device.path)),
@@ -160,13 +167,25 @@ impl Backend for Lvm {
             .map(drop)
     }
 
-    fn bring_up(&self, host: &dyn Host, _: &Path, mount: &Path) -> Result<PathBuf> {
+    fn bring_up(&self, host: &dyn Host, device: &Path, mount: &Path) -> Result<PathBuf> {
         let group = group_at(mount)?;
         let records = logical_device(&group, RECORDS);
+        if let Some(left) = plain(host, &records)?
+            && !lies_on(host, &left, device)?
+        {
+            host.activate_group(&group, false)?;
+        }
         if !host.exists(&records)? {
             host.activate_group(&group, true)?;
         }
         Ok(records)
+    }
+
+    fn is_on(&self, host: &dyn Host, mounted: &Mount, device: &Path) -> Result<bool> {
+        match plain(host, &mounted.source)? {
+            Some(records) => lies_on(host, &records, device),
+            None => Ok(false),
+        }
     }
 
     fn wind_down(&self, host: &dyn Host, mount: &Path) -> Result<()> {
