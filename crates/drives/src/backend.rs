@@ -91,6 +91,12 @@ pub(crate) trait Backend: Send + Sync {
     /// Formats a device.
     fn format(&self, host: &dyn Host, id: &DriveId, device: &Path, overwrite: bool) -> Result<()>;
 
+    /// Whether formatting broke off on the drive that is to be mounted at `mount`: it holds nothing, and is to be
+    /// formatted again.
+    fn is_half_formatted(&self, _: &dyn Host, _mount: &Path) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Brings a drive up that is to be mounted at `mount`: the device to be mounted.
     fn bring_up(&self, _: &dyn Host, device: &Path, _mount: &Path) -> Result<PathBuf> {
         Ok(device.to_owned())

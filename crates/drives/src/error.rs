@@ -90,6 +90,18 @@ pub enum InitialiseError {
         /// Its identity.
         id: DriveId,
     },
+    /// Is a drive of ours, and can't be read.
+    #[error(
+        "{device} is the drive {id}, or was to become one, and can't be read: {error}; check it, or give up what it holds explicitly (force)"
+    )]
+    Unreadable {
+        /// The device.
+        device: PathBuf,
+        /// Its identity.
+        id: DriveId,
+        /// The kernel's word.
+        error: linux::Error,
+    },
     /// The source's drive is missing.
     #[error(
         "{source_path} held the drive {id}, which is gone; bring it back, or forget the drive {id} before making a new one here"
@@ -123,7 +135,9 @@ pub enum InitialiseError {
     #[error("no backend can serve here: {0}")]
     NoBackend(String),
     /// Formatting or mounting failed.
-    #[error("making a drive of {source_path} failed: {error}; it holds nothing yet, retry with force")]
+    #[error(
+        "making a drive of {source_path} failed: {error}; put that right and try again (with force, where formatting had begun)"
+    )]
     Failed {
         /// The device or file.
         source_path: Source,

@@ -99,16 +99,21 @@ fn take_in(
     {
         return Err(InitialiseError::AlreadyDrive { device: device.path.clone(), id: id.clone() });
     }
-    if let Some((id, Maker::Orlop)) = known
-        && let Some((backend, recorded)) = open::peek(host.as_ref(), root, device, &id).map_err(failed)?
-    {
-        if recorded && force == Force::No {
-            return Err(InitialiseError::AlreadyDrive { device: device.path.clone(), id });
-        }
-        if !recorded {
-            // We formatted it and were interrupted: nothing is on it yet.
-            tracing::info!(device = %device.path.display(), drive = %id, "finishing an interrupted initialisation");
-            return finish(host, root, source, device, &id, backend);
+    if let Some((id, Maker::Orlop)) = known {
+        match open::peek(host.as_ref(), root, device, &id) {
+            Ok(Some((_, true))) if force == Force::No => {
+                return Err(InitialiseError::AlreadyDrive { device: device.path.clone(), id });
+            }
+            Ok(Some((backend, false))) => {
+                // We formatted it and were interrupted: nothing is on it yet.
+                tracing::info!(device = %device.path.display(), drive = %id, "finishing an interrupted initialisation");
+                format_again(host.as_ref(), root, device, &id, backend).map_err(failed)?;
+                return finish(host, root, source, device, &id, backend);
+            }
+            Err(error) if force == Force::No => {
+                return Err(InitialiseError::Unreadable { device: device.path.clone(), id, error });
+            }
+            Ok(_) | Err(_) => {}
         }
     }
     refusal(device, signature.as_ref(), force)?;
@@ -124,6 +129,24 @@ fn take_in(
     let overwrite = force == Force::OverwriteFileSystem;
     backend.format(host.as_ref(), &id, &device.path, overwrite).map_err(failed)?;
     finish(host, root, source, device, &id, backend)
+}
+
+/// Formats a drive whose formatting broke off.
+fn format_again(
+    host: &dyn Host,
+    root: &Path,
+    device: &BlockDevice,
+    id: &DriveId,
+    backend: &dyn Backend,
+) -> linux::Result<()> {
+    let mount = root.join(id.as_str());
+    match backend.is_half_formatted(host, &mount)? {
+        true => {
+            backend.let_go(host, &mount)?;
+            backend.format(host, id, &device.path, true)
+        }
+        false => Ok(()),
+    }
 }
 
 /// From a fresh file system to a drive. The record of the drive is the last thing written.

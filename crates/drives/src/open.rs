@@ -158,6 +158,19 @@ fn read_record(
     content
 }
 
+/// Reads the record of a drive, which one that was never finished does not have.
+fn recorded(
+    host: &dyn Host,
+    backend: &dyn Backend,
+    device: &BlockDevice,
+    layout: &Layout,
+) -> linux::Result<Option<Vec<u8>>> {
+    match read_record(host, backend, device, layout) {
+        Err(_) if backend.is_half_formatted(host, layout.mount()).unwrap_or(false) => Ok(None),
+        record => record,
+    }
+}
+
 /// Whether a file system of ours has its drive record; `None` when its backend is not known.
 pub(crate) fn peek(
     host: &dyn Host,
@@ -168,8 +181,13 @@ pub(crate) fn peek(
     let Some(kind) = signature(host, &device.path)?.as_ref().and_then(kind_of) else { return Ok(None) };
     let backend = backend::of(kind);
     let layout = Layout::new(root.join(id.as_str()));
-    let record = read_record(host, backend, device, &layout)?;
-    Ok(Some((backend, record.is_some())))
+    match recorded(host, backend, device, &layout) {
+        Ok(record) => Ok(Some((backend, record.is_some()))),
+        Err(error) => {
+            unmount_quietly(host, backend, layout.mount());
+            Err(error)
+        }
+    }
 }
 
 /// What opening a drive came to.
@@ -207,7 +225,7 @@ pub(crate) fn open(
         }
         Err(error) => return failed(error.to_string()),
     }
-    let record = match read_record(host.as_ref(), backend, device, &layout) {
+    let record = match recorded(host.as_ref(), backend, device, &layout) {
         Ok(Some(bytes)) => Some(parse::<DriveRecord>(&bytes)),
         Ok(None) if maker == Maker::DirectPv => None,
         Ok(None) => {

@@ -14,8 +14,8 @@ use std::{
 };
 
 use linux::{
-    Attributes, COMING, Error, FilesystemMount, Host, Making, Mount, Result, Signature, Unmount,
-    logical_device,
+    Attributes, COMING, Error, FilesystemMount, Host, LogicalVolume, Making, Mount, Result, Signature,
+    Unmount, logical_device, probe_superblock,
 };
 
 use super::{Backend, Copies, New, Place, QuotaKey, Usage, Use};
@@ -167,6 +167,21 @@ impl Backend for Lvm {
             .map(drop)
     }
 
+    /// The file system of the records is made last, and volumes come after it.
+    fn is_half_formatted(&self, host: &dyn Host, mount: &Path) -> Result<bool> {
+        let group = group_at(mount)?;
+        let is_volume = |found: &LogicalVolume| found.tags.iter().any(|tag| tag == VOLUME_TAG);
+        if host.logical_volumes(&group)?.iter().any(is_volume) {
+            return Ok(false);
+        }
+        let records = logical_device(&group, RECORDS);
+        if !host.exists(&records)? {
+            return Ok(true);
+        }
+        let (first, last) = host.read_edges(&records)?;
+        Ok(probe_superblock(&first, &last).is_none())
+    }
+
     fn bring_up(&self, host: &dyn Host, device: &Path, mount: &Path) -> Result<PathBuf> {
         let group = group_at(mount)?;
         let records = logical_device(&group, RECORDS);
@@ -175,8 +190,16 @@ impl Backend for Lvm {
         {
             host.activate_group(&group, false)?;
         }
-        if !host.exists(&records)? {
-            host.activate_group(&group, true)?;
+        if !host.exists(&records)?
+            && let Err(error) = host.activate_group(&group, true)
+        {
+            // Power loss while LVM makes a thin volume leaves one that the pool does not know: it was never announced,
+            // and goes when the records are read.
+            let pool = logical_device(&group, POOL);
+            if !host.exists(&records)? || self.is_thin() && !host.exists(&pool)? {
+                return Err(error);
+            }
+            tracing::warn!(%error, group, "a logical volume can't be activated");
         }
         Ok(records)
     }
