@@ -16,11 +16,12 @@ pub(crate) async fn deed(world: &mut World, dice: &mut Dice) {
     let number = |dice: &mut Dice| dice.below(5);
     let sizes = ["1Gi", "2Gi", "3Gi"];
     match dice.below(100) {
-        0..20 => {
+        0..17 => {
             let claim = claim(dice);
             world.network.note(format_args!("user: claim {}", claim["metadata"]["name"]));
             world.create::<PersistentVolumeClaim>(claim).await;
         }
+        17..20 => grow_claim(world, dice).await,
         20..33 => {
             let (name, size) = (format!("v{}", number(dice)), dice.pick(&sizes));
             let volume = static_volume(dice, &name, size);
@@ -200,6 +201,19 @@ fn pod(dice: &mut Dice, name: &str) -> Value {
         pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": dice.pick(&["n1", "n2"])});
     }
     pod
+}
+
+/// Somebody asks for another size; what can't be is refused.
+async fn grow_claim(world: &World, dice: &mut Dice) {
+    let all = world.list::<PersistentVolumeClaim>().await;
+    if all.is_empty() {
+        return;
+    }
+    let name = all[dice.below(all.len() as u64) as usize].name_any();
+    let size = dice.pick(&["2Gi", "3Gi", "4Gi", "8Gi"]);
+    world.network.note(format_args!("user: claim {name} of {size}"));
+    let requests = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+    world.patch::<PersistentVolumeClaim>(&name, requests).await;
 }
 
 /// An administrator frees a released volume, or changes what becomes of one.

@@ -8,7 +8,7 @@ use csi::v1::controller_server::{Controller, ControllerServer};
 use csi::v1::controller_service_capability::{self, Rpc, rpc};
 use csi::v1::identity_server::{Identity, IdentityServer};
 use csi::v1::node_server::{Node, NodeServer};
-use csi::v1::plugin_capability::{self, Service, service};
+use csi::v1::plugin_capability::{self, Service, VolumeExpansion, service, volume_expansion};
 use csi::v1::volume_capability::access_mode::Mode;
 use csi::v1::volume_content_source::Type;
 use csi::v1::*;
@@ -71,10 +71,12 @@ impl Identity for Driver {
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
         let types = [service::Type::ControllerService, service::Type::VolumeAccessibilityConstraints];
-        let capabilities = types.map(|kind| PluginCapability {
-            r#type: Some(plugin_capability::Type::Service(Service { r#type: kind as i32 })),
-        });
-        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities: capabilities.into() }))
+        let services = types.map(|kind| plugin_capability::Type::Service(Service { r#type: kind as i32 }));
+        let growth = VolumeExpansion { r#type: volume_expansion::Type::Online as i32 };
+        let growth = plugin_capability::Type::VolumeExpansion(growth);
+        let capabilities =
+            services.into_iter().chain([growth]).map(|kind| PluginCapability { r#type: Some(kind) });
+        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities: capabilities.collect() }))
     }
 }
 
@@ -109,6 +111,7 @@ impl Controller for Driver {
             rpc::Type::CreateDeleteSnapshot,
             rpc::Type::ListSnapshots,
             rpc::Type::CloneVolume,
+            rpc::Type::ExpandVolume,
         ];
         let capabilities = types.map(|kind| ControllerServiceCapability {
             r#type: Some(controller_service_capability::Type::Rpc(Rpc { r#type: kind as i32 })),
@@ -156,6 +159,25 @@ impl Controller for Driver {
         let about = id.clone();
         self.storage.operate(&about, move |held, ledger| held.delete(&id, ledger)).await?;
         Ok(Response::new(DeleteVolumeResponse {}))
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        request: Request<ControllerExpandVolumeRequest>,
+    ) -> Result<Response<ControllerExpandVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let bytes = request.capacity_range.map(|range| range.required_bytes).unwrap_or_default();
+        let (id, about) = (request.volume_id.clone(), format!("{} of {bytes} bytes", request.volume_id));
+        let grow = move |held: &mut Held, _: &mut Ledger| {
+            let volume =
+                held.volumes.get_mut(&id).ok_or_else(|| Status::not_found("there is no such volume"))?;
+            volume.bytes = volume.bytes.max(bytes);
+            Ok(ControllerExpandVolumeResponse {
+                capacity_bytes: volume.bytes,
+                node_expansion_required: false,
+            })
+        };
+        self.storage.operate(&about, grow).await.map(Response::new)
     }
 
     async fn controller_publish_volume(

@@ -2,6 +2,7 @@
 
 mod attachments;
 mod sets;
+mod sizes;
 mod snapshots;
 
 use std::collections::BTreeSet;
@@ -40,6 +41,7 @@ pub async fn settled(world: &World) -> Vec<String> {
             || ledger.let_go.contains(name);
         note(&format!("data of {name}"), if kept { Ok(()) } else { Err("kept for nobody".to_owned()) });
     }
+    stuck.extend(sizes::settled(&ledger, &held));
     stuck.extend(attachments::settled(world, &ledger, &held).await);
     stuck.extend(snapshots::settled(world, &ledger, &held).await);
     stuck.extend(sets::settled(world, &ledger).await);

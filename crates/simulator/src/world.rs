@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sidecars::capacity::Signal;
-use sidecars::{Driver, attach, provision};
+use sidecars::{Driver, attach, provision, resize};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ pub enum Role {
     Controllers,
     /// The scheduler.
     Scheduler,
-    /// On a node, what provisions, attaches and takes snapshots by the storage's driver.
+    /// On a node, what provisions, attaches, resizes and takes snapshots by the storage's driver.
     Node(&'static str),
 }
 
@@ -140,7 +140,7 @@ impl World {
     pub async fn class(&self, name: &str, provisioner: &str, mode: &str, policy: &str) {
         let place = if mode == "Immediate" { "anywhere" } else { "here" };
         let class = json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode,
-            "reclaimPolicy": policy, "parameters": {"place": place}});
+            "reclaimPolicy": policy, "allowVolumeExpansion": true, "parameters": {"place": place}});
         self.create::<StorageClass>(class).await;
     }
 
@@ -210,6 +210,7 @@ impl World {
                     tokio::join!(
                         provision::run(context.clone(), driver.clone(), provision, signal.clone()),
                         attach::run(context.clone(), driver.clone(), node),
+                        resize::run(context.clone(), driver.clone(), node, signal.clone()),
                         sidecars::snapshot::run(context, driver, snapshot, signal),
                     );
                 })
@@ -239,7 +240,7 @@ impl World {
             self.start(role);
         }
         // Longer than any backoff.
-        self.rest(Duration::from_secs(300)).await
+        self.rest(Duration::from_secs(360)).await
     }
 
     /// Waits until no process has written for so long.
