@@ -8,51 +8,21 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{
-    Sockets, World,
-    driver::{Driver, Fault, NAME},
+    World,
+    driver::{Driver, Fault},
     is_root,
 };
-use k8s_openapi::api::{
-    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
-    storage::v1::CSIDriver,
-};
-use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
-};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::DeleteParams;
 use linux::{Kernel, LoopDevices};
 use serde_json::{Value, json};
 
 async fn world(name: &str) -> (World, Driver) {
-    let driver = Driver::default();
-    let serving = driver.clone();
-    let world = World::with_drivers(name, |directory| {
-        Sockets::new(vec![(NAME.to_owned(), serving.serve(directory))])
-    })
-    .await;
-    let object = json!({"metadata": {"name": NAME}, "spec": {"attachRequired": false}});
-    let api = Api::<CSIDriver>::all(world.client.clone());
-    api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
-    (world, driver)
+    World::with_driver(name, Driver::default(), json!({"attachRequired": false})).await
 }
 
-/// A claim bound to a volume of the driver, without any controller.
 async fn claim(world: &World, name: &str, mode: &str) {
-    let volumes = Api::<PersistentVolume>::all(world.client.clone());
-    let claim: PersistentVolumeClaim = world
-        .create(json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"],
-            "storageClassName": "", "volumeMode": mode, "resources": {"requests": {"storage": "8Mi"}},
-            "volumeName": format!("pv-{name}")}}))
-        .await;
-    let volume = json!({"metadata": {"name": format!("pv-{name}")}, "spec": {
-        "capacity": {"storage": "8Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "",
-        "volumeMode": mode,
-        "claimRef": {"kind": "PersistentVolumeClaim", "namespace": "default", "name": name, "uid": claim.metadata.uid},
-        "csi": {"driver": NAME, "volumeHandle": name}}});
-    volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
-    let claims = Api::<PersistentVolumeClaim>::namespaced(world.client.clone(), "default");
-    let bound = json!({"status": {"phase": "Bound"}});
-    claims.patch_status(name, &PatchParams::default(), &Patch::Merge(bound)).await.unwrap();
+    world.bound_claim(name, "8Mi", json!({"accessModes": ["ReadWriteOnce"], "volumeMode": mode})).await;
 }
 
 fn with_device(claim: &str, image: &str, read_only: bool) -> Value {

@@ -6,36 +6,18 @@ mod common;
 
 use std::sync::atomic::Ordering;
 
-use common::{Sockets, World, driver::Driver, driver::NAME, is_root};
+use common::{World, driver::Driver, is_root};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::CSIDriver;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tonic::Status;
 
 async fn world(name: &str) -> (World, Driver) {
     let driver = Driver::default();
     driver.expands.store(true, Ordering::SeqCst);
-    let serving = driver.clone();
-    let world = World::with_drivers(name, |directory| {
-        Sockets::new(vec![(NAME.to_owned(), serving.serve(directory))])
-    })
-    .await;
-    let object = json!({"metadata": {"name": NAME}, "spec": {"attachRequired": false}});
-    let api = Api::<CSIDriver>::all(world.client.clone());
-    api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
-    let claim: PersistentVolumeClaim = world
-        .create(json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
-            "storageClassName": "", "resources": {"requests": {"storage": "1Mi"}}, "volumeName": "pv"}}))
-        .await;
-    let volume = json!({"metadata": {"name": "pv"}, "spec": {
-        "capacity": {"storage": "1Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "",
-        "claimRef": {"kind": "PersistentVolumeClaim", "namespace": "default", "name": "data", "uid": claim.metadata.uid},
-        "csi": {"driver": NAME, "volumeHandle": "data"}}});
-    let volumes = Api::<PersistentVolume>::all(world.client.clone());
-    volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
-    set_status(&world, json!({"phase": "Bound", "capacity": {"storage": "1Mi"}})).await;
+    let (world, driver) = World::with_driver(name, driver, json!({"attachRequired": false})).await;
+    world.bound_claim("data", "1Mi", json!({"accessModes": ["ReadWriteOnce"]})).await;
     (world, driver)
 }
 
@@ -52,7 +34,7 @@ async fn set_status(world: &World, status: Value) {
 async fn hand_over(world: &World) {
     let larger = Patch::Merge(json!({"spec": {"capacity": {"storage": "2Mi"}}}));
     let volumes = Api::<PersistentVolume>::all(world.client.clone());
-    volumes.patch("pv", &PatchParams::default(), &larger).await.unwrap();
+    volumes.patch("pv-data", &PatchParams::default(), &larger).await.unwrap();
     set_status(
         world,
         json!({"allocatedResources": {"storage": "2Mi"},

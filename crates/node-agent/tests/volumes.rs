@@ -7,12 +7,12 @@ mod common;
 use std::{path::PathBuf, time::Duration};
 
 use common::{
-    Sockets, World,
+    World,
     driver::{Driver, Fault, NAME},
     is_root,
 };
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    core::v1::{ConfigMap, Node, Pod},
     storage::v1::{CSIDriver, VolumeAttachment},
 };
 use kube::{
@@ -23,34 +23,12 @@ use resources::attachment;
 use serde_json::{Value, json};
 
 async fn csi_world(name: &str) -> (World, Driver) {
-    let driver = Driver::default();
-    let serving = driver.clone();
-    let world = World::with_drivers(name, |directory| {
-        Sockets::new(vec![(NAME.to_owned(), serving.serve(directory))])
-    })
-    .await;
-    let object = json!({"metadata": {"name": NAME}, "spec": {"attachRequired": false, "podInfoOnMount": true,
-                        "fsGroupPolicy": "File"}});
-    let api = Api::<CSIDriver>::all(world.client.clone());
-    api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
-    (world, driver)
+    let spec = json!({"attachRequired": false, "podInfoOnMount": true, "fsGroupPolicy": "File"});
+    World::with_driver(name, Driver::default(), spec).await
 }
 
-/// A claim bound to a volume of the driver, without any controller.
 async fn claim(world: &World, name: &str, mode: &str) {
-    let volumes = Api::<PersistentVolume>::all(world.client.clone());
-    let claim: PersistentVolumeClaim = world
-        .create(json!({"metadata": {"name": name}, "spec": {"accessModes": [mode], "storageClassName": "",
-            "resources": {"requests": {"storage": "1Mi"}}, "volumeName": format!("pv-{name}")}}))
-        .await;
-    let volume = json!({"metadata": {"name": format!("pv-{name}")}, "spec": {
-        "capacity": {"storage": "1Mi"}, "accessModes": [mode], "storageClassName": "",
-        "claimRef": {"kind": "PersistentVolumeClaim", "namespace": "default", "name": name, "uid": claim.metadata.uid},
-        "csi": {"driver": NAME, "volumeHandle": name, "volumeAttributes": {"colour": "blue"}}}});
-    volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
-    let claims = Api::<PersistentVolumeClaim>::namespaced(world.client.clone(), "default");
-    let bound = json!({"status": {"phase": "Bound"}});
-    claims.patch_status(name, &PatchParams::default(), &Patch::Merge(bound)).await.unwrap();
+    world.bound_claim(name, "1Mi", json!({"accessModes": [mode]})).await;
 }
 
 /// A pod that mounts a claim; without a container that this node can run, so that only volumes matter.

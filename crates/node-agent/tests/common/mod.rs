@@ -13,8 +13,13 @@ use std::{
 };
 
 use api_server::ApiServer;
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, api::PostParams};
+use driver::{Driver, NAME};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::CSIDriver;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
 use node_agent::{Drivers, Options};
 use object_store::Store;
 use runtime::{Context, Metrics};
@@ -100,6 +105,40 @@ impl World {
         };
         world.start();
         world
+    }
+
+    /// With a driver, and its object with this spec.
+    pub(crate) async fn with_driver(name: &str, driver: Driver, spec: Value) -> (World, Driver) {
+        let serving = driver.clone();
+        let served = |directory: &Path| Sockets::new(vec![(NAME.to_owned(), serving.serve(directory))]);
+        let world = Self::with_drivers(name, served).await;
+        let object = serde_json::from_value(json!({"metadata": {"name": NAME}, "spec": spec})).unwrap();
+        let api = Api::<CSIDriver>::all(world.client.clone());
+        api.create(&PostParams::default(), &object).await.unwrap();
+        (world, driver)
+    }
+
+    /// A claim bound to a volume of the driver, `pv-` and its name, without any controller; what both specs have is
+    /// given.
+    pub(crate) async fn bound_claim(&self, name: &str, size: &str, both: Value) {
+        let with = |mut spec: Value| {
+            spec.as_object_mut().unwrap().extend(both.as_object().unwrap().clone());
+            spec
+        };
+        let spec = with(json!({"storageClassName": "", "resources": {"requests": {"storage": size}},
+            "volumeName": format!("pv-{name}")}));
+        let claim: PersistentVolumeClaim =
+            self.create(json!({"metadata": {"name": name}, "spec": spec})).await;
+        let spec = with(json!({"capacity": {"storage": size}, "storageClassName": "",
+            "claimRef": {"kind": "PersistentVolumeClaim", "namespace": "default", "name": name,
+                "uid": claim.metadata.uid},
+            "csi": {"driver": NAME, "volumeHandle": name, "volumeAttributes": {"colour": "blue"}}}));
+        let volume = json!({"metadata": {"name": format!("pv-{name}")}, "spec": spec});
+        let volumes = Api::<PersistentVolume>::all(self.client.clone());
+        volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
+        let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), "default");
+        let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": size}}});
+        claims.patch_status(name, &PatchParams::default(), &Patch::Merge(bound)).await.unwrap();
     }
 
     pub(crate) fn start(&mut self) {
