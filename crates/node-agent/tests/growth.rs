@@ -146,7 +146,8 @@ async fn a_driver_that_grows_unused_volumes_only_does_not_block_the_mount() {
     hand_over(&world).await;
     use_it(&world).await;
     let pod = world.pods().get("user").await.unwrap();
-    let volumes = format!("pods/{}/volumes/kubernetes.io~csi/pv-data/vol_data.json", pod.metadata.uid.unwrap());
+    let volumes =
+        format!("pods/{}/volumes/kubernetes.io~csi/pv-data/vol_data.json", pod.metadata.uid.unwrap());
     let record = world.root.join(volumes);
     world
         .until("the volume can be used", async || {

@@ -241,7 +241,10 @@ impl<'a> Claims<'a> {
             }
             let taken = |volume: &str| chosen.contains(volume) || world.is_given(volume, key);
             let free = world.free(claim::class(claim), fit::requested(claim));
-            let found = volume_on_node(claim, world.referring_to(key), free, (&name, labels), taken, false);
+            // One without the claim's access modes the binder never gives it; kube-scheduler waits for that for ever.
+            let reserved =
+                world.referring_to(key).filter(|volume| volume::satisfies_access_modes(volume, claim));
+            let found = volume_on_node(claim, reserved, free, (&name, labels), taken, false);
             if let Ok(Some(volume)) = found {
                 chosen.insert(volume.name_any());
                 placement.give.push((key.clone(), volume.name_any()));

@@ -118,6 +118,22 @@ async fn static_volumes_are_given_with_their_node() {
 }
 
 #[tokio::test]
+async fn a_volume_kept_for_a_claim_that_can_t_have_it_is_not_waited_for() {
+    let world = World::start().await;
+    let driver = Driver::install(&world, &[("a", &[1000])]).await;
+    start(&world, &driver);
+    let mut kept = volume("kept", "1Gi", CLASS);
+    kept["spec"]["claimRef"] =
+        json!({"kind": "PersistentVolumeClaim", "namespace": "default", "name": "data"});
+    kept["spec"]["accessModes"] = json!(["ReadOnlyMany"]);
+    world.create::<PersistentVolume>(kept).await;
+    world.create::<PersistentVolumeClaim>(claim("data", "100Mi", Some(CLASS))).await;
+    world.create::<Pod>(pod("user", &["data"])).await;
+    assert_eq!(world.pod_on("user").await, "a");
+    assert_ne!(resources::claim::volume_name(&world.claim_phase("data", "Bound").await), "kept");
+}
+
+#[tokio::test]
 async fn a_hundred_pods_at_once_never_overbook() {
     let world = World::start().await;
     let nodes: &[(&str, &[u64])] =

@@ -51,7 +51,7 @@ impl Place {
 
     /// Whether this node takes care of a volume that is here: of all nodes that have the driver and can use the volume,
     /// everybody draws the same one.
-    pub(crate) fn is_drawn(&self, volume: &PersistentVolume) -> bool {
+    fn is_drawn(&self, volume: &PersistentVolume) -> bool {
         let has_driver = |node: &CSINode| node.spec.drivers.iter().any(|driver| driver.name == self.driver);
         let here = self.node.as_str();
         let nodes = self.csi_nodes.all();
@@ -64,13 +64,40 @@ impl Place {
     }
 }
 
+/// What another node takes care of: drawn for again when nodes come or go.
+#[derive(Default)]
+pub(crate) struct Lost(Mutex<HashSet<Key>>);
+
+impl Lost {
+    /// Whether this node takes care of a volume that is here, or else another one does and `key` is lost.
+    pub(crate) fn is_ours(&self, place: &Place, key: &Key, volume: &PersistentVolume) -> bool {
+        // Before the draw: a change of nodes during it must bring the key back.
+        self.0.lock().insert(key.clone());
+        let is_ours = place.is_drawn(volume);
+        if is_ours {
+            self.0.lock().remove(key);
+        }
+        is_ours
+    }
+
+    /// There is nothing any more to be taken care of.
+    pub(crate) fn forget(&self, key: &Key) {
+        self.0.lock().remove(key);
+    }
+
+    /// Queues all that is lost, to be drawn for again.
+    pub(crate) fn queue(&self, queue: &Queue<Key>) {
+        self.0.lock().drain().for_each(|key| queue.add(key));
+    }
+}
+
 /// This node's share of a driver's bound volumes: of the nodes that can use a volume, one works for its claim.
 pub(crate) struct Share {
     place: Place,
     pub(crate) claims: Informer<PersistentVolumeClaim>,
     pub(crate) volumes: Informer<PersistentVolume>,
-    /// Claims that another node takes care of: drawn for again when nodes come or go.
-    lost: Mutex<HashSet<Key>>,
+    /// Claims.
+    lost: Lost,
 }
 
 impl Share {
@@ -79,7 +106,7 @@ impl Share {
             place: Place::new(context, driver, node),
             claims: context.informers.claims(),
             volumes: context.informers.volumes(),
-            lost: Mutex::default(),
+            lost: Lost::default(),
         }
     }
 
@@ -104,8 +131,14 @@ impl Share {
 
     /// Has the claims of other nodes queued again when nodes come or go.
     pub(crate) fn draw_again(self: &Arc<Self>, queue: &Queue<Key>) {
+        let this = self.clone();
+        self.claims.subscribe(move |change| {
+            if let Change::Deleted(claim) = change {
+                this.lost.forget(&Key::of(claim.as_ref()));
+            }
+        });
         let (this, queue) = (self.clone(), queue.clone());
-        self.place.csi_nodes.subscribe(move |_| this.lost.lock().drain().for_each(|key| queue.add(key)));
+        self.place.csi_nodes.subscribe(move |_| this.lost.queue(&queue));
     }
 
     /// The volume that the claim is bound to, if it is this driver's and can be used here.
@@ -117,12 +150,6 @@ impl Share {
 
     /// Whether this node takes care of a volume that is here.
     pub(crate) fn is_ours(&self, key: &Key, volume: &PersistentVolume) -> bool {
-        // Before the draw: a change of nodes during it must bring the claim back.
-        self.lost.lock().insert(key.clone());
-        let is_ours = self.place.is_drawn(volume);
-        if is_ours {
-            self.lost.lock().remove(key);
-        }
-        is_ours
+        self.lost.is_ours(&self.place, key, volume)
     }
 }

@@ -4,8 +4,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use controllers::Controller;
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
+use kube::ResourceExt;
+use resources::{claim, volume};
 use tokio::time::sleep;
 
 use crate::{Fault, Role, World};
@@ -124,8 +126,23 @@ impl World {
         panic!("{}\n\nnot within an hour: {what}", self.network.trace().join("\n"));
     }
 
-    /// Adds what events say to the trace.
-    pub(crate) async fn note_events(&self) {
+    /// Adds to the trace how volumes and claims are, and what events say.
+    pub(crate) async fn note_end(&self) {
+        for volume in self.list::<PersistentVolume>().await {
+            let spec = volume.spec.clone().unwrap_or_default();
+            let (class, claim) = (spec.storage_class_name.unwrap_or_default(), spec.claim_ref);
+            let of = claim.map(|claim| (claim.name.unwrap_or_default(), claim.uid.unwrap_or_default()));
+            let going = volume.metadata.deletion_timestamp.is_some();
+            let (name, phase) = (volume.name_any(), volume::phase(&volume));
+            self.network.note(format_args!("volume {name} of {class:?}: {phase} of {of:?}, going: {going}"));
+        }
+        for claim in self.list::<PersistentVolumeClaim>().await {
+            let (name, uid) = (claim.name_any(), claim.uid().unwrap_or_default());
+            let (class, phase) = (claim::class(&claim), claim::phase(&claim));
+            let (volume, node) = (claim::volume_name(&claim), claim::selected_node(&claim));
+            self.network
+                .note(format_args!("claim {name} {uid} of {class:?}: {phase} to {volume:?}, {node:?}"));
+        }
         for event in self.list::<Event>().await {
             let (reason, message) = (event.reason.unwrap_or_default(), event.message.unwrap_or_default());
             let (about, count) = (event.involved_object.name.unwrap_or_default(), event.count.unwrap_or(1));

@@ -84,7 +84,7 @@ async fn tell(story: Story) -> Outcome {
         wrong.push(format!("{} deeds took {} writes", story.deeds, world.network.writes()));
     }
     if !wrong.is_empty() {
-        world.note_events().await;
+        world.note_end().await;
     }
     Outcome { wrong, trace: world.network.trace(), writes: world.network.writes() }
 }

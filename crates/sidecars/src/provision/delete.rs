@@ -32,6 +32,8 @@ impl Provisioner {
                 let dropped = update_if_changed(&volumes, &volume, drop_finalizer);
                 tolerate_change(dropped.await).map_err(api(format!("release the PersistentVolume {key}")))?;
             }
+            // By one node: one that was late would delete what has been made under the same name since.
+            Plan::Delete if !self.left_to_others.is_ours(&self.place, &key, &volume) => {}
             Plan::Delete => {
                 // The one decision that can't be taken back is taken on live objects.
                 let live = volumes

@@ -38,7 +38,7 @@ pub use self::source::SourceError;
 pub use self::volume::UnfitVolume;
 use crate::Driver;
 use crate::capacity::Signal;
-use crate::place::Place;
+use crate::place::{Lost, Place};
 use crate::secret::{self, SecretError};
 
 /// Claims worked on at a time, and volumes being deleted at a time.
@@ -164,6 +164,8 @@ struct Provisioner {
     context: Context,
     /// Claims that bind at once and that another node won: drawn for again when capacities change.
     lost: Mutex<HashSet<Key>>,
+    /// Volumes that another node deletes.
+    left_to_others: Lost,
     unfinished: Unfinished,
 }
 
@@ -182,6 +184,7 @@ impl Provisioner {
             attributes_classes: context.informers.of(),
             context: context.clone(),
             lost: Mutex::default(),
+            left_to_others: Lost::default(),
             unfinished: Unfinished::default(),
         }
     }
@@ -228,7 +231,11 @@ impl Provisioner {
             let draw_again = draw_again.clone();
             move |_| draw_again()
         });
-        context.informers.csi_nodes().subscribe(move |_| draw_again());
+        let (this, queue) = (self.clone(), volumes.clone());
+        context.informers.csi_nodes().subscribe(move |_| {
+            draw_again();
+            this.left_to_others.queue(&queue);
+        });
         // A volume of an interrupted claim may be seen after the claim.
         let (this, claims, queue) = (self.clone(), claims.clone(), volumes.clone());
         self.volumes.subscribe(move |change| {
@@ -241,6 +248,7 @@ impl Provisioner {
             match change {
                 Change::Applied { .. } => queue.add(Key::of(volume.as_ref())),
                 Change::Deleted(_) => {
+                    this.left_to_others.forget(&Key::of(volume.as_ref()));
                     let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
                     if let Some((namespace, name)) =
                         claim.and_then(|one| one.namespace.clone().zip(one.name.clone()))
