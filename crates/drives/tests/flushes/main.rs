@@ -121,6 +121,7 @@ async fn can_be_initialised(bench: &Bench, drives: Drives) {
     }
     let initialise = async |force| drives.initialise(bench.source("a.img"), Some(bench.kind), force).await;
     if let Err(error) = initialise(Force::No).await {
+        eprintln!("by force: {error}");
         assert!(error.to_string().contains("force"), "{error}");
         initialise(Force::OverwriteFileSystem).await.expect("initialise by force");
     }
