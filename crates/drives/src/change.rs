@@ -404,12 +404,24 @@ pub(crate) fn delete(inner: &Inner, id: &VolumeId, is_snapshot: bool) -> Result<
     settle(inner, id, &site, &steps).map_err(failed)
 }
 
-/// Carries out what a restart found to be removed.
-pub(crate) fn remove(inner: &Inner, id: &VolumeId, steps: &[Step]) {
-    let Some(site) = inner.state.lock().drive(&id.drive).map(|serving| serving.site.clone()) else { return };
-    if let Err(error) = settle(inner, id, &site, steps) {
-        tracing::warn!(volume = %id, %error, "a half-done volume could not be removed; deleting it tries again");
+/// Carries out what a restart found to be removed; `false` if that has to be tried again. Before the `first` try its
+/// entry is busy for this; before others, for somebody else.
+pub(crate) fn remove(inner: &Inner, id: &VolumeId, steps: &[Step], first: bool) -> bool {
+    let site = {
+        let mut state = inner.state.lock();
+        let Some(site) = state.drive(&id.drive).map(|serving| serving.site.clone()) else { return true };
+        match state.entry_mut(id) {
+            Some(entry) if first || !entry.busy => entry.busy = true,
+            // Somebody else deletes it, or has.
+            _ => return true,
+        }
+        site
+    };
+    let removed = settle(inner, id, &site, steps);
+    if let Err(error) = &removed {
+        tracing::warn!(volume = %id, %error, "a half-done volume could not be removed yet");
     }
+    removed.is_ok()
 }
 
 /// Carries out a removal. From its first step on the volume is on its way out, whatever happens.

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -101,7 +104,10 @@ impl Drives {
     fn finish(&self, removals: Removals) {
         for (id, steps) in removals {
             let inner = self.inner.clone();
-            self.inner.slow.detach(move || change::remove(&inner, &id, &steps));
+            let first = AtomicBool::new(true);
+            self.inner
+                .slow
+                .detach(move || change::remove(&inner, &id, &steps, first.swap(false, Ordering::Relaxed)));
         }
     }
 

@@ -199,6 +199,38 @@ async fn a_creation_that_breaks_off_leaves_one_volume_or_none() {
 }
 
 #[tokio::test]
+async fn what_a_restart_could_not_remove_it_removes_soon() {
+    let mut later = 0;
+    for at in 0..40 {
+        let mut world = World::new(BackendKind::Btrfs).await;
+        world.arm(Ending::Crash, 3);
+        world.drives.create(request(SIZE)).await.expect_err("it broke off");
+        world.host.arm(Some(Fault::Fail(at)));
+        // Where the fault comes before the removal, the drive does not serve, or there are none.
+        let opened = Drives::open(world.host.clone(), PathBuf::from("/drives"), vec![source()]).await;
+        match opened {
+            Ok(drives) if drives.drives().iter().any(|drive| drive.state == DriveState::Ready) => {
+                world.drives = drives;
+            }
+            Ok(_) | Err(_) => continue,
+        }
+        let mut changed = world.drives.changed();
+        let settled = async {
+            while unsettled(&world.drives) {
+                changed.changed().await.expect("the drives are open");
+            }
+        };
+        timeout(Duration::from_secs(10), settled).await.expect("it goes away");
+        world.check(&[], &format!("failing at call {at}"));
+        match world.host.calls() > at {
+            true => later += 1,
+            false => break,
+        }
+    }
+    assert!(later > 1, "removals failed and were tried again");
+}
+
+#[tokio::test]
 async fn a_deletion_that_breaks_off_can_be_completed() {
     at_every_call(|kind, ending, at| async move {
         let mut world = World::new(kind).await;

@@ -2,10 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
 /// How long an answer is awaited. The work itself goes on: a dying drive may hold a call for minutes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What comes before each try of work that nobody waits for: whoever has a device open for a moment lets it go by then.
+const PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
 
 /// No answer.
 #[derive(Debug, thiserror::Error)]
@@ -49,15 +57,22 @@ impl Workers {
         answer
     }
 
-    /// Runs blocking work that nobody waits for.
-    pub(crate) fn detach(&self, work: impl FnOnce() + Send + 'static) {
-        let free = self.free.clone();
+    /// Runs blocking work that nobody waits for, and while it says that it is not done, again after each of `PAUSES`.
+    pub(crate) fn detach(&self, work: impl Fn() -> bool + Send + Sync + 'static) {
+        let (free, work) = (self.free.clone(), Arc::new(work));
         tokio::spawn(async move {
-            let Ok(place) = free.acquire_owned().await else { return };
-            spawn_blocking(move || {
-                let _place = place;
-                work();
-            });
+            for pause in PAUSES {
+                sleep(pause).await;
+                let Ok(place) = free.clone().acquire_owned().await else { return };
+                let work = work.clone();
+                let done = spawn_blocking(move || {
+                    let _place = place;
+                    work()
+                });
+                if done.await.unwrap_or(true) {
+                    return;
+                }
+            }
         });
     }
 }
