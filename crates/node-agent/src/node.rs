@@ -60,29 +60,33 @@ impl Registration {
         let annotations =
             BTreeMap::from([(annotations::CONTROLLER_MANAGED_ATTACH.to_owned(), "true".to_owned())]);
         let node = match nodes.get_opt(&self.name).await? {
+            Some(node) => node,
             None => {
                 let metadata = ObjectMeta {
                     name: Some(self.name.clone()),
                     labels: Some(self.labels.clone()),
-                    annotations: Some(annotations),
+                    annotations: Some(annotations.clone()),
                     ..ObjectMeta::default()
                 };
-                let node =
-                    nodes.create(&PostParams::default(), &Node { metadata, ..Node::default() }).await?;
+                let made = nodes.create(&PostParams::default(), &Node { metadata, ..Node::default() }).await;
                 self.in_use.again();
-                node
-            }
-            Some(node) => {
-                let has = |have: &BTreeMap<String, String>, want: &BTreeMap<String, String>| {
-                    want.iter().all(|(key, value)| have.get(key) == Some(value))
-                };
-                if has(node.labels(), &self.labels) && has(node.annotations(), &annotations) {
-                    node
-                } else {
-                    let patch = json!({"metadata": {"labels": self.labels, "annotations": annotations}});
-                    nodes.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await?
+                match made {
+                    // An agent before this one had asked for it when it was killed.
+                    Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                        nodes.get(&self.name).await?
+                    }
+                    made => made?,
                 }
             }
+        };
+        let has = |have: &BTreeMap<String, String>, want: &BTreeMap<String, String>| {
+            want.iter().all(|(key, value)| have.get(key) == Some(value))
+        };
+        let node = if has(node.labels(), &self.labels) && has(node.annotations(), &annotations) {
+            node
+        } else {
+            let patch = json!({"metadata": {"labels": self.labels, "annotations": annotations}});
+            nodes.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await?
         };
         let old = node.status.clone().unwrap_or_default();
         let status = self.status(&old, Timestamp::now());
@@ -157,7 +161,11 @@ impl Registration {
                 ..LeaseSpec::default()
             }),
         };
-        leases.create(&PostParams::default(), &lease).await.map(drop)
+        match leases.create(&PostParams::default(), &lease).await {
+            // As with the node; the next renewal finds it.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            made => made.map(drop),
+        }
     }
 
     fn status(&self, old: &NodeStatus, now: Timestamp) -> NodeStatus {

@@ -146,8 +146,7 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
     ));
 
     let registration = node::Registration::new(&context.client, &options, in_use.clone());
-    registration
-        .register()
+    Box::pin(registration.register())
         .await
         .map_err(|source| Error::Node { node: options.node_name.clone(), source })?;
 

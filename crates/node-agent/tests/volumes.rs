@@ -426,3 +426,38 @@ async fn a_volume_described_in_the_pod_comes_and_goes_with_it() {
     assert!(calls[1].starts_with("unpublish csi-") && world.mounts().is_empty(), "{calls:?}");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_takes_the_node_that_one_killed_before_it_had_asked_for() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("registers").await;
+    world.crash().await;
+    let (nodes, name) = (Api::<Node>::all(world.client.clone()), world.node.clone());
+    nodes.delete(&name, &DeleteParams::default()).await.ok();
+    let (api, before) = (world.api.in_process("system:orlop"), nodes.clone());
+    // What was asked for arrives right after the next agent has looked.
+    let late = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let (mut api, before, name) = (api.clone(), before.clone(), name.clone());
+        let is_look = request.method() == http::Method::GET && request.uri().path().contains("/nodes/");
+        async move {
+            let answer = tower::Service::call(&mut api, request).await;
+            if is_look && matches!(&answer, Ok(answer) if answer.status() == 404) {
+                let node = json!({"metadata": {"name": name}});
+                let node = serde_json::from_value(node).unwrap();
+                before.create(&PostParams::default(), &node).await.unwrap();
+            }
+            answer
+        }
+    });
+    world.client = kube::Client::new(late, "default");
+    world.start();
+    world
+        .until("the node is ready", async || {
+            let conditions = nodes.get_opt(&world.node).await.unwrap()?.status?.conditions?;
+            conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True").then_some(())
+        })
+        .await;
+    world.end().await;
+}

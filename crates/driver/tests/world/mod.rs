@@ -163,7 +163,8 @@ impl World {
         self.stop().await;
         self.drives.close().await.expect("nothing is in use");
         assert_eq!(self.ground.mounts(), Vec::<PathBuf>::new());
-        assert_eq!(Kernel.loop_of(&self.path(DRIVE)).expect("readable"), None);
+        let devices = Kernel.loops_of(&self.path(DRIVE)).expect("readable");
+        assert!(devices.iter().all(|device| device.leaving), "{devices:?}");
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
