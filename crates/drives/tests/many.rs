@@ -7,20 +7,25 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 use bench::{Bench, MIB, fill, request};
 use drives::{BackendKind, Drives, Force, MountFlags, Source};
 use linux::Kernel;
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 
 const COUNT: u64 = 200;
+/// More calls than that are not under way at once: each is answered within two minutes, and LVM takes its time.
+const CALLS: usize = 16;
 
-/// Does something for every number at once, and returns what came of each, in order.
+/// Does something for every number, many at once, and returns what came of each, in order.
 async fn at_once<T, Fut>(act: impl Fn(u64) -> Fut) -> Vec<T>
 where
     T: Send + 'static,
     Fut: Future<Output = T> + Send + 'static,
 {
-    let mut acts: JoinSet<(u64, T)> = JoinSet::new();
+    let (mut acts, calls) = (JoinSet::new(), Arc::new(Semaphore::new(CALLS)));
     for number in 0..COUNT {
-        let act = act(number);
-        acts.spawn(async move { (number, act.await) });
+        let (act, calls) = (act(number), calls.clone());
+        acts.spawn(async move {
+            let _call = calls.acquire_owned().await.expect("open");
+            (number, act.await)
+        });
     }
     let mut done = acts.join_all().await;
     done.sort_by_key(|(number, _)| *number);
