@@ -404,15 +404,16 @@ pub(crate) fn delete(inner: &Inner, id: &VolumeId, is_snapshot: bool) -> Result<
     settle(inner, id, &site, &steps).map_err(failed)
 }
 
-/// Carries out what a restart found to be removed; `false` if that has to be tried again. Before the `first` try its
-/// entry is busy for this; before others, for somebody else.
-pub(crate) fn remove(inner: &Inner, id: &VolumeId, steps: &[Step], first: bool) -> bool {
+/// Carries out what a restart found to be removed; `false` if that has to be tried again. Until the first try its entry
+/// is busy for this. After that, somebody else may delete it, and make another one of that name, which is not to go.
+pub(crate) fn remove(inner: &Inner, id: &VolumeId, steps: &[Step], tries: usize) -> bool {
     let site = {
         let mut state = inner.state.lock();
         let Some(site) = state.drive(&id.drive).map(|serving| serving.site.clone()) else { return true };
+        let is_left =
+            |entry: &Entry| matches!(steps.first(), Some(Step::Record(left)) if entry.record == **left);
         match state.entry_mut(id) {
-            Some(entry) if first || !entry.busy => entry.busy = true,
-            // Somebody else deletes it, or has.
+            Some(entry) if tries == 0 || !entry.busy && is_left(entry) => entry.busy = true,
             _ => return true,
         }
         site

@@ -3,10 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -104,10 +101,7 @@ impl Drives {
     fn finish(&self, removals: Removals) {
         for (id, steps) in removals {
             let inner = self.inner.clone();
-            let first = AtomicBool::new(true);
-            self.inner
-                .slow
-                .detach(move || change::remove(&inner, &id, &steps, first.swap(false, Ordering::Relaxed)));
+            self.inner.slow.detach(move |tries| change::remove(&inner, &id, &steps, tries));
         }
     }
 

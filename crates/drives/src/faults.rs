@@ -230,6 +230,36 @@ async fn what_a_restart_could_not_remove_it_removes_soon() {
     assert!(later > 1, "removals failed and were tried again");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_made_anew_is_not_removed_for_what_a_restart_could_not() {
+    let mut tried = 0;
+    for at in 0..40 {
+        let mut world = World::new(BackendKind::Btrfs).await;
+        world.arm(Ending::Crash, 3);
+        world.drives.create(request(SIZE)).await.expect_err("it broke off");
+        world.host.arm(Some(Fault::Fail(at)));
+        let opened = Drives::open(world.host.clone(), PathBuf::from("/drives"), vec![source()]).await;
+        match opened {
+            Ok(drives) if drives.drives().iter().any(|drive| drive.state == DriveState::Ready) => {
+                world.drives = drives;
+            }
+            Ok(_) | Err(_) => continue,
+        }
+        let drive = world.drives.drives()[0].id.clone().expect("known");
+        let id = VolumeId { drive, key: "pvc-1".to_owned() };
+        // Busy while the first try is under way.
+        while world.drives.delete(&id).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        tried += usize::from(world.host.calls() > at);
+        world.host.arm(None);
+        let made = world.drives.create(request(SIZE)).await.expect("made anew");
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert_eq!(world.drives.volumes(), [made], "failing at call {at}");
+    }
+    assert!(tried > 1, "removals failed");
+}
+
 #[tokio::test]
 async fn a_deletion_that_breaks_off_can_be_completed() {
     at_every_call(|kind, ending, at| async move {

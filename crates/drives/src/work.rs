@@ -57,17 +57,18 @@ impl Workers {
         answer
     }
 
-    /// Runs blocking work that nobody waits for, and while it says that it is not done, again after each of `PAUSES`.
-    pub(crate) fn detach(&self, work: impl Fn() -> bool + Send + Sync + 'static) {
+    /// Runs blocking work that nobody waits for, and while it says that it is not done, again after each of `PAUSES`. It
+    /// is told how many tries came before.
+    pub(crate) fn detach(&self, work: impl Fn(usize) -> bool + Send + Sync + 'static) {
         let (free, work) = (self.free.clone(), Arc::new(work));
         tokio::spawn(async move {
-            for pause in PAUSES {
+            for (tries, pause) in PAUSES.into_iter().enumerate() {
                 sleep(pause).await;
                 let Ok(place) = free.clone().acquire_owned().await else { return };
                 let work = work.clone();
                 let done = spawn_blocking(move || {
                     let _place = place;
-                    work()
+                    work(tries)
                 });
                 if done.await.unwrap_or(true) {
                     return;
