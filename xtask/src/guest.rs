@@ -117,46 +117,34 @@ const COMMON: &str = "a_volume_lives every_volume_of_a_full creations_at_once a_
 
 /// Project quotas, copies and recovery on a real XFS.
 fn xfs(bench: &Bench) -> anyhow::Result<()> {
-    let hardware = bench.hardware(&[], None)?;
-    let mut guest = bench.start(&hardware)?;
-    test(&mut guest, "xfs", "drives", "a_real_drive")?;
-    test(&mut guest, "xfs", "xfs", "")?;
-    test(&mut guest, "xfs", "copies", "a_snapshot_keeps")?;
-    test(&mut guest, "xfs", "btrfs", COMMON)?;
-    test(&mut guest, "xfs", "many", "")?;
-    guest.cut_power()
+    let tests = [
+        ("drives", "a_real_drive"),
+        ("xfs", ""),
+        ("copies", "a_snapshot_keeps"),
+        ("btrfs", COMMON),
+        ("many", ""),
+    ];
+    in_guest(bench, "xfs", &tests)
 }
 
 /// A drive that DirectPV formatted is served, changed and found again.
 fn directpv(bench: &Bench) -> anyhow::Result<()> {
-    let hardware = bench.hardware(&[], None)?;
-    let mut guest = bench.start(&hardware)?;
-    test(&mut guest, "xfs", "directpv", "")?;
-    guest.cut_power()
+    in_guest(bench, "xfs", &[("directpv", "")])
 }
 
 /// Bandwidth and operations of a volume's pod, limited by a kernel that does.
 fn limits(bench: &Bench) -> anyhow::Result<()> {
-    let hardware = bench.hardware(&[], None)?;
-    let mut guest = bench.start(&hardware)?;
-    test(&mut guest, "xfs", "features", "limits_are_kept")?;
-    guest.cut_power()
+    in_guest(bench, "xfs", &[("features", "limits_are_kept")])
 }
 
 /// Logical volumes with each file system, as block volumes, and their copies.
 fn lvm(bench: &Bench, backend: &str) -> anyhow::Result<()> {
-    let hardware = bench.hardware(&[], None)?;
-    let mut guest = bench.start(&hardware)?;
-    test(&mut guest, backend, "lvm", "")?;
-    guest.cut_power()
+    in_guest(bench, backend, &[("lvm", "")])
 }
 
 /// Two hundred volumes on one drive.
 fn many(bench: &Bench, backend: &str) -> anyhow::Result<()> {
-    let hardware = bench.hardware(&[], None)?;
-    let mut guest = bench.start(&hardware)?;
-    test(&mut guest, backend, "many", "")?;
-    guest.cut_power()
+    in_guest(bench, backend, &[("many", "")])
 }
 
 /// Persistent memory is mounted so that files are mapped directly.
@@ -195,18 +183,13 @@ fn pulled(bench: &Bench, backend: &str) -> anyhow::Result<()> {
 
 /// Devices that fail, and that lie, under drives in use.
 fn faults(bench: &Bench, backend: &str) -> anyhow::Result<()> {
-    let hardware = bench.hardware(&[], None)?;
-    let mut guest = bench.start(&hardware)?;
-    test(&mut guest, backend, "mapped", "--ignored")?;
-    guest.cut_power()
+    in_guest(bench, backend, &[("mapped", "--ignored")])
 }
 
 /// A drive as it was whenever something had become durable: at `some` of these moments, or at `all`.
 fn flushes(bench: &Bench, backend: &str, which: &str) -> anyhow::Result<()> {
-    let hardware = bench.hardware(&[], None)?;
-    let mut guest = bench.start(&hardware)?;
-    test(&mut guest, &format!("{backend} ORLOP_FLUSHES={which}"), "flushes", "--ignored at_every_flush_the")?;
-    guest.cut_power()
+    let settings = format!("{backend} ORLOP_FLUSHES={which}");
+    in_guest(bench, &settings, &[("flushes", "--ignored at_every_flush_the")])
 }
 
 /// The same for btrfs, whose quotas the guest's kernel may lack: QEMU notes what is written.
@@ -217,10 +200,7 @@ fn flushes_here(bench: &Bench) -> anyhow::Result<()> {
 
 /// A restart after every step of every plan.
 fn recovery(bench: &Bench, backend: &str) -> anyhow::Result<()> {
-    let hardware = bench.hardware(&[], None)?;
-    let mut guest = bench.start(&hardware)?;
-    test(&mut guest, backend, "drives", "a_real_drive_recovers")?;
-    guest.cut_power()
+    in_guest(bench, backend, &[("drives", "a_real_drive_recovers")])
 }
 
 /// csi-sanity against the driver on an NVMe drive.
@@ -249,6 +229,14 @@ fn conformance(bench: &Bench, backend: &str) -> anyhow::Result<()> {
             "csi-sanity ({access}) on {backend} failed in the guest; the driver said:\n{said}"
         );
     }
+    guest.cut_power()
+}
+
+/// Runs tests of programs in a guest of their own that needs no drives.
+fn in_guest(bench: &Bench, backend: &str, tests: &[(&str, &str)]) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], None)?;
+    let mut guest = bench.start(&hardware)?;
+    tests.iter().try_for_each(|(program, filter)| test(&mut guest, backend, program, filter))?;
     guest.cut_power()
 }
 
