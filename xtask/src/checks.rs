@@ -26,6 +26,7 @@ const ROOMS: &[&str] = &[
     "linux",
     "csi",
     "values",
+    "clock",
     "corpus",
 ];
 /// The first room that knows nothing of Kubernetes.

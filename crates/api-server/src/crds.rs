@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use object_store::{EventKind, Object};
 use serde_json::{Value, json};
 
@@ -134,7 +133,7 @@ pub(crate) fn establish(catalog: &Catalog, crd: &mut Value) {
             ),
         ]
     };
-    let now = object::time(Timestamp::now());
+    let now = object::time(clock::now());
     let conditions: Vec<Value> = conditions
         .into_iter()
         .map(|(kind, status, reason, message)| {

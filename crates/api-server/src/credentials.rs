@@ -188,7 +188,7 @@ fn unmade(error: impl std::fmt::Display) -> CredentialsError {
 
 fn params(hosts: &[String], name: &str) -> Result<CertificateParams, CredentialsError> {
     let mut params = CertificateParams::new(hosts).map_err(unmade)?;
-    let this_year = i32::from(jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).year());
+    let this_year = i32::from(clock::now().to_zoned(jiff::tz::TimeZone::UTC).year());
     params.not_before = rcgen::date_time_ymd(this_year - 1, 1, 1);
     params.not_after = rcgen::date_time_ymd(this_year + YEARS, 1, 1);
     params.distinguished_name.push(DnType::CommonName, name);

@@ -211,7 +211,7 @@ pub(crate) async fn delete_one(
     for attempt in 1.. {
         let current = read::fetch(shared, target)?;
         let old = object::decode(&object::with_api_version(&current.value, &served.api_version))?;
-        let outcome = plan(served, &old, options, Timestamp::now())?;
+        let outcome = plan(served, &old, options, clock::now())?;
         let removed = matches!(outcome, Outcome::Remove(_));
         match write::apply(shared, target, &query, &current, outcome).await {
             Err(WriteError::Conflict { .. }) if attempt < RETRIES => {}

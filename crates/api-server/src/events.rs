@@ -79,7 +79,7 @@ fn age(stored: &Object) -> Duration {
     let last = ["lastTimestamp", "eventTime"].iter().find_map(|field| event[field].as_str());
     let last = last.unwrap_or_else(|| object::meta_str(&event, "creationTimestamp"));
     match last.parse::<Timestamp>() {
-        Ok(last) => Timestamp::now().duration_since(last).try_into().unwrap_or_default(),
+        Ok(last) => clock::now().duration_since(last).try_into().unwrap_or_default(),
         Err(_) => Duration::ZERO,
     }
 }

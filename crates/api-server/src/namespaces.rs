@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use object_store::{Precondition, WriteError};
 use serde_json::{Value, json};
 
@@ -28,7 +27,7 @@ pub(crate) async fn ensure(shared: &Arc<Shared>, name: &str) -> Result<(), ApiEr
     }
     let mut new = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
     let uid = shared.options.uids.choose(&served, "", name);
-    change::begin(&served, &mut new, "", uid, Timestamp::now())?;
+    change::begin(&served, &mut new, "", uid, clock::now())?;
     admission::on_create(shared, &served, &mut new);
     match shared.store.put(key, Precondition::Absent, object::encode(&new)).await {
         Ok(_) | Err(WriteError::Exists { .. }) => Ok(()),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::answer::{self, Answer};
@@ -65,7 +64,7 @@ pub(crate) async fn bind(
 
 fn set_scheduled(pod: &mut Value) {
     let condition = json!({"type": "PodScheduled", "status": "True",
-        "lastTransitionTime": object::time(Timestamp::now())});
+        "lastTransitionTime": object::time(clock::now())});
     match pod["status"]["conditions"].as_array_mut() {
         Some(conditions) => {
             conditions.retain(|known| known["type"] != "PodScheduled");

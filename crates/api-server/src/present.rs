@@ -1,7 +1,6 @@
 //! Stored bytes as a client wants to see them: plain, as a Table, or metadata only.
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use object_store::Object;
 use serde_json::{Value, json};
 
@@ -51,7 +50,7 @@ impl View<'_> {
     /// A Table of the objects, without list metadata.
     pub(crate) fn table(&self, objects: &[Value]) -> Value {
         let columns = self.served.custom.as_ref().and_then(|custom| custom.columns.as_ref());
-        table::render(&self.served.kind, objects, columns, self.include, Timestamp::now())
+        table::render(&self.served.kind, objects, columns, self.include, clock::now())
     }
 
     /// Everything before the items of a list, given the list's metadata.

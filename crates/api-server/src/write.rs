@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use jiff::Timestamp;
 use object_store::{Object, Precondition, WriteError};
 use serde_json::Value;
 
@@ -37,7 +36,7 @@ pub(crate) async fn create(
     warnings.extend(kinds::warnings(&served.kind, &new));
     let target = &in_namespace(target, &new)?;
     let uid = shared.options.uids.choose(served, &target.namespace, object::name(&new));
-    change::begin(served, &mut new, &target.namespace, uid, Timestamp::now())?;
+    change::begin(served, &mut new, &target.namespace, uid, clock::now())?;
     // Until the object is written, its namespace does not begin to terminate.
     let _still = shared.namespaces.read().await;
     namespaces::check_open(shared, target, object::name(&new))?;

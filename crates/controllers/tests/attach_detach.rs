@@ -261,7 +261,7 @@ async fn a_node_that_does_not_answer_is_waited_for_and_the_wait_is_shown() {
     bound(&world, "fresh").await;
     uses(&world, "n1", &["data", "fresh"]).await;
     // Nearly six minutes ago, before the controller was started again.
-    let since = Timestamp::now() - SignedDuration::from_secs(360 - 3);
+    let since = clock::now() - SignedDuration::from_secs(360 - 3);
     left_over(&world, "data", "n1", Some(since)).await;
     left_over(&world, "fresh", "n1", None).await;
     pod_on(&world, "waiting", "n2", "data").await;
@@ -269,13 +269,13 @@ async fn a_node_that_does_not_answer_is_waited_for_and_the_wait_is_shown() {
     told(&world, "waiting", "FailedAttachVolume", "node n1 does not answer").await;
     told(&world, "waiting", "FailedAttachVolume", "it is detached by force in 0m0").await;
     no_more_wanted(&world, "data", "n1").await;
-    assert!(Timestamp::now() >= since + SignedDuration::from_secs(360));
+    assert!(clock::now() >= since + SignedDuration::from_secs(360));
     wanted(&world, "data", "n2").await;
 
     // The wait for the other has begun, and is written down for the next start.
     let marked = wanted(&world, "fresh", "n1").await;
     let mark: Timestamp = marked.annotations()[annotations::DETACH_WANTED].parse().unwrap();
-    assert!(Timestamp::now().duration_since(mark) < SignedDuration::from_secs(60));
+    assert!(clock::now().duration_since(mark) < SignedDuration::from_secs(60));
     // A pod that comes back ends it.
     pod_on(&world, "back", "n1", "fresh").await;
     eventually("the mark is gone", || async {

@@ -2,7 +2,6 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use linux::{BlockDevice, Host, Signature, probe_superblock};
 
 use crate::{
@@ -164,7 +163,7 @@ fn finish(
         format: FORMAT,
         id: id.clone(),
         backend: backend.kind(),
-        created: Timestamp::now(),
+        created: clock::now(),
         device: DeviceFacts {
             path: device.path.clone(),
             size: device.size,

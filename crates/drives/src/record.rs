@@ -105,7 +105,7 @@ impl VolumeRecord {
             size,
             access: AccessType::Mount,
             phase: Phase::Creating,
-            created: Timestamp::now(),
+            created: clock::now(),
             quota: None,
             parameters: BTreeMap::new(),
             notes: BTreeMap::new(),

@@ -205,7 +205,7 @@ impl Agent {
                     .await
                     .map_err(|source| PodError::Status { pod: name.clone(), source })?;
             }
-            let plan = plan(&wanted, &actual, Timestamp::now());
+            let plan = plan(&wanted, &actual, clock::now());
             if plan.steps.is_empty() {
                 if pod.is_none() && !actual.directory {
                     self.forget(&uid);
@@ -371,7 +371,7 @@ fn next(again: Option<Timestamp>) -> Next {
     match again {
         None => Next::Done,
         Some(at) => {
-            let wait = at.duration_since(Timestamp::now());
+            let wait = at.duration_since(clock::now());
             Next::After(Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1))
         }
     }

@@ -354,7 +354,7 @@ mod tests {
         }
         assert_eq!(read(&layout, Query { limit: Some(10), ..Query::default() }).await, "line 10\nli");
         assert_eq!(read(&layout, previous).await, "line 0\nline 1\n");
-        let later = Timestamp::now() + jiff::SignedDuration::from_secs(60);
+        let later = clock::now() + jiff::SignedDuration::from_secs(60);
         assert_eq!(read(&layout, Query { since: Some(later), ..Query::default() }).await, "");
         let timed = read(&layout, Query { timestamps: true, tail: Some(1), ..Query::default() }).await;
         assert!(timed.split_once(' ').unwrap().0.parse::<Timestamp>().is_ok());

@@ -89,7 +89,7 @@ impl Registration {
             nodes.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await?
         };
         let old = node.status.clone().unwrap_or_default();
-        let status = self.status(&old, Timestamp::now());
+        let status = self.status(&old, clock::now());
         if !same_but_for_heartbeat(&status, &old) {
             let patch = json!({"status": status});
             nodes.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
@@ -127,7 +127,7 @@ impl Registration {
 
     async fn renew(&self, owner: Option<String>) -> Result<(), kube::Error> {
         let leases = Api::<Lease>::namespaced(self.client.clone(), LEASE_NAMESPACE);
-        let now = Timestamp::now();
+        let now = clock::now();
         let patch = json!({"spec": {"holderIdentity": self.name, "leaseDurationSeconds": LEASE_SECONDS,
                                     "renewTime": MicroTime(now)}});
         match leases.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await {

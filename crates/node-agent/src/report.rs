@@ -1,6 +1,5 @@
 //! Telling the API how a pod is: its status on difference, and the events that belong to it.
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
     Api, ResourceExt,
@@ -35,7 +34,7 @@ impl Agent {
             problems: &memory.problems,
             address: &self.facts.address,
             has_runtime: self.oci.is_some(),
-            now: Timestamp::now(),
+            now: clock::now(),
         };
         let status = derive(&facts, &last);
         self.tell(pod, wanted, &status, memory);

@@ -476,7 +476,7 @@ impl Agent {
             // First that nothing runs any more, then that it has ended.
             monitor::release(&directory, &record).map_err(files)?;
             if lost {
-                let exit = Exit::unknown(jiff::Timestamp::now());
+                let exit = Exit::unknown(clock::now());
                 attempt::write_durably(&directory.join("exit.json"), &exit).map_err(files)?;
             }
             Ok(())

@@ -2,7 +2,6 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use jiff::Timestamp;
 use linux::{Host, Kernel, Unmount};
 
 use crate::{
@@ -120,9 +119,9 @@ async fn pod(
 
 /// Waits until a container's monitor has written down its end, up to ten seconds.
 fn await_monitor(directory: &Path, monitor: i32) -> io::Result<()> {
-    let deadline = Timestamp::now() + jiff::SignedDuration::from_secs(10);
+    let deadline = clock::now() + jiff::SignedDuration::from_secs(10);
     while crate::containers::attempt::monitor_of(directory)?.is_some() {
-        if Timestamp::now() > deadline {
+        if clock::now() > deadline {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("the container's monitor {monitor} does not end"),

@@ -1,10 +1,10 @@
 //! The durable state, in memory: every object, and the newest changes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::history::{Budget, Trail};
 use crate::{DiskFailure, Event, EventKind, Key, Object, Options, Revision};
@@ -39,8 +39,8 @@ pub(crate) struct State {
 pub(crate) struct Resource {
     pub(crate) objects: BTreeMap<Name, Object>,
     pub(crate) trail: Trail,
-    /// Wakes watchers when there is something new for them.
-    pub(crate) published: watch::Sender<()>,
+    /// Wakes watchers when there is something new for them, those first that have waited longest.
+    pub(crate) published: Arc<Notify>,
 }
 
 impl State {
@@ -68,7 +68,7 @@ impl State {
         self.resources.entry(resource.clone()).or_insert_with(|| Resource {
             objects: BTreeMap::new(),
             trail: Trail::new(self.opened_at),
-            published: watch::Sender::new(()),
+            published: Arc::default(),
         })
     }
 
@@ -97,7 +97,7 @@ impl State {
 impl Memory {
     /// Takes over committed changes, in order, and wakes their watchers.
     pub(crate) fn publish(&self, events: Vec<Event>) {
-        let mut touched = HashSet::new();
+        let mut touched = BTreeSet::new();
         let mut state = self.state.write();
         for event in events {
             touched.insert(event.object.key.resource.clone());
@@ -113,7 +113,7 @@ impl Memory {
             .collect();
         drop(state);
         for published in wake {
-            published.send_replace(());
+            published.notify_waiters();
         }
     }
 
@@ -122,7 +122,7 @@ impl Memory {
         let mut state = self.state.write();
         state.end.get_or_insert(end);
         for resource in state.resources.values() {
-            resource.published.send_replace(());
+            resource.published.notify_waiters();
         }
     }
 }

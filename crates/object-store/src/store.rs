@@ -52,25 +52,33 @@ impl Store {
         Store::start(Disk::open(backend)?, options)
     }
 
-    /// An empty store that is forgotten when it closes.
+    /// An empty store that is forgotten when it closes. Its writer is a task of the runtime at hand: where that has one
+    /// thread, what happens in the store happens in one order.
     ///
     /// # Panics
-    /// When the process can't start a thread.
+    /// Outside a tokio runtime.
     #[expect(clippy::expect_used, reason = "for tests; memory does not fail")]
     pub fn in_memory() -> Store {
-        Store::open_backend(redb::backends::InMemoryBackend::new(), Options::default())
-            .expect("a store in memory")
+        let disk = Disk::open(redb::backends::InMemoryBackend::new());
+        let (store, writer) =
+            disk.and_then(|disk| Store::load(disk, Options::default())).expect("a store in memory");
+        tokio::spawn(writer.run());
+        store
     }
 
-    fn start(mut disk: Disk, options: Options) -> Result<Store, OpenError> {
+    fn start(disk: Disk, options: Options) -> Result<Store, OpenError> {
+        let (store, writer) = Store::load(disk, options)?;
+        writer.start().map_err(OpenError::Thread)?;
+        Ok(store)
+    }
+
+    fn load(mut disk: Disk, options: Options) -> Result<(Store, Writer), OpenError> {
         let (revision, objects) = disk.load()?;
         disk.compact_if_sparse(objects.iter().map(|object| object.value.len() as u64).sum())?;
         let memory = Arc::new(Memory { state: RwLock::new(State::new(revision, objects, &options)) });
         let (queue, requests) = mpsc::channel(options.queue);
-        Writer::new(disk, memory.clone(), requests, options.object_bytes)
-            .start()
-            .map_err(OpenError::Thread)?;
-        Ok(Store { memory, queue })
+        let writer = Writer::new(disk, memory.clone(), requests, options.object_bytes);
+        Ok((Store { memory, queue }, writer))
     }
 
     /// Creates or replaces an object. Returns when it is durable. A dropped future leaves the outcome open: the write
@@ -164,7 +172,7 @@ impl Store {
 
     fn watch_in(&self, state: &mut State, resource: &str, namespace: Option<&str>, after: Revision) -> Watch {
         let resource: Arc<str> = Arc::from(resource);
-        let published = state.resource_mut(&resource).published.subscribe();
+        let published = Arc::clone(&state.resource_mut(&resource).published);
         Watch::new(self.memory.clone(), resource, namespace.map(Arc::from), after, published)
     }
 

@@ -1,8 +1,9 @@
 //! Watches: a cursor on the history, and a wake-up when it grows.
 
+use std::pin::pin;
 use std::sync::Arc;
 
-use tokio::sync::watch::Receiver;
+use tokio::sync::Notify;
 
 use crate::memory::Memory;
 use crate::{Event, Revision, WatchEnd};
@@ -16,7 +17,7 @@ pub struct Watch {
     namespace: Option<Arc<str>>,
     /// Everything up to here is delivered, or not for this watch.
     cursor: Revision,
-    published: Receiver<()>,
+    published: Arc<Notify>,
 }
 
 impl Watch {
@@ -25,21 +26,25 @@ impl Watch {
         resource: Arc<str>,
         namespace: Option<Arc<str>>,
         cursor: Revision,
-        published: Receiver<()>,
+        published: Arc<Notify>,
     ) -> Watch {
         Watch { memory, resource, namespace, cursor, published }
     }
 
     /// The next change; waits for it. Nothing is lost when the future is dropped before it is ready.
     pub async fn next(&mut self) -> Result<Arc<Event>, WatchEnd> {
+        let published = Arc::clone(&self.published);
         loop {
-            self.published.mark_unchanged();
             if let Some(event) = self.try_next()? {
                 return Ok(event);
             }
-            if self.published.changed().await.is_err() {
-                return Err(WatchEnd::Closed);
+            let mut news = pin!(published.notified());
+            news.as_mut().enable();
+            // What was published before the line above wakes nobody.
+            if let Some(event) = self.try_next()? {
+                return Ok(event);
             }
+            news.await;
         }
     }
 

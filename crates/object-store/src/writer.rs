@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::disk::Disk;
@@ -32,7 +33,7 @@ pub(crate) enum Command {
     Close,
 }
 
-/// Runs on its own thread, since commits block.
+/// Runs by itself, on a thread of its own where commits block.
 pub(crate) struct Writer {
     disk: Disk,
     memory: Arc<Memory>,
@@ -50,17 +51,20 @@ impl Writer {
         Writer { disk, memory, queue, object_bytes }
     }
 
+    /// On a thread of its own.
     pub(crate) fn start(self) -> std::io::Result<()> {
-        std::thread::Builder::new().name("store-writer".into()).spawn(move || self.run()).map(drop)
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let run = move || runtime.block_on(self.run());
+        std::thread::Builder::new().name("store-writer".into()).spawn(run).map(drop)
     }
 
-    fn run(self) {
+    pub(crate) async fn run(self) {
         let Writer { memory, object_bytes, .. } = self;
         let mut calls = Calls { queue: self.queue, memory: memory.clone() };
         // Closed before `calls` end: whoever sees those end can open the file again.
         let disk = self.disk;
         let mut closing = false;
-        while !closing && let Some(mut command) = calls.queue.blocking_recv() {
+        while !closing && let Some(mut command) = calls.queue.recv().await {
             let mut batch = Batch::new(memory.state.read().revision, object_bytes);
             loop {
                 match command {
@@ -92,7 +96,7 @@ impl Writer {
     }
 }
 
-/// Those who wait for the writer. However its thread ends, nobody waits for it any longer.
+/// Those who wait for the writer. However it ends, nobody waits for it any longer.
 struct Calls {
     queue: mpsc::Receiver<Command>,
     memory: Arc<Memory>,
@@ -103,7 +107,9 @@ impl Drop for Calls {
         self.memory.end(End::Closed);
         self.queue.close();
         // Not only what is queued: a caller that has its place in the queue already may still fill it.
-        while self.queue.blocking_recv().is_some() {}
+        while !matches!(self.queue.try_recv(), Err(TryRecvError::Disconnected)) {
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimCondition};
 use k8s_openapi::apimachinery::pkg::api::resource;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
 use values::Quantity;
 
 const STORAGE: &str = "storage";
@@ -152,7 +151,7 @@ pub(crate) fn set_condition(claim: &mut PersistentVolumeClaim, kind: &str, messa
             all.push(PersistentVolumeClaimCondition {
                 type_: kind.to_owned(),
                 status: "True".to_owned(),
-                last_transition_time: Some(Time(Timestamp::now())),
+                last_transition_time: Some(Time(clock::now())),
                 message,
                 ..PersistentVolumeClaimCondition::default()
             });

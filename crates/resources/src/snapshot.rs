@@ -42,7 +42,7 @@ pub struct SnapshotError {
 impl SnapshotError {
     /// A failure of this moment.
     pub fn now(message: impl Into<String>) -> SnapshotError {
-        SnapshotError { time: Some(Time(jiff::Timestamp::now())), message: Some(message.into()) }
+        SnapshotError { time: Some(Time(clock::now())), message: Some(message.into()) }
     }
 }
 

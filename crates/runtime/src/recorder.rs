@@ -101,7 +101,7 @@ impl Recorder {
             type_,
             reason: reason.to_owned(),
             message,
-            at: Timestamp::now(),
+            at: clock::now(),
         };
         if self.queue.try_send(occurrence).is_err() {
             self.dropped.inc();

@@ -63,7 +63,7 @@ pub struct World {
     assumed: HashMap<Key, String>,
     /// Volumes given to a claim whose writes the watch doesn't show yet.
     given: HashMap<String, Key>,
-    parked: HashMap<Cause, HashSet<Key>>,
+    parked: HashMap<Cause, BTreeSet<Key>>,
 }
 
 /// The node that a pod was given.
@@ -284,7 +284,7 @@ impl World {
     }
 
     /// The pods that waited for a cause.
-    pub fn wake(&mut self, cause: &Cause) -> HashSet<Key> {
+    pub fn wake(&mut self, cause: &Cause) -> BTreeSet<Key> {
         self.parked.remove(cause).unwrap_or_default()
     }
 }

@@ -126,7 +126,7 @@ impl Scheduler {
                 message: Some(message),
                 last_transition_time: was_false
                     .and_then(|condition| condition.last_transition_time)
-                    .or_else(|| Some(Time(k8s_openapi::jiff::Timestamp::now()))),
+                    .or_else(|| Some(Time(clock::now()))),
                 ..PodCondition::default()
             });
         });

@@ -7,12 +7,13 @@
 //! and starts them again; the [`Ledger`] looks at every write when it is made, and [`settled`] at what is left when all
 //! has calmed down.
 //!
-//! # How far a seed determines a run
-//! What users do, and which process dies when, follows from the seed alone. So do UIDs, and the delay and the fate of a
-//! request: they depend on who makes it, its method and path, and how many such it made before; not on what else happens.
-//! The API server answers one request at a time, in no time. What is left to chance is the order of requests that are
-//! due in the same millisecond, where it follows from the order of a `HashMap`. Most runs of a seed are the same write
-//! for write; `tests/seeds.rs` measures how many.
+//! # A seed determines a run
+//! What users do, and which process dies when, follows from the seed; so do UIDs, the time of day, and the delay and the
+//! fate of a request: they depend on who makes it, its method and path, and how many such it made before; not on what
+//! else happens. The API server answers one request at a time, in no time. Two runs of a seed are the same request for
+//! request (`tests/seeds.rs`). To keep it so, nothing here or in what runs here may have a thread of its own, ask the
+//! machine for the time, choose at random otherwise than by `fastrand`, or act in the order of a `HashMap`, of a
+//! `select!` that is not `biased`, or of the receivers of a `tokio::sync::watch`.
 
 mod agents;
 mod deeds;

@@ -1,8 +1,6 @@
 //! What lies between processes and the API server: delays, losses, and an ear on every write.
 
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -304,12 +302,12 @@ impl Line {
         // Metadata and whole objects are watched side by side.
         let shape =
             request.headers().get(http::header::ACCEPT).map(|shape| format!("{shape:?}")).unwrap_or_default();
-        let answer = at_once(self.inner.call(request)).await?;
+        let answer = self.inner.call(request).await?;
         if kind == Kind::Watch && answer.status().is_success() {
             return Ok(answer.map(|body| self.trickle(body, format!("watch {path} {shape}"))));
         }
         let (parts, body) = answer.into_parts();
-        let body = at_once(body.collect()).await?.to_bytes();
+        let body = body.collect().await?.to_bytes();
         if kind == Kind::Write && parts.status.is_success() {
             self.record(&method, &path, &body).await?;
         }
@@ -333,10 +331,10 @@ impl Line {
         }
         let path = format!("/{}", segments.join("/"));
         let request = Request::get(&path).body(Body::empty())?;
-        let answer = at_once(self.inner.call(request)).await?;
+        let answer = self.inner.call(request).await?;
         let object = match answer.status() {
             StatusCode::NOT_FOUND => None,
-            _ => Some(serde_json::from_slice(&at_once(answer.into_body().collect()).await?.to_bytes())?),
+            _ => Some(serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?),
         };
         let (kind, name) = (segments[at], segments[at + 1]);
         let wrong = self.network.ledger(|ledger| ledger.enter(self.process, kind, name, object));
@@ -366,20 +364,6 @@ impl Line {
         });
         StreamBody::new(pieces).boxed_unsync()
     }
-}
-
-/// Polls without rest until the answer is there: the store answers from its own thread, and meanwhile no time passes.
-async fn at_once<T>(call: impl Future<Output = T>) -> T {
-    let mut call = pin!(call);
-    poll_fn(|context| {
-        let answer = call.as_mut().poll(context);
-        if answer.is_pending() {
-            context.waker().wake_by_ref();
-            std::thread::yield_now();
-        }
-        answer
-    })
-    .await
 }
 
 fn whole(body: Bytes) -> UnsyncBoxBody<Bytes, BoxError> {

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, CustomResourceExt};
 use object_store::Store;
@@ -79,6 +80,7 @@ impl World {
     pub async fn new(seed: u64) -> World {
         // Backoffs of clients.
         fastrand::seed(seed);
+        clock::simulate(Timestamp::constant(1_800_000_000, 0));
         let options = Options { uids: uids(seed), ..Options::default() };
         let api = ApiServer::start(Store::in_memory(), options).await;
         let api = api.unwrap_or_else(|error| panic!("an empty store can be served: {error}"));

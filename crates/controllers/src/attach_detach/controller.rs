@@ -80,7 +80,7 @@ impl Controller {
                 self.world.not_made(&doubtful);
             }
         }
-        let now = Timestamp::now();
+        let now = clock::now();
         let Some((object, view)) = self.world.volume(name, now) else {
             self.told.lock().remove(name);
             return Ok(Next::Done);
@@ -175,7 +175,7 @@ impl Controller {
 
     /// Reports a node's volumes to it, and takes back those that nobody wants there.
     async fn node(&self, name: &str) -> Result<Next, AttachDetachError> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let held = self.world.held(name, now);
         let (step, exists) = self.world.with_node(name, |known| {
             (detach::decide(known, &held, now), matches!(known, detach::Known::Present(_)))

@@ -1,7 +1,7 @@
 //! What the binder knows: every claim, volume, class and pod of interest, filed by what a decision asks for.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
@@ -85,7 +85,7 @@ pub struct Volumes {
     /// Available volumes without claimRef: access modes, then class and volume mode, then size.
     free: BTreeMap<Modes, ByClass>,
     /// Volumes about which a decision was made whose writes are still under way.
-    taken: HashMap<String, HashSet<Key>>,
+    taken: HashMap<String, BTreeSet<Key>>,
 }
 
 impl Volumes {
@@ -365,12 +365,12 @@ impl World {
             waiting.insert(key.clone());
             return false;
         }
-        self.volumes.taken.extend(volumes.iter().map(|name| (name.clone(), HashSet::new())));
+        self.volumes.taken.extend(volumes.iter().map(|name| (name.clone(), BTreeSet::new())));
         true
     }
 
     /// The writes about these volumes have ended: what waited for them.
-    pub fn release(&mut self, volumes: &[String]) -> HashSet<Key> {
+    pub fn release(&mut self, volumes: &[String]) -> BTreeSet<Key> {
         volumes.iter().filter_map(|name| self.volumes.taken.remove(name)).flatten().collect()
     }
 }

@@ -76,7 +76,12 @@ impl Kinds {
         });
         let kinds = usable
             .map(|(resource, able)| Arc::new(Kind { resource, namespaced: able.scope == Scope::Namespaced }));
-        *self.0.write() = kinds.collect();
+        let mut kinds: Vec<Arc<Kind>> = kinds.collect();
+        // They come in the order of a hash; what follows from them is to happen in one order.
+        kinds.sort_by(|a, b| {
+            (&a.resource.group, &a.resource.plural).cmp(&(&b.resource.group, &b.resource.plural))
+        });
+        *self.0.write() = kinds;
         Ok(())
     }
 }
@@ -141,6 +146,7 @@ pub(super) async fn watch(context: &Context, kinds: &Kinds, tell: impl Fn(News) 
         let complete =
             definitions.all().iter().all(|definition| !is_established(definition) || kinds.serve(definition));
         tokio::select! {
+            biased;
             () = context.shutdown.cancelled() => return,
             () = changed.notified() => {}
             () = tokio::time::sleep(PAUSE), if !complete => {}

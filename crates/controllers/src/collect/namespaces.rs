@@ -151,7 +151,7 @@ fn merge(namespace: &mut Namespace, wanted: Vec<(&'static str, &'static str, Str
                     status: "True".to_owned(),
                     reason: Some(reason.to_owned()),
                     message: Some(message),
-                    last_transition_time: Some(Time(k8s_openapi::jiff::Timestamp::now())),
+                    last_transition_time: Some(Time(clock::now())),
                 });
             }
         }

@@ -7,7 +7,7 @@
 
 mod judge;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(Default)]
 struct Registry {
     kinds: HashMap<GroupKind, BTreeSet<String>>,
-    waiting: HashMap<GroupKind, HashSet<Key>>,
+    waiting: HashMap<GroupKind, BTreeSet<Key>>,
 }
 
 /// The kind that a claim waits to be filled from, if that takes a populator.
@@ -111,6 +111,7 @@ async fn served(context: &Context) {
         let name = format!("volumepopulators.{}", populator::GROUP);
         let is_defined = definitions.get("", &name).is_some();
         tokio::select! {
+            biased;
             () = changed.notified() => {}
             () = tokio::time::sleep(PAUSE), if is_defined => {}
         }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use parking_lot::Mutex;
@@ -139,7 +138,7 @@ impl Controller {
             revisions: filed(&self.revisions_by_set, &key, &self.revisions),
             pod: &|name| self.pods.get(&key.namespace, name),
             claim: &|name| self.claims.get(&key.namespace, name),
-            now: Timestamp::now(),
+            now: clock::now(),
         });
         self.carry_out(&key, &set, plan).await
     }

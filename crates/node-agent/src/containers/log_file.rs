@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jiff::Timestamp;
 use parking_lot::Mutex;
 
 /// Longest part of a line that is kept together.
@@ -55,7 +54,7 @@ impl LogFile {
     /// Writes one line, or part of one when `complete` is false.
     pub(crate) fn write(&mut self, stream: Stream, text: &[u8], complete: bool) -> io::Result<()> {
         let tag = if complete { 'F' } else { 'P' };
-        let mut line = format!("{:.9} {} {tag} ", Timestamp::now(), stream.name()).into_bytes();
+        let mut line = format!("{:.9} {} {tag} ", clock::now(), stream.name()).into_bytes();
         line.extend_from_slice(text);
         line.push(b'\n');
         if self.size + line.len() as u64 > self.limit && self.size > 0 {
@@ -68,7 +67,7 @@ impl LogFile {
 
     fn rotate(&mut self) -> io::Result<()> {
         let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{:020}", Timestamp::now().as_microsecond()));
+        name.push(format!(".{:020}", clock::now().as_microsecond()));
         fs::rename(&self.path, name)?;
         self.file = append(&self.path)?;
         self.size = 0;
@@ -174,7 +173,7 @@ mod tests {
             .lines()
             .map(|line| {
                 let mut fields = line.splitn(4, ' ');
-                assert!(fields.next().unwrap().parse::<Timestamp>().is_ok());
+                assert!(fields.next().unwrap().parse::<jiff::Timestamp>().is_ok());
                 assert_eq!(fields.next(), Some("stderr"));
                 (fields.next().unwrap(), fields.next().unwrap().len())
             })

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use linux::{Kernel, Mounts, Unmount};
 use parking_lot::Mutex;
 use rustix::process::{Pid, WaitOptions, WaitStatus, set_child_subreaper, setsid, waitpid};
@@ -80,7 +79,7 @@ fn run(dir: &Path) -> io::Result<()> {
             reason: ExitReason::StartError,
             message: Some(message),
             started: None,
-            finished: Timestamp::now(),
+            finished: clock::now(),
         },
     };
     while drained.recv_timeout(DRAIN).is_ok() {}
@@ -148,7 +147,7 @@ fn start(
         return Ok(Err(last_error(&log).unwrap_or_else(|| format!("{} {status}", record.runtime.display()))));
     }
     let pid = fs::read_to_string(&pid_file)?.trim().parse().map_err(io::Error::other)?;
-    Ok(Ok(Started { pid, at: Timestamp::now() }))
+    Ok(Ok(Started { pid, at: clock::now() }))
 }
 
 fn wait(record: &AttemptRecord, started: &Started) -> io::Result<Exit> {
@@ -160,7 +159,7 @@ fn wait(record: &AttemptRecord, started: &Started) -> io::Result<Exit> {
             Err(error) => return Err(error.into()),
         }
     };
-    let finished = Timestamp::now();
+    let finished = clock::now();
     let (code, signal) = code_of(status);
     let reason = match code {
         0 => ExitReason::Completed,

@@ -2,7 +2,6 @@
 
 use std::{fs, future::Future, io, path::PathBuf};
 
-use jiff::Timestamp;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::attempt::{self, Started};
@@ -11,7 +10,7 @@ use super::attempt::{self, Started};
 pub(crate) fn terminate(directory: &std::path::Path, monitor: i32, started: &Started) -> io::Result<()> {
     let stopping = directory.join("stopping.json");
     if !stopping.exists() {
-        attempt::write_volatile(&stopping, &Timestamp::now())?;
+        attempt::write_volatile(&stopping, &clock::now())?;
     }
     send(monitor, started.pid, Signal::TERM)
 }

@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use api_server::ApiServer;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::{
     Api, Client, ResourceExt,
@@ -134,7 +133,7 @@ impl World {
             assert!(std::time::Instant::now() < deadline, "{fault:?} at {at}: does not come to an end");
             let actual = agent.observe(&uid, memory).await.unwrap();
             let wanted = wanted::of(Some(pod), true);
-            let plan = plan(&wanted, &actual, Timestamp::now());
+            let plan = plan(&wanted, &actual, clock::now());
             if plan.steps.is_empty() {
                 if plan.again.is_none()
                     && !actual.attempts.values().flatten().any(|of| of.live() && of.exit().is_some())

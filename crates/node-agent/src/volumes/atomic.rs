@@ -11,8 +11,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jiff::Timestamp;
-
 use super::content::Payload;
 
 const DATA: &str = "..data";
@@ -25,7 +23,7 @@ pub(crate) fn write(directory: &Path, files: &Payload, group: Option<u32>) -> io
         link_names(directory, files)?;
         return Ok(false);
     }
-    let version = format!("..{}", Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%9f"));
+    let version = format!("..{}", clock::now().strftime("%Y_%m_%d_%H_%M_%S.%9f"));
     let new = directory.join(&version);
     make_directory(&new, group)?;
     for (path, file) in files {

@@ -31,7 +31,7 @@ impl api_server::Logs for Logs {
             let layout = layout.ok_or_else(missing)?;
             let LogRequest { namespace, pod, uid, container, options, .. } = &request;
             let lines =
-                logs::open(&layout, namespace, pod, uid, container, query(options, Timestamp::now())).await;
+                logs::open(&layout, namespace, pod, uid, container, query(options, clock::now())).await;
             Ok(lines.map_err(refusal)?.map(Bytes::from).boxed())
         }
         .boxed()

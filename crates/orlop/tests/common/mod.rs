@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustix::process::{Pid, Signal, kill_process};
@@ -240,9 +240,7 @@ impl Random {
 /// The seed of random moments: `ORLOP_SEED`, or another each time, which is printed.
 pub fn seed() -> u64 {
     let named = std::env::var("ORLOP_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = named.unwrap_or_else(|| {
-        SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_nanos() as u64
-    });
+    let seed = named.unwrap_or_else(|| clock::now().as_nanosecond() as u64);
     eprintln!("ORLOP_SEED={seed} repeats these moments");
     seed
 }

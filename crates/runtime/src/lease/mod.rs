@@ -11,7 +11,6 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease as Object, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::PostParams;
@@ -298,5 +297,5 @@ impl Lease {
 }
 
 fn now() -> MicroTime {
-    MicroTime(Timestamp::now())
+    MicroTime(clock::now())
 }

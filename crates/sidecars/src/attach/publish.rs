@@ -243,7 +243,7 @@ impl Attacher {
 
 /// What an attachment's status says of a failure; the code is the driver's.
 fn failure(error: &AttachError) -> VolumeError {
-    let now = Timestamp::now();
+    let now = clock::now();
     VolumeError {
         time: Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
         message: Some(explain(error)),

@@ -111,15 +111,18 @@ pub async fn run(context: Context, node: &str, root: &Path, drivers: Drivers) ->
     };
     let working = async {
         tokio::select! {
+            biased;
             () = present(&context, node) => {}
             () = context.shutdown.cancelled() => return,
         }
         tokio::select! {
+            biased;
             () = work(queue, CONCURRENCY, context.shutdown.clone(), |path| registrar.reconcile(path)) => {}
             () = registrar.refresh(&context) => {}
         }
     };
     tokio::select! {
+        biased;
         error = watching => Err(failed(error)),
         () = working => Ok(()),
     }

@@ -82,6 +82,7 @@ impl Registrar {
                 }
             };
             tokio::select! {
+                biased;
                 () = until => {}
                 () = wake.notified() => {}
                 changed = registered.changed() => if changed.is_err() { return },

@@ -83,7 +83,7 @@ impl Content for VolumeGroupSnapshotContent {
 
     fn age(&self) -> i64 {
         let since = self.status.as_ref().and_then(|status| status.creation_time.as_ref());
-        Timestamp::now().as_second() - since.map(|at| at.0.as_second()).unwrap_or_default()
+        clock::now().as_second() - since.map(|at| at.0.as_second()).unwrap_or_default()
     }
 
     fn secret(&self) -> Option<SecretReference> {

@@ -7,7 +7,6 @@ use csi::v1::{
     CreateSnapshotRequest, DeleteSnapshotRequest, GetSnapshotRequest, ListSnapshotsRequest, Snapshot,
 };
 use k8s_openapi::api::core::v1::SecretReference;
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use resources::snapshot::{self, DeletionPolicy, VolumeSnapshotClass, VolumeSnapshotContent};
 use resources::{annotations, finalizers};
@@ -78,7 +77,7 @@ impl Content for VolumeSnapshotContent {
 
     fn age(&self) -> i64 {
         let since = self.status.as_ref().and_then(|status| status.creation_time).unwrap_or_default();
-        Timestamp::now().as_second().saturating_sub(since / 1_000_000_000)
+        clock::now().as_second().saturating_sub(since / 1_000_000_000)
     }
 
     fn secret(&self) -> Option<SecretReference> {
@@ -104,7 +103,7 @@ impl Content for VolumeSnapshotContent {
         if let Some(at) = &told.creation_time {
             status.creation_time = Some(nanoseconds(at));
         } else if status.creation_time.is_none() {
-            status.creation_time = i64::try_from(Timestamp::now().as_nanosecond()).ok();
+            status.creation_time = i64::try_from(clock::now().as_nanosecond()).ok();
         }
         if told.size_bytes > 0 || status.restore_size.is_none() {
             status.restore_size = Some(told.size_bytes.max(0));
