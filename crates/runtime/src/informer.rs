@@ -8,7 +8,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::InformerMetrics;
@@ -52,7 +52,7 @@ struct Shared<K> {
     objects: RwLock<Objects<K>>,
     /// Held while a change is applied and announced, so that every subscriber sees every change once, in order.
     subscribers: Mutex<Vec<Subscriber<K>>>,
-    synced: watch::Sender<bool>,
+    synced: SetOnce<()>,
     metrics: Option<InformerMetrics>,
 }
 
@@ -109,7 +109,7 @@ where
         let shared = Arc::new(Shared {
             objects: RwLock::new(Objects(BTreeMap::new())),
             subscribers: Mutex::new(Vec::new()),
-            synced: watch::Sender::new(false),
+            synced: SetOnce::new(),
             metrics,
         });
         tokio::spawn(follow(shared.clone(), api, config, shutdown));
@@ -120,16 +120,15 @@ where
 impl<K> Informer<K> {
     /// Waits until the first complete list is in the store. Does not return while the server can't be reached.
     pub fn synced(&self) -> impl Future<Output = ()> + use<K> {
-        let mut synced = self.shared.synced.subscribe();
+        let shared = Arc::clone(&self.shared);
         async move {
-            // Fails only when every handle and the watch are gone: then nobody waits for a reason.
-            let _ = synced.wait_for(|synced| *synced).await;
+            shared.synced.wait().await;
         }
     }
 
     /// Whether the first complete list is in the store.
     pub fn is_synced(&self) -> bool {
-        *self.shared.synced.borrow()
+        self.shared.synced.initialized()
     }
 
     /// The object as last seen. `namespace` is "" for cluster-scoped kinds.
@@ -265,7 +264,7 @@ where
             }
             Ok(watcher::Event::InitDone) => {
                 shared.retain(&std::mem::take(&mut listed));
-                shared.synced.send_replace(true);
+                shared.synced.set(()).ok();
             }
             Ok(watcher::Event::Apply(object)) => shared.apply(object),
             Ok(watcher::Event::Delete(object)) => {
@@ -275,7 +274,7 @@ where
             Err(error) if refuses_streaming(&error) => return Err(NoStreaming),
             // A custom resource that is not installed here, or not yet: there are none of it.
             Err(error) if is_not_served(&error) => {
-                if !shared.synced.send_replace(true) {
+                if shared.synced.set(()).is_ok() {
                     tracing::info!(kind = %K::kind(&()), "the server has no such kind; asking again now and then");
                 }
             }

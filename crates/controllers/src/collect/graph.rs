@@ -1,6 +1,6 @@
 //! Who owns whom, and what follows from it for one object: pure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kube::core::ObjectMeta;
@@ -103,7 +103,8 @@ pub enum Action {
 /// All objects that own or are owned.
 #[derive(Default)]
 pub struct Graph {
-    objects: HashMap<String, Object>,
+    /// By uid. In order, so that those of a kind are looked at in one.
+    objects: BTreeMap<String, Object>,
     dependents: HashMap<String, BTreeSet<String>>,
 }
 

@@ -34,9 +34,8 @@ impl Attacher {
             Ok(Some(context)) => self.attached(&object, context).await,
             Ok(None) => Ok(Next::After(SOON)),
             Err(error) => {
-                let failure = failure(&error);
                 self.settle(&object, |live| {
-                    live.status.get_or_insert_default().attach_error = Some(failure.clone());
+                    note(&error, &mut live.status.get_or_insert_default().attach_error);
                 })
                 .await?;
                 Err(error)
@@ -129,9 +128,8 @@ impl Attacher {
         match self.try_unpublish(object, volume).await {
             Ok(()) => self.release(object).await,
             Err(error) => {
-                let failure = failure(&error);
                 self.settle(object, |live| {
-                    live.status.get_or_insert_default().detach_error = Some(failure.clone());
+                    note(&error, &mut live.status.get_or_insert_default().detach_error);
                 })
                 .await?;
                 Err(error)
@@ -241,15 +239,18 @@ impl Attacher {
     }
 }
 
-/// What an attachment's status says of a failure; the code is the driver's.
-fn failure(error: &AttachError) -> VolumeError {
-    let now = clock::now();
-    VolumeError {
-        time: Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
-        message: Some(explain(error)),
-        error_code: match error {
-            AttachError::Driver { status } => Some(status.code() as i32),
-            _ => None,
-        },
+/// Notes a failure in an attachment's status; the code is the driver's. Of one that goes on, its first time stays: to
+/// write every try down would wake whoever watches, for nothing.
+fn note(error: &AttachError, noted: &mut Option<VolumeError>) {
+    let message = Some(explain(error));
+    let error_code = match error {
+        AttachError::Driver { status } => Some(status.code() as i32),
+        _ => None,
+    };
+    if noted.as_ref().is_some_and(|noted| noted.message == message && noted.error_code == error_code) {
+        return;
     }
+    let now = clock::now();
+    let time = Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)));
+    *noted = Some(VolumeError { time, message, error_code });
 }
