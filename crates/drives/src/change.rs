@@ -554,5 +554,7 @@ pub(crate) fn throttle(inner: &Inner, id: &VolumeId, throttle: Throttle) -> Resu
             entry.record.throttle = throttle;
         }
     }
+    drop(state);
+    inner.notify();
     recorded.map_err(ExpandError::from)
 }

@@ -16,7 +16,7 @@ use crate::{
     ExpandError, Force, GroupSnapshot, InitialiseError, MountError, MountFlags, OpenError, Snapshot,
     SnapshotError, SnapshotId, Source, Stats, StatsError, Throttle, Volume, VolumeId,
     backend::Copies,
-    change, expected, group, initialise,
+    change, expected, failing, group, initialise,
     inventory::{self, Removals},
     label, show, snapshot,
     state::{Found, Serving, Slot, State},
@@ -94,6 +94,7 @@ impl Drives {
             }),
         };
         drives.finish(removals);
+        tokio::spawn(failing::watch(Arc::downgrade(&drives.inner), drives.changed()));
         Ok(drives)
     }
 

@@ -103,6 +103,13 @@ impl Site {
         }
     }
 
+    /// Writes something, durably, and takes it back.
+    pub(crate) fn try_writing(&self) -> Result<()> {
+        let (host, file) = (self.host.as_ref(), self.layout.trial());
+        host.write_durable(&file, b"this can be deleted\n", 0o600)?;
+        host.remove_file(&file).map(drop)
+    }
+
     /// The device that the block volume of this key is, unless its bytes are a file's.
     pub(crate) fn device(&self, key: &str) -> Result<Option<PathBuf>> {
         self.backend.device(self.host.as_ref(), self.place(&self.layout.volume(key)))

@@ -140,6 +140,13 @@ impl FakeHost {
         machine.fault = None;
     }
 
+    /// Disks that were broken work again.
+    pub(crate) fn mend(&self) {
+        let mut machine = self.machine.lock();
+        machine.broken.clear();
+        machine.fault = None;
+    }
+
     /// What is on a disk now.
     pub(crate) fn disk(&self, path: &Path) -> View {
         self.machine.lock().disks[path].now.clone()

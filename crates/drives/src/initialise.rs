@@ -191,6 +191,7 @@ fn finish(
         size: device.size,
         foreign: 0,
         failing: None,
+        tried: false,
         site: Site { host: host.clone(), backend, layout },
         volumes: Default::default(),
         labels: Default::default(),

@@ -56,6 +56,11 @@ impl Layout {
         self.records().join(format!("{key}.json"))
     }
 
+    /// What is written to see whether the drive takes writes.
+    pub(crate) fn trial(&self) -> PathBuf {
+        self.mount.join(".orlop/trial")
+    }
+
     /// Directories of volumes that are being deleted.
     pub(crate) fn trash(&self) -> PathBuf {
         self.mount.join(".orlop/trash")

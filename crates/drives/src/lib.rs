@@ -15,6 +15,7 @@ mod drives;
 mod error;
 mod execute;
 mod expected;
+mod failing;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]

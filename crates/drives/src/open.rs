@@ -265,6 +265,7 @@ pub(crate) fn open(
                 size: device.size,
                 foreign,
                 failing: None,
+                tried: false,
                 site,
                 volumes,
                 labels,

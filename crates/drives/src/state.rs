@@ -44,6 +44,8 @@ pub(crate) struct Serving {
     pub(crate) foreign: u64,
     /// What its device said to the last change, if that was why it failed.
     pub(crate) failing: Option<String>,
+    /// It is being tried whether it takes writes again.
+    pub(crate) tried: bool,
     pub(crate) site: Site,
     pub(crate) volumes: BTreeMap<String, Entry>,
     pub(crate) labels: BTreeMap<String, String>,
@@ -152,7 +154,8 @@ impl Serving {
     fn trouble(&self) -> Option<String> {
         let error = self.failing.as_ref()?;
         Some(format!(
-            "drive {} fails ({error}); check {} and its cable, then restart Orlop",
+            "drive {} fails ({error}); check {} and its cable. It is tried again every few minutes; restart Orlop if it \
+             is well and is not used",
             self.id,
             self.device.display()
         ))
@@ -182,15 +185,19 @@ impl State {
         })
     }
 
+    pub(crate) fn serving_mut(&mut self) -> impl Iterator<Item = &mut Serving> {
+        self.slots.iter_mut().filter_map(|slot| match &mut slot.found {
+            Found::Serving(serving) => Some(serving),
+            Found::Failed { .. } => None,
+        })
+    }
+
     pub(crate) fn drive(&self, id: &DriveId) -> Option<&Serving> {
         self.serving().find(|serving| serving.id == *id)
     }
 
     pub(crate) fn drive_mut(&mut self, id: &DriveId) -> Option<&mut Serving> {
-        self.slots.iter_mut().find_map(|slot| match &mut slot.found {
-            Found::Serving(serving) if serving.id == *id => Some(serving),
-            _ => None,
-        })
+        self.serving_mut().find(|serving| serving.id == *id)
     }
 
     /// Remembers of a drive how a change on it went.

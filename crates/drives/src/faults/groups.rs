@@ -1,9 +1,17 @@
 //! The same for snapshots that are taken together, over two drives; and what many drives mean for creations.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use linux::Files;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{ENDINGS, Ending, SIZE};
 use crate::{
@@ -288,6 +296,32 @@ async fn a_drive_that_breaks_under_a_creation_is_left_for_another() {
         at += 1;
     }
     assert!(at > 4 && stayed == 1, "{at} calls, {stayed} of them in doubt");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drive_that_failed_is_used_again_when_it_takes_writes() {
+    const LONG: Duration = Duration::from_secs(900);
+    let world = World::new(1).await;
+    let available = || world.drives.capacity(None, &DriveSelector::default()).available;
+    let whole = available();
+    for _ in 0..2 {
+        world.host.arm(Some(Fault::Break(0)));
+        world.drives.create(request("pvc-1")).await.expect_err("its device fails");
+        sleep(LONG).await;
+        assert_eq!(available(), 0, "it still fails");
+        world.host.mend();
+        let mut changed = world.drives.changed();
+        let well = async {
+            while available() == 0 {
+                changed.changed().await.expect("the drives are open");
+            }
+        };
+        timeout(LONG, well).await.expect("it is tried");
+    }
+    let made = world.drives.create(request("pvc-1")).await.expect("made");
+    assert_eq!(available(), whole - made.size);
+    let view = world.host.disk(Path::new("/loop/0.img"));
+    assert!(!format!("{view:?}").contains("trial"), "{view:?}");
 }
 
 #[tokio::test]
