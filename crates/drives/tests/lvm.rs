@@ -9,15 +9,16 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
-use bench::{Bench, MIB, request};
+use bench::{Bench, MIB, journal::settle, request};
 use drives::{
     AccessType, BackendKind, CreateError, CreateVolume, DeleteError, DriveSelector, DriveState, Drives,
     FILESYSTEM, Force, InitialiseError, MountError, MountFlags, OVERCOMMIT, Origin, SnapshotError, Source,
     Volume,
 };
-use linux::{BlockDevices, Files, Kernel, Mounts};
+use linux::{BlockDevices, Files, Kernel, Mounts, Programs};
 
 /// A drive of 1 GiB, unless the kernel has no device mapper.
 async fn drive(bench: &mut Bench) -> Option<Drives> {
@@ -270,6 +271,60 @@ async fn a_thin_snapshot_under_load_holds_one_moment() {
         drives = open(&bench).await;
     }
     assert_eq!(drives.capacity(None, &DriveSelector::default()).available, capacity);
+    drives.close().await.expect("close");
+}
+
+/// What a program prints.
+fn run(program: &str, words: &[&str]) -> linux::Result<String> {
+    let words: Vec<_> = words.iter().map(AsRef::as_ref).collect();
+    Kernel.run(program, &words, Duration::from_secs(60)).map(|output| output.stdout)
+}
+
+/// Power loss between the pool's taking a snapshot and LVM's noting that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_the_pool_took_and_lvm_did_not_note_goes() {
+    let Some(mut bench) = Bench::new() else { return };
+    let Some(drives) = thin(&mut bench).await else { return };
+    let volume = create(&drives, "pvc-1", 64 * MIB, "ext4").await;
+    let at = stage(&bench, &drives, &volume).await;
+    fs::write(at.join("kept"), "kept").expect("write");
+    drives.unstage(&volume.id, &at).await.expect("unstage");
+
+    let snapshot = drives.create_snapshot(&volume.id, "snap-1").await.expect("snapshot");
+    let (drive, key) = (snapshot.id.drive(), snapshot.id.key());
+    let record = bench.path(&format!("drives/{drive}/.orlop/volumes/{key}.json"));
+    let text = fs::read_to_string(&record).expect("its record");
+    assert!(text.contains("ready"), "{text}");
+    fs::write(&record, text.replace("ready", "creating")).expect("write");
+    let group = format!("orlop_{}", drive.as_str().replace('-', ""));
+    // The pool did not get to count the transaction in which LVM asks for it, so LVM will ask again.
+    let (half, pool) = (format!("{group}/v.{key}"), format!("{group}/pool"));
+    run("lvm", &["lvchange", "-qq", "-an", &half]).expect("inactive");
+    let told = run("lvm", &["lvs", "--noheadings", "-o", "transaction_id", &pool]).expect("a number");
+    let now: u64 = told.trim().parse().expect("a number");
+    let back = format!("set_transaction_id {now} {}", now - 1);
+    run("dmsetup", &["message", &format!("/dev/mapper/{group}-pool-tpool"), "0", &back]).expect("set back");
+    let notes = bench.path("group.txt");
+    let file = notes.to_str().expect("plain");
+    run("lvm", &["vgcfgbackup", "-qq", "-f", file, &group]).expect("read");
+    let asked = format!("type = \"thin-pool\"\nmessage1 {{\ncreate = \"v.{key}\"\n}}\n");
+    let text = fs::read_to_string(&notes).expect("read").replacen("type = \"thin-pool\"", &asked, 1);
+    fs::write(&notes, text).expect("write");
+    run("lvm", &["vgcfgrestore", "-qq", "-y", "--force", "-f", file, &group]).expect("noted");
+    run("lvm", &["lvremove", "-qq", "-f", &half]).expect_err("the pool has it");
+    drives.close().await.expect("close");
+
+    let drives = open(&bench).await;
+    assert_eq!(drives.drives()[0].state, DriveState::Ready);
+    settle(&drives).await;
+    assert_eq!((drives.volumes(), drives.snapshots()), (vec![volume.clone()], Vec::new()));
+    let at = stage(&bench, &drives, &volume).await;
+    assert_eq!(fs::read_to_string(at.join("kept")).expect("read"), "kept");
+    drives.unstage(&volume.id, &at).await.expect("unstage");
+    let snapshot = drives.create_snapshot(&volume.id, "snap-1").await.expect("snapshot");
+    drives.delete_snapshot(&snapshot.id).await.expect("delete");
+    drives.delete(&volume.id).await.expect("delete");
+    nothing_is_left(&bench, &drives);
     drives.close().await.expect("close");
 }
 

@@ -274,12 +274,14 @@ impl LogicalVolumes for Kernel {
     }
 
     fn remove_logical_volume(&self, group: &str, name: &str) -> Result<bool> {
-        match lvm("lvremove", &["-f".as_ref(), format!("{group}/{name}").as_ref()]) {
-            Ok(_) => Ok(true),
-            Err(error) => match self.logical_volumes(group)?.iter().any(|volume| volume.name == name) {
-                true => Err(error),
-                false => Ok(false),
-            },
+        let remove = || lvm("lvremove", &["-f".as_ref(), format!("{group}/{name}").as_ref()]);
+        let Err(error) = remove() else { return Ok(true) };
+        match self.logical_volumes(group)?.into_iter().find(|volume| volume.name == name) {
+            None => Ok(false),
+            Some(LogicalVolume { pool: Some(pool), .. }) if forget(group, name, &pool).is_ok() => {
+                remove().map(|_| true)
+            }
+            Some(_) => Err(error),
         }
     }
 
@@ -295,6 +297,25 @@ impl LogicalVolumes for Kernel {
             false => Err(Error::because("use device mapper", target, "this kernel does not have it")),
         }
     }
+}
+
+/// Has a pool forget a thin volume that is to be removed. After power loss between the pool's making it and LVM's noting
+/// that, LVM asks for it again before it does anything else, and the pool refuses, because it has it. The kernel refuses
+/// this for one that is active.
+fn forget(group: &str, name: &str, pool: &str) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Thin {
+        #[serde(deserialize_with = "number")]
+        thin_id: u64,
+    }
+    let whole = format!("{group}/{name}");
+    let found: Vec<Thin> = report("lvs", "lv", &["-o".as_ref(), "thin_id".as_ref(), whole.as_ref()])?;
+    let id = found.first().ok_or_else(|| Error::because("look at", &whole, "there is none"))?.thin_id;
+    let mut pool = logical_device(group, pool).into_os_string();
+    pool.push("-tpool");
+    let message = format!("delete {id}");
+    let arguments: [&OsStr; 4] = ["message".as_ref(), &pool, "0".as_ref(), message.as_ref()];
+    Kernel.run("dmsetup", &arguments, DEADLINE).map(drop)
 }
 
 /// Runs one command of LVM, without questions.
