@@ -2,6 +2,7 @@
 //! here; the drives know it by that, so both calls find it again after any crash.
 
 use crate::flight::Key;
+use crate::node::hand_over;
 use crate::request::{Ephemeral, Refusal, Unpublish};
 use crate::serve::Driver;
 use crate::status::{refused, refused_unmount};
@@ -29,10 +30,7 @@ impl Driver {
             }
             let flags = if read_only { access.flags.read_only() } else { access.flags };
             drives.stage(&volume.id, &target, flags).await.map_err(refused)?;
-            match access.group.filter(|_| !read_only) {
-                Some(group) => drives.give(&volume.id, &target, group).await.map_err(refused),
-                None => Ok(()),
-            }
+            hand_over(&drives, &volume.id, &target, &access, read_only).await
         };
         self.flights.run(key, work).await?;
         Ok(v1::NodePublishVolumeResponse {})

@@ -11,7 +11,7 @@ use csi::v1::node_service_capability::{Rpc, Type, rpc};
 use csi::v1::volume_usage::Unit;
 use csi::v1::{self, node_server};
 use drives::{AccessType, Drives, StatsError, VolumeId};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tonic::{Request, Status};
 
 const ABILITIES: [rpc::Type; 6] = [
@@ -42,10 +42,7 @@ impl node_server::Node for Driver {
                     AccessType::Block => drives.stage_block(&volume).await,
                 }
                 .map_err(refused)?;
-                match access.group.filter(|_| !access.read_only) {
-                    Some(group) => drives.give(&volume, &staging, group).await.map_err(refused),
-                    None => Ok(()),
-                }
+                hand_over(&drives, &volume, &staging, &access, access.read_only).await
             };
             self.flights.run(key, work).await?;
             Ok(v1::NodeStageVolumeResponse {})
@@ -89,9 +86,7 @@ impl node_server::Node for Driver {
                 if access.exclusive {
                     alone(&drives, &volume, [&staging, &target]).await?;
                 }
-                if let Some(group) = access.group.filter(|_| !read_only) {
-                    drives.give(&volume, &staging, group).await.map_err(refused)?;
-                }
+                hand_over(&drives, &volume, &staging, &access, read_only).await?;
                 match access.kind {
                     AccessType::Mount => {
                         drives.publish(&volume, &staging, &target, read_only, access.flags).await
@@ -221,6 +216,23 @@ impl Driver {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+/// Gives the volume that is mounted there to those whom it is asked for: the containers of SELinux's label, and the group.
+pub(crate) async fn hand_over(
+    drives: &Drives,
+    volume: &VolumeId,
+    at: &Path,
+    access: &Access,
+    read_only: bool,
+) -> Result<(), Status> {
+    if let Some(label) = &access.label {
+        drives.relabel(volume, label).await.map_err(refused)?;
+    }
+    match access.group.filter(|_| !read_only) {
+        Some(group) => drives.give(volume, at, group).await.map_err(refused),
+        None => Ok(()),
     }
 }
 

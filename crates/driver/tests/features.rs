@@ -146,6 +146,46 @@ async fn a_volume_is_given_to_its_group_once() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_is_labelled_for_selinux() {
+    let Some(mut world) = World::with_drive(GI).await else { return };
+    let id = world.create("pvc-1", 64 * MI).await.expect("created").volume_id;
+    let (staging, file) = (world.path("staging"), world.path("staging/old"));
+    world.stage(&id, &staging).await.expect("staged");
+    fs::write(&file, "").expect("written");
+    let request = |options: &[&str], mode: Mode| {
+        let mount_flags = options.iter().map(|&option| option.to_owned()).collect();
+        v1::NodeStageVolumeRequest {
+            volume_id: id.clone(),
+            staging_target_path: staging.display().to_string(),
+            volume_capability: Some(v1::VolumeCapability {
+                access_type: Some(AccessType::Mount(MountVolume { mount_flags, ..MountVolume::default() })),
+                ..capability(mode)
+            }),
+            ..Default::default()
+        }
+    };
+    let label = || {
+        let mut value = [0; 99];
+        let length = rustix::fs::lgetxattr(&file, "security.selinux", &mut value[..]).unwrap_or_default();
+        String::from_utf8_lossy(&value[..length]).trim_end_matches('\0').to_owned()
+    };
+    for (level, mode) in [("s0:c1,c2", Mode::SingleNodeWriter), ("s0:c3,c4", Mode::SingleNodeReaderOnly)] {
+        world.unstage(&id, &staging).await.expect("unstaged");
+        let wanted = format!("system_u:object_r:container_file_t:{level}");
+        let option = format!("context=\"{wanted}\"");
+        world.node.node_stage_volume(request(&["noatime", &option], mode)).await.expect("staged");
+        assert_eq!(label(), wanted);
+    }
+    for wrong in [&["context=\"\""][..], &["context=a b:c:d"], &["context=a:b:c", "context=a:b:c"]] {
+        let refused = world.node.node_stage_volume(request(wrong, Mode::SingleNodeWriter)).await;
+        assert_eq!(refused.expect_err("refused").code(), Code::InvalidArgument, "{wrong:?}");
+    }
+    world.unstage(&id, &staging).await.expect("unstaged");
+    world.delete(&id).await.expect("deleted");
+    world.end().await;
+}
+
 /// The control group of a pod, as a node agent makes it before the pod's volumes.
 struct Group {
     uid: String,

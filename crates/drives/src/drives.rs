@@ -308,6 +308,16 @@ impl Drives {
         self.inner.slow.run(work).await.map_err(|_| MountError::TimedOut)?
     }
 
+    /// Labels the volume for SELinux, with all that is in it. One whose root has the label already is left as it is.
+    ///
+    /// # Errors
+    /// See [`MountError`].
+    pub async fn relabel(&self, id: &VolumeId, label: &str) -> Result<(), MountError> {
+        let (inner, id, label) = (self.inner.clone(), id.clone(), label.to_owned());
+        let work = move || show::relabel(&inner, &id, &label);
+        self.inner.slow.run(work).await.map_err(|_| MountError::TimedOut)?
+    }
+
     /// The live volume of this name.
     pub fn named(&self, name: &str) -> Option<Volume> {
         let state = self.inner.state.lock();

@@ -202,6 +202,14 @@ pub(crate) fn give(inner: &Inner, id: &VolumeId, at: &Path, group: u32) -> Resul
         .map_err(|error| MountError::Host(linux::Error::new("give to group", at.display(), error)))
 }
 
+pub(crate) fn relabel(inner: &Inner, id: &VolumeId, label: &str) -> Result<(), MountError> {
+    let (site, _) = for_mounting(inner, id)?;
+    // Where it is shown it may be read-only.
+    let volume = site.layout.volume(&id.key);
+    ownership::relabel(&volume, label)
+        .map_err(|error| MountError::Host(linux::Error::new("relabel", volume.display(), error)))
+}
+
 pub(crate) fn stats(inner: &Inner, id: &VolumeId, path: &Path) -> Result<Stats, StatsError> {
     let (site, record) = live(inner, id).map_err(|unavailable| match unavailable {
         Unavailable::NoVolume | Unavailable::Busy => StatsError::NotFound(id.clone()),

@@ -51,7 +51,7 @@ pub fn csi_driver(name: &str) -> CSIDriver {
             attach_required: Some(false),
             pod_info_on_mount: Some(true),
             requires_republish: Some(false),
-            se_linux_mount: Some(false),
+            se_linux_mount: Some(true),
             storage_capacity: Some(true),
             fs_group_policy: Some("File".to_owned()),
             volume_lifecycle_modes: Some(vec!["Persistent".to_owned(), "Ephemeral".to_owned()]),

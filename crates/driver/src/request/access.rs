@@ -7,6 +7,8 @@ use drives::{AccessType, BackendKind, MountFlags};
 
 const FIELD: &str = "volume_capability";
 
+const CONTEXT: &str = "context=";
+
 /// A capability that this driver serves: a file system or a device, on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Access {
@@ -19,6 +21,8 @@ pub(crate) struct Access {
     pub(crate) backend: Option<BackendKind>,
     /// The group that its files are to belong to.
     pub(crate) group: Option<u32>,
+    /// SELinux's label for its files, from the mount option `context`.
+    pub(crate) label: Option<String>,
     /// The file-system type, for backends whose volumes have their own.
     pub(crate) filesystem: Option<&'static str>,
 }
@@ -26,9 +30,9 @@ pub(crate) struct Access {
 impl Access {
     pub(crate) fn check(capability: Option<&VolumeCapability>) -> Result<Self, Refusal> {
         let capability = capability.ok_or(Refusal::Missing { field: FIELD })?;
-        let (kind, flags, backend, filesystem, group) = match &capability.access_type {
+        let (kind, (flags, label), backend, filesystem, group) = match &capability.access_type {
             None => return Err(Refusal::Missing { field: "volume_capability.access_type" }),
-            Some(Asked::Block(_)) => (AccessType::Block, MountFlags::default(), None, None, None),
+            Some(Asked::Block(_)) => (AccessType::Block, (MountFlags::default(), None), None, None, None),
             Some(Asked::Mount(mount)) => {
                 (AccessType::Mount, flags(mount)?, backend(mount)?, filesystem(mount), group(mount)?)
             }
@@ -57,7 +61,7 @@ impl Access {
             }
         };
         let exclusive = mode.mode() == Mode::SingleNodeSingleWriter;
-        Ok(Self { kind, flags, read_only, exclusive, backend, filesystem, group })
+        Ok(Self { kind, flags, read_only, exclusive, backend, filesystem, group, label })
     }
 
     /// What all of the capabilities want to be shown.
@@ -86,8 +90,7 @@ impl Access {
 
 fn group(mount: &MountVolume) -> Result<Option<u32>, Refusal> {
     match mount.volume_mount_group.as_str() {
-        // Any backend whose volumes have file systems of their own.
-        "" | "ext4" => Ok(None),
+        "" => Ok(None),
         // The kernel takes the largest number for "leave the group as it is".
         group => match group.parse() {
             Ok(number) if number < u32::MAX => Ok(Some(number)),
@@ -99,14 +102,35 @@ fn group(mount: &MountVolume) -> Result<Option<u32>, Refusal> {
     }
 }
 
-fn flags(mount: &MountVolume) -> Result<MountFlags, Refusal> {
-    MountFlags::parse(&mount.mount_flags).map_err(|mut unsupported| {
+/// The options, and SELinux's label, which kubelet gives as one of them: `context="…"`, with commas in it.
+fn flags(mount: &MountVolume) -> Result<(MountFlags, Option<String>), Refusal> {
+    let invalid = |why: String| Refusal::Invalid { field: "mount_flags", why };
+    let (labels, options): (Vec<_>, Vec<_>) =
+        mount.mount_flags.iter().partition(|option| option.starts_with(CONTEXT));
+    let label = match labels[..] {
+        [] => None,
+        [option] => Some(option[CONTEXT.len()..].trim_matches('"').to_owned()),
+        _ => return Err(invalid("there are several contexts; give one".to_owned())),
+    };
+    if label.as_ref().is_some_and(|label| !is_label(label)) {
+        return Err(invalid("a context is user:role:type or user:role:type:level".to_owned()));
+    }
+    let flags = MountFlags::parse(&options).map_err(|mut unsupported| {
         // What follows the name may be sensitive.
         if let Some(end) = unsupported.0.find('=') {
             unsupported.0.truncate(end);
         }
-        Refusal::Invalid { field: "mount_flags", why: unsupported.to_string() }
-    })
+        invalid(unsupported.to_string())
+    })?;
+    Ok((flags, label))
+}
+
+fn is_label(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:,".contains(&byte);
+    text.len() <= 1024
+        && text.bytes().all(plain)
+        && text.split(':').count() >= 3
+        && text.split(':').all(|part| !part.is_empty())
 }
 
 fn backend(mount: &MountVolume) -> Result<Option<BackendKind>, Refusal> {
