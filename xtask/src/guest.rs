@@ -19,7 +19,7 @@ use power::Cuts;
 
 const GIB: u64 = 1 << 30;
 /// Of one test program, emulated on a busy machine.
-const TEST: Duration = Duration::from_secs(600);
+const TEST: Duration = Duration::from_secs(900);
 /// Of a command that has nothing to wait for.
 const SHORT: Duration = Duration::from_secs(60);
 

@@ -105,7 +105,7 @@ pub(crate) async fn driver(arguments: Driver) -> anyhow::Result<()> {
         name: layout.driver,
         segments: layout.driver.segments(&node_id),
         node_id,
-        max_volumes: None,
+        max_volumes: arguments.storage.max_volumes,
     };
     info.check()?;
     let mut signals = Signals::listen()?;

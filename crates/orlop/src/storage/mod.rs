@@ -33,6 +33,9 @@ pub(crate) struct Storage {
     /// from their drives as they are [default: as last time, or orlop.dev].
     #[arg(long, value_name = "NAME")]
     driver_name: Option<driver::Name>,
+    /// The most volumes that pods of a node may use at once, as orchestrators are told [default: as many as fit].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_volumes: Option<u32>,
 }
 
 /// How drives are made of devices that are none yet.

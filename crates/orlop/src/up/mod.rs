@@ -96,7 +96,8 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
 
     let store = Store::open(&data.store(), object_store::Options::default())?;
-    let nodes = nodes(&data, &layout, arguments.storage.making(), &arguments.csi_drivers).await?;
+    let mut nodes = nodes(&data, &layout, arguments.storage.making(), &arguments.csi_drivers).await?;
+    nodes.iter_mut().for_each(|node| node.max_volumes = arguments.storage.max_volumes);
     data.remember(&layout)?;
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
     let mut process = Process::start(&data, store, nodes, listener, health).await?;
@@ -242,6 +243,7 @@ async fn nodes(
                     driver: layout.driver,
                     root,
                     drives,
+                    max_volumes: None,
                     calls: calls.clone(),
                     hidden: data.private(),
                     registered: Drivers::new(),

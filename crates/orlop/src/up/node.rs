@@ -26,6 +26,8 @@ pub(super) struct Node {
     /// The root of kubelet's directory layout.
     pub(super) root: PathBuf,
     pub(super) drives: Drives,
+    /// The most volumes that its pods may use at once, if there is a limit.
+    pub(super) max_volumes: Option<u32>,
     /// Counts the calls of all nodes' drivers.
     pub(super) calls: driver::Calls,
     /// Host directories that its containers must not see.
@@ -58,7 +60,7 @@ impl Node {
                 name: node.driver,
                 node_id: node.name.clone(),
                 segments: node.driver.segments(&node.name),
-                max_volumes: None,
+                max_volumes: node.max_volumes,
             };
             driver::serve(&socket, node.drives.clone(), info, node.calls.clone(), shutdown).await
         });
