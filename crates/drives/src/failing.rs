@@ -25,7 +25,7 @@ pub(crate) async fn watch(inner: Weak<Inner>, mut changed: watch::Receiver<u64>)
 }
 
 /// The drives that fail and that nobody tries yet.
-fn begun(inner: &Arc<Inner>) -> Vec<(DriveId, Site)> {
+fn begun(inner: &Inner) -> Vec<(DriveId, Site)> {
     let mut state = inner.state.lock();
     let begun = state.serving_mut().filter(|drive| drive.failing.is_some() && !drive.tried);
     let begin = |drive: &mut Serving| {

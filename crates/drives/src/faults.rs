@@ -198,22 +198,25 @@ async fn a_creation_that_breaks_off_leaves_one_volume_or_none() {
     .await;
 }
 
+/// A creation broke off, and the call of this number failed after the restart. None where the fault comes before the
+/// removal: then the drive does not serve, or there are none.
+async fn broken_off_and_restarted(at: usize) -> Option<World> {
+    let mut world = World::new(BackendKind::Btrfs).await;
+    world.arm(Ending::Crash, 3);
+    world.drives.create(request(SIZE)).await.expect_err("it broke off");
+    world.host.arm(Some(Fault::Fail(at)));
+    let opened = Drives::open(world.host.clone(), PathBuf::from("/drives"), vec![source()]).await.ok()?;
+    opened.drives().iter().any(|drive| drive.state == DriveState::Ready).then(|| {
+        world.drives = opened;
+        world
+    })
+}
+
 #[tokio::test]
 async fn what_a_restart_could_not_remove_it_removes_soon() {
     let mut later = 0;
     for at in 0..40 {
-        let mut world = World::new(BackendKind::Btrfs).await;
-        world.arm(Ending::Crash, 3);
-        world.drives.create(request(SIZE)).await.expect_err("it broke off");
-        world.host.arm(Some(Fault::Fail(at)));
-        // Where the fault comes before the removal, the drive does not serve, or there are none.
-        let opened = Drives::open(world.host.clone(), PathBuf::from("/drives"), vec![source()]).await;
-        match opened {
-            Ok(drives) if drives.drives().iter().any(|drive| drive.state == DriveState::Ready) => {
-                world.drives = drives;
-            }
-            Ok(_) | Err(_) => continue,
-        }
+        let Some(world) = broken_off_and_restarted(at).await else { continue };
         let mut changed = world.drives.changed();
         let settled = async {
             while unsettled(&world.drives) {
@@ -234,17 +237,7 @@ async fn what_a_restart_could_not_remove_it_removes_soon() {
 async fn what_is_made_anew_is_not_removed_for_what_a_restart_could_not() {
     let mut tried = 0;
     for at in 0..40 {
-        let mut world = World::new(BackendKind::Btrfs).await;
-        world.arm(Ending::Crash, 3);
-        world.drives.create(request(SIZE)).await.expect_err("it broke off");
-        world.host.arm(Some(Fault::Fail(at)));
-        let opened = Drives::open(world.host.clone(), PathBuf::from("/drives"), vec![source()]).await;
-        match opened {
-            Ok(drives) if drives.drives().iter().any(|drive| drive.state == DriveState::Ready) => {
-                world.drives = drives;
-            }
-            Ok(_) | Err(_) => continue,
-        }
+        let Some(world) = broken_off_and_restarted(at).await else { continue };
         let drive = world.drives.drives()[0].id.clone().expect("known");
         let id = VolumeId { drive, key: "pvc-1".to_owned() };
         // Busy while the first try is under way.
