@@ -20,6 +20,8 @@ use power::Cuts;
 const GIB: u64 = 1 << 30;
 /// Of one test program, emulated on a busy machine.
 const TEST: Duration = Duration::from_secs(900);
+/// Bytes that guests may write to the disk here.
+const SPACE: u64 = 6 * GIB;
 /// Of a command that has nothing to wait for.
 const SHORT: Duration = Duration::from_secs(60);
 
@@ -76,6 +78,7 @@ pub(crate) fn run(all: bool, filter: &str) -> anyhow::Result<()> {
     clean_up_on_interrupt()?;
     let image = Image::get()?;
     let directory = Directory::new()?;
+    enough_space(&directory.0)?;
     let share = directory.0.join("share");
     std::fs::create_dir(&share)?;
     build(&share)?;
@@ -100,6 +103,15 @@ pub(crate) fn run(all: bool, filter: &str) -> anyhow::Result<()> {
     }
     ensure!(!told.is_empty(), "no case is named like {filter}");
     println!("\ncases in the guest:\n  {}", told.join("\n  "));
+    Ok(())
+}
+
+/// Guests write files of some gigabytes; better now than as an I/O error in one of them.
+fn enough_space(directory: &Path) -> anyhow::Result<()> {
+    let space = rustix::fs::statvfs(directory).context("looking for free space")?;
+    let free = space.f_bavail * space.f_frsize;
+    let at = directory.display();
+    ensure!(free >= SPACE, "{} MiB are free at {at}, and guests need {}: make room", free >> 20, SPACE >> 20);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bench::{Bench, MIB, journal::settle, request};
+use bench::{Bench, MIB, StopOnDrop, journal::settle, request};
 use drives::{
     AccessType, BackendKind, CreateError, CreateVolume, DeleteError, DriveSelector, DriveState, Drives,
     FILESYSTEM, Force, InitialiseError, MountError, MountFlags, OVERCOMMIT, Origin, SnapshotError, Source,
@@ -92,6 +92,7 @@ async fn a_volume_of_each_file_system_lives_grows_and_goes() {
         // Somebody writes, waiting for room, while it grows.
         let stop = AtomicBool::new(false);
         let written = std::thread::scope(|scope| {
+            let stop_on_drop = StopOnDrop(&stop);
             let writer = scope.spawn(|| {
                 let mut written = 0;
                 while !stop.load(Ordering::Relaxed) {
@@ -104,7 +105,7 @@ async fn a_volume_of_each_file_system_lives_grows_and_goes() {
                 assert_eq!(grown, size + 32 * MIB, "whole units");
             };
             tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(expand));
-            stop.store(true, Ordering::Relaxed);
+            drop(stop_on_drop);
             writer.join().expect("writer")
         });
         assert!(written <= size + 32 * MIB, "{filesystem}: {written}");
@@ -213,6 +214,7 @@ async fn a_thin_snapshot_under_load_holds_one_moment() {
         let at = stage(&bench, &drives, &volume).await;
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _stop_on_drop = StopOnDrop(&stop);
             // The second file is never ahead of the first.
             scope.spawn(|| {
                 let file = |name: &str| File::create(at.join(name)).expect("create");
@@ -240,8 +242,6 @@ async fn a_thin_snapshot_under_load_holds_one_moment() {
                 taken
             };
             let taken = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(take));
-            // Before any failure is told: the scope waits for the writer.
-            stop.store(true, Ordering::Relaxed);
             taken.expect("snapshot");
         });
         let snapshot = drives.snapshots().remove(0);

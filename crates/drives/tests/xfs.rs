@@ -10,7 +10,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use bench::{Bench, MIB, fill, request};
+use bench::{Bench, MIB, StopOnDrop, fill, request};
 use drives::{BackendKind, CreateVolume, Drives, Force, InitialiseError, MountFlags, Origin, VolumeId};
 
 const BLOCK: usize = 4096;
@@ -60,6 +60,7 @@ async fn a_volume_holds_its_size_to_the_byte_and_grows_while_it_is_written() {
     // Somebody writes, waiting for room, while it grows.
     let stop = AtomicBool::new(false);
     let grown = std::thread::scope(|scope| {
+        let stop_on_drop = StopOnDrop(&stop);
         let writer = scope.spawn(|| {
             let mut written = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -74,7 +75,7 @@ async fn a_volume_holds_its_size_to_the_byte_and_grows_while_it_is_written() {
             }
         };
         tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(expand));
-        stop.store(true, Ordering::Relaxed);
+        drop(stop_on_drop);
         writer.join().expect("writer")
     });
     assert_eq!(grown, 64 * MIB);
@@ -97,6 +98,7 @@ async fn a_snapshot_under_load_has_each_file_of_one_moment() {
     fs::write(live.join("still"), &still).expect("write");
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop_on_drop = StopOnDrop(&stop);
         // Each turn writes one byte over the whole file in one call, which the kernel does not let a copy into.
         scope.spawn(|| {
             let file = File::create(live.join("changing")).expect("create");
@@ -125,7 +127,6 @@ async fn a_snapshot_under_load_has_each_file_of_one_moment() {
             }
         };
         tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(take));
-        stop.store(true, Ordering::Relaxed);
     });
     for snapshot in drives.snapshots() {
         let origin = Some(Origin::Snapshot(snapshot.id.clone()));

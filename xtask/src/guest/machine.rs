@@ -18,6 +18,8 @@ const MEMORY_MIB: u64 = 1024;
 const LABELS: u64 = 2 << 20;
 /// Precedes the status of a finished command.
 const END: &str = "\u{1e} ";
+/// A full disk below the guest is an I/O error in it; otherwise it would be stopped silently.
+const ON_ERROR: &str = "rerror=report,werror=report";
 /// The kernel's arguments that matter under emulation: without them the clock runs off and start takes twice as long.
 const KERNEL: &str = "console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigations=off nopti tsc=reliable \
     no_timer_check cryptomgr.notests random.trust_cpu=on audit=0 selinux=0 apparmor=0 nowatchdog \
@@ -87,6 +89,8 @@ impl<'a> Machine<'a> {
         // Where this process goes, the guest goes too.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(arguments(image, hardware, share)?);
+        // What is written to the root goes to a file in there.
+        command.env("TMPDIR", &hardware.dir);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut qemu = command.spawn().context("starting QEMU")?;
         let connected = connect(&mut qemu, &at("commands"))
@@ -265,10 +269,8 @@ fn arguments(image: &Image, hardware: &Hardware, share: &Path) -> anyhow::Result
     add("append", format!("{KERNEL} tsc_early_khz={}", clock()?));
     add("serial", format!("file:{}", at("console.log")));
     add("qmp", format!("unix:{},server=on,wait=off", at("monitor")));
-    add(
-        "drive",
-        format!("if=none,id=root,file={},format=raw,snapshot=on,cache=unsafe", image.root.display()),
-    );
+    let root = image.root.display();
+    add("drive", format!("if=none,id=root,file={root},format=raw,snapshot=on,cache=unsafe,{ON_ERROR}"));
     add("device", "virtio-blk-pci,drive=root".into());
     add("fsdev", format!("local,id=share,path={},security_model=none,readonly=on", share.display()));
     add("device", "virtio-9p-pci,fsdev=share,mount_tag=host".into());
@@ -297,7 +299,8 @@ fn arguments(image: &Image, hardware: &Hardware, share: &Path) -> anyhow::Result
     }
     for (number, file) in hardware.drives.iter().enumerate() {
         let file = file.display();
-        add("drive", format!("if=none,id=drive{number},file={file},format=raw,cache=unsafe,discard=unmap"));
+        let how = format!("format=raw,cache=unsafe,discard=unmap,{ON_ERROR}");
+        add("drive", format!("if=none,id=drive{number},file={file},{how}"));
         let serial = format!("serial=drive{number},bus=port{number}");
         add("device", format!("nvme,id=nvme{number},drive=drive{number},{serial}"));
     }

@@ -7,7 +7,10 @@ pub(crate) mod mapper;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -126,6 +129,15 @@ impl Drop for Bench {
                 let _ = Kernel.detach_loop(&device);
             }
         }
+    }
+}
+
+/// Tells those who write beside a test to stop, when the test fails too: its scope waits for them.
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
