@@ -2,8 +2,10 @@
 //! strictly: what is not as expected is an error and not a guess.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -11,7 +13,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{Error, Kernel, Programs, Result};
 
-/// One call of the program; it waits for other calls' locks.
+/// One call of the program; it waits for the locks of those that others call.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Writing zeros to a whole volume, where the device has no quick way.
 const ZEROING: Duration = Duration::from_secs(3600);
@@ -192,12 +194,12 @@ impl LogicalVolumes for Kernel {
 
     fn activate_group(&self, group: &str, active: bool) -> Result<()> {
         let wanted = if active { "-ay" } else { "-an" };
-        lvm("vgchange", &[wanted.as_ref(), group.as_ref()]).map(drop)
+        in_group(group, || lvm("vgchange", &[wanted.as_ref(), group.as_ref()])).map(drop)
     }
 
     fn logical_volumes(&self, group: &str) -> Result<Vec<LogicalVolume>> {
         let fields = "lv_name,lv_size,lv_tags,pool_lv,data_percent,metadata_percent";
-        report("lvs", "lv", &["-o".as_ref(), fields.as_ref(), group.as_ref()])
+        in_group(group, || report("lvs", "lv", &["-o".as_ref(), fields.as_ref(), group.as_ref()]))
     }
 
     fn make_logical_volume(&self, group: &str, name: &str, what: Making<'_>, tag: &str) -> Result<()> {
@@ -223,10 +225,10 @@ impl LogicalVolumes for Kernel {
             }
         }
         let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
-        if let Err(error) = lvm("lvcreate", &arguments) {
+        if let Err(error) = in_group(group, || lvm("lvcreate", &arguments)) {
             // A call that was broken off may have left it behind, and may not have activated it.
             match self.logical_volumes(group)?.iter().any(|volume| volume.name == name) {
-                true => lvm("lvchange", &["-ay".as_ref(), path(name).as_ref()])?,
+                true => in_group(group, || lvm("lvchange", &["-ay".as_ref(), path(name).as_ref()]))?,
                 false => return Err(error),
             };
         }
@@ -244,7 +246,7 @@ impl LogicalVolumes for Kernel {
         let extend = |space: &[String]| {
             let mut arguments: Vec<&OsStr> = vec!["-L".as_ref(), target.as_ref(), path.as_ref()];
             arguments.extend(space.iter().map(OsStr::new));
-            lvm("lvextend", &arguments).map(drop)
+            in_group(group, || lvm("lvextend", &arguments)).map(drop)
         };
         let found = self.logical_volumes(group)?.into_iter().find(|volume| volume.name == name);
         let found = found.ok_or_else(|| Error::because("grow", &path, "there is none"))?;
@@ -261,7 +263,8 @@ impl LogicalVolumes for Kernel {
             self.make_logical_volume(group, &coming, Making::Zeroed(size - found.size), COMING_TAG)?;
             let fields = ["--segments", "-o", "seg_pe_ranges"].map(OsStr::new);
             let whole = format!("{group}/{coming}");
-            let segments: Vec<Segment> = report("lvs", "seg", &[&fields[..], &[whole.as_ref()]].concat())?;
+            let asked = [&fields[..], &[whole.as_ref()]].concat();
+            let segments: Vec<Segment> = in_group(group, || report("lvs", "seg", &asked))?;
             let space: Vec<String> = segments.into_iter().flat_map(|segment| segment.ranges).collect();
             self.remove_logical_volume(group, &coming)?;
             match extend(&space) {
@@ -274,7 +277,8 @@ impl LogicalVolumes for Kernel {
     }
 
     fn remove_logical_volume(&self, group: &str, name: &str) -> Result<bool> {
-        let remove = || lvm("lvremove", &["-f".as_ref(), format!("{group}/{name}").as_ref()]);
+        let whole = format!("{group}/{name}");
+        let remove = || in_group(group, || lvm("lvremove", &["-f".as_ref(), whole.as_ref()]));
         let Err(error) = remove() else { return Ok(true) };
         match self.logical_volumes(group)?.into_iter().find(|volume| volume.name == name) {
             None => Ok(false),
@@ -309,13 +313,25 @@ fn forget(group: &str, name: &str, pool: &str) -> Result<()> {
         thin_id: u64,
     }
     let whole = format!("{group}/{name}");
-    let found: Vec<Thin> = report("lvs", "lv", &["-o".as_ref(), "thin_id".as_ref(), whole.as_ref()])?;
+    let asked = ["-o", "thin_id", &whole].map(OsStr::new);
+    let found: Vec<Thin> = in_group(group, || report("lvs", "lv", &asked))?;
     let id = found.first().ok_or_else(|| Error::because("look at", &whole, "there is none"))?.thin_id;
     let mut pool = logical_device(group, pool).into_os_string();
     pool.push("-tpool");
     let message = format!("delete {id}");
     let arguments: [&OsStr; 4] = ["message".as_ref(), &pool, "0".as_ref(), message.as_ref()];
     Kernel.run("dmsetup", &arguments, DEADLINE).map(drop)
+}
+
+/// Whose turn it is in each group.
+static TURNS: Mutex<BTreeMap<String, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
+
+/// Has the commands of one group run one after the other. LVM would have them wait, too, but with their deadlines running.
+fn in_group<T>(group: &str, command: impl FnOnce() -> Result<T>) -> Result<T> {
+    let turn =
+        TURNS.lock().unwrap_or_else(PoisonError::into_inner).entry(group.to_owned()).or_default().clone();
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    command()
 }
 
 /// Runs one command of LVM, without questions.
