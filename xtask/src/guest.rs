@@ -20,6 +20,11 @@ use power::Cuts;
 const GIB: u64 = 1 << 30;
 /// Of one test program, emulated on a busy machine.
 const TEST: Duration = Duration::from_secs(900);
+/// Makes a drive of persistent memory, `/dev/pmem0`, unless an earlier start did. Raw memory is there at once, and can't be
+/// mapped.
+const MEMORY: &str = "modprobe -a nfit nd_pmem && \
+    { ndctl list -N | grep -q fsdax || ndctl create-namespace -f -e namespace0.0 -m fsdax; } && \
+    udevadm settle && test -b /dev/pmem0";
 /// Bytes that guests may write to the disk here.
 const SPACE: u64 = 6 * GIB;
 /// Of a command that has nothing to wait for.
@@ -43,6 +48,7 @@ const CASES: &[Case] = &[
     Case { name: "reboot-xfs", long: false, run: |bench| reboot::reboot(bench, "xfs") },
     Case { name: "reboot-lvm", long: true, run: |bench| reboot::reboot(bench, "lvm") },
     Case { name: "reboot-lvm-thin", long: true, run: |bench| reboot::reboot(bench, "lvm-thin") },
+    Case { name: "reboot-dax", long: true, run: |bench| reboot::reboot(bench, "dax") },
     Case { name: "pulled-xfs", long: false, run: |bench| pulled(bench, "xfs") },
     Case { name: "pulled-lvm", long: true, run: |bench| pulled(bench, "lvm") },
     Case { name: "pulled-lvm-thin", long: true, run: |bench| pulled(bench, "lvm-thin") },
@@ -61,6 +67,7 @@ const CASES: &[Case] = &[
     Case { name: "every-flush-xfs", long: true, run: |bench| flushes(bench, "xfs", "all") },
     Case { name: "conformance-lvm-thin", long: false, run: |bench| conformance(bench, "lvm-thin") },
     Case { name: "many-volumes-lvm", long: true, run: |bench| many(bench, "lvm") },
+    Case { name: "many-volumes-dax", long: true, run: |bench| many(bench, "dax") },
     Case { name: "many-volumes-lvm-thin", long: true, run: |bench| many(bench, "lvm-thin") },
     Case { name: "recovery-lvm", long: true, run: |bench| recovery(bench, "lvm") },
     Case { name: "recovery-lvm-thin", long: true, run: |bench| recovery(bench, "lvm-thin") },
@@ -154,18 +161,34 @@ fn lvm(bench: &Bench, backend: &str) -> anyhow::Result<()> {
     in_guest(bench, backend, &[("lvm", "")])
 }
 
-/// Two hundred volumes on one drive.
+/// Two hundred volumes on one drive, of persistent memory or not.
 fn many(bench: &Bench, backend: &str) -> anyhow::Result<()> {
-    in_guest(bench, backend, &[("many", "")])
+    match backend {
+        "dax" => in_memory(bench, 5 * GIB, &[("many", "")]),
+        _ => in_guest(bench, backend, &[("many", "")]),
+    }
 }
 
-/// Persistent memory is mounted so that files are mapped directly.
+/// The cases of `lvm` on persistent memory, where files are mapped directly.
 fn dax(bench: &Bench) -> anyhow::Result<()> {
-    let hardware = bench.hardware(&[], Some(GIB))?;
+    let tests = [
+        ("lvm", "a_volume_of_each"),
+        ("lvm", "a_block_volume"),
+        ("lvm", "what_does_not_fit"),
+        ("lvm", "--ignored on_persistent_memory"),
+    ];
+    in_memory(bench, GIB, &tests)
+}
+
+/// Runs tests of programs, each on blank persistent memory.
+fn in_memory(bench: &Bench, size: u64, tests: &[(&str, &str)]) -> anyhow::Result<()> {
+    let hardware = bench.hardware(&[], Some(size))?;
     let mut guest = bench.start(&hardware)?;
-    let namespace = "modprobe -a nfit nd_pmem && ndctl create-namespace -f -e namespace0.0 -m fsdax";
-    guest.run(&format!("{namespace} && udevadm settle && test -b /dev/pmem0"), SHORT)?;
-    test(&mut guest, "lvm", "lvm", "--ignored on_persistent_memory")?;
+    guest.run(MEMORY, SHORT)?;
+    for (program, filter) in tests {
+        guest.run("vgs --noheadings -o vg_name | xargs -r vgremove -f; wipefs -aq /dev/pmem0", SHORT)?;
+        test(&mut guest, "lvm ORLOP_DEVICE=/dev/pmem0", program, filter)?;
+    }
     guest.cut_power()
 }
 

@@ -37,7 +37,7 @@ async fn drive(bench: &mut Bench) -> Option<Drives> {
 }
 
 fn source(bench: &Bench) -> Source {
-    Source::LoopFile { path: bench.path("a.img"), size: 1024 * MIB }
+    bench.source_of("a.img", 1024 * MIB)
 }
 
 async fn open(bench: &Bench) -> Drives {
@@ -385,11 +385,7 @@ async fn what_does_not_fit_is_refused_and_leaves_nothing() {
 #[ignore = "cargo xtask guest runs it on persistent memory"]
 async fn on_persistent_memory_files_are_mapped_directly() {
     let Some(mut bench) = Bench::new() else { return };
-    bench.kind = BackendKind::Lvm;
-    let memory = || vec![Source::Device("/dev/pmem0".into())];
-    let open = || Drives::open(std::sync::Arc::new(Kernel), bench.path("drives"), memory());
-    let drives = open().await.expect("open");
-    drives.initialise(memory().remove(0), Some(bench.kind), Force::No).await.expect("initialise");
+    let Some(drives) = drive(&mut bench).await else { return };
     for (filesystem, size) in [("ext4", 64 * MIB), ("xfs", 320 * MIB)] {
         let volume = create(&drives, filesystem, size, filesystem).await;
         drives.expand(&volume.id, size + 16 * MIB, None).await.expect("expand");
@@ -402,7 +398,7 @@ async fn on_persistent_memory_files_are_mapped_directly() {
         drives.unstage(&volume.id, &at).await.expect("unstage");
     }
     drives.close().await.expect("close");
-    let drives = open().await.expect("open");
+    let drives = open(&bench).await;
     for volume in drives.volumes() {
         let at = stage(&bench, &drives, &volume).await;
         assert_eq!(fs::read_to_string(at.join("kept")).expect("read"), volume.name);

@@ -5,7 +5,7 @@ mod bench;
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use bench::{Bench, MIB, fill, request};
-use drives::{BackendKind, Drives, Force, MountFlags, Source};
+use drives::{BackendKind, Drives, Force, MountFlags};
 use linux::Kernel;
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -41,8 +41,8 @@ async fn two_hundred_volumes_on_one_drive_hold_their_own() {
         BackendKind::Lvm | BackendKind::LvmThin => (16 * MIB, 4096 * MIB),
     };
     let open = || async {
-        let source = Source::LoopFile { path: bench.path("a.img"), size: whole };
-        Drives::open(Arc::new(Kernel), bench.path("drives"), vec![source]).await.expect("open")
+        let sources = vec![bench.source_of("a.img", whole)];
+        Drives::open(Arc::new(Kernel), bench.path("drives"), sources).await.expect("open")
     };
     let drives = open().await;
     for source in drives.uninitialised() {

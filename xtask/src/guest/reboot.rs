@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::machine::Machine;
-use super::{Bench, GIB, SHORT, TEST, orlop};
+use super::{Bench, GIB, MEMORY, SHORT, TEST, orlop};
 
 /// What runs in the guest: a pod that writes a line and syncs it, again and again, to a file and to a block volume.
 const MANIFEST: &str = include_str!("reboot.yaml");
 /// By their serial numbers: which is `nvme0` may change with every start.
-const DRIVE: &str = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_drive0";
-const STATE: &str = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_drive1";
+const STATE: &str = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_drive0";
+const DRIVE: &str = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_drive1";
 /// The guest starts without these names.
 const NAMES: &str = "udevadm trigger --subsystem-match=block --settle";
 /// The pod's file.
@@ -19,11 +19,14 @@ const LOG: &str = "$(awk '$2 ~ /kubernetes.io~csi.*mount$/ {print $2}' /proc/mou
 /// Lines that have to be there before the power goes.
 const LINES: usize = 20;
 
-/// Cuts the power while volumes are in use; with it on again the pod runs again, with everything that it had synced.
+/// Cuts the power while volumes are in use, on persistent memory if the backend is called `dax`; with it on again the pod runs again, with everything that it had synced.
 pub(super) fn reboot(bench: &Bench, backend: &str) -> anyhow::Result<()> {
     orlop(bench)?;
     std::fs::write(bench.share.join("reboot.yaml"), MANIFEST)?;
-    let hardware = bench.hardware(&[2 * GIB, GIB], None)?;
+    let hardware = match backend {
+        "dax" => bench.hardware(&[GIB], Some(2 * GIB))?,
+        _ => bench.hardware(&[GIB, 2 * GIB], None)?,
+    };
     let mut guest = bench.start(&hardware)?;
     guest.run(&format!("{NAMES} && mkfs.ext4 -q {STATE}"), SHORT)?;
     up(&mut guest, backend)?;
@@ -44,8 +47,12 @@ pub(super) fn reboot(bench: &Bench, backend: &str) -> anyhow::Result<()> {
 
 fn up(guest: &mut Machine<'_>, backend: &str) -> anyhow::Result<()> {
     guest.run(&format!("{NAMES} && mkdir -p /state && mount {STATE} /state"), SHORT)?;
+    let drive = match backend {
+        "dax" => guest.run(MEMORY, SHORT).map(|_| "/dev/pmem0 --backend lvm".to_owned())?,
+        _ => format!("{DRIVE} --backend {backend}"),
+    };
     let up = "/host/orlop up --data-dir /state/data --kubeconfig /state/kubeconfig";
-    guest.run(&format!("{up} --drive {DRIVE} --backend {backend} >/state/log 2>&1 &"), SHORT)?;
+    guest.run(&format!("{up} --drive {drive} >/state/log 2>&1 &"), SHORT)?;
     wait(guest, "grep -q 'orlop is ready' /state/log", "Orlop is ready")
 }
 

@@ -46,7 +46,16 @@ impl Bench {
     }
 
     pub(crate) fn source(&self, name: &str) -> Source {
-        Source::LoopFile { path: self.path(name), size: 512 * MIB }
+        self.source_of(name, 512 * MIB)
+    }
+
+    /// A loop device of a sparse file; the first drive is the device that `$ORLOP_DEVICE` names, if any, which is blank
+    /// and not smaller.
+    pub(crate) fn source_of(&self, name: &str, size: u64) -> Source {
+        match std::env::var_os("ORLOP_DEVICE") {
+            Some(device) if name == "a.img" => Source::Device(device.into()),
+            _ => Source::LoopFile { path: self.path(name), size },
+        }
     }
 
     pub(crate) async fn open(&self, names: &[&str]) -> Drives {
