@@ -185,6 +185,17 @@ pub(crate) trait Backend: Send + Sync {
     /// Removes a volume's directory with all in it.
     fn destroy(&self, host: &dyn Host, mount: &Path, volume: &Path) -> Result<()>;
 
+    /// Lets nothing that follows become durable without a new volume's directory. XFS and ext4 write their journals in
+    /// order: whatever is made durable next takes it along.
+    fn keep(&self, _: &dyn Host, _: Place<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// As `keep`, for all changes so far of the tree of files and of limits.
+    fn commit(&self, _: &dyn Host, _mount: &Path) -> Result<()> {
+        Ok(())
+    }
+
     /// Waits until the space of a destroyed volume is free, and removes its quota.
     fn reclaim(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<()>;
 }

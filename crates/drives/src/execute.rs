@@ -34,12 +34,12 @@ impl Site {
     pub(crate) fn perform(&self, step: &Step) -> Result<()> {
         let (host, mount) = (self.host.as_ref(), self.layout.mount());
         match step {
+            Step::Intend(record) => {
+                self.make_room_for_records()?;
+                host.write_ordered(&self.layout.record(&record.key), &render(record), 0o600)
+            }
             Step::Record(record) => {
-                if self.layout.maker() == Maker::DirectPv {
-                    // The first change on an adopted drive; what it held before stays as it is.
-                    host.make_directory(&self.layout.records(), 0o700)?;
-                    host.make_directory(&self.layout.trash(), 0o700)?;
-                }
+                self.make_room_for_records()?;
                 host.write_durable(&self.layout.record(&record.key), &render(record), 0o600)
             }
             Step::Create { key, new } => {
@@ -89,10 +89,15 @@ impl Site {
                 let loops = host.loops_of(&self.layout.image(key))?;
                 loops.iter().try_for_each(|one| host.refresh_loop(&one.device))
             }
+            Step::Keep { key } => {
+                let volume = self.layout.volume(key);
+                self.backend.keep(host, self.place(&volume))
+            }
+            Step::Commit => self.backend.commit(host, mount),
             Step::Sync => host.sync_filesystem(mount),
             Step::SetAside { key } => {
                 self.backend.withdraw(host, &self.layout.volume(key))?;
-                match host.rename_durable(&self.layout.volume(key), &self.layout.discarded(key)) {
+                match host.rename(&self.layout.volume(key), &self.layout.discarded(key)) {
                     Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
                     other => other,
                 }
@@ -101,6 +106,15 @@ impl Site {
             Step::Reclaim { quota } => self.backend.reclaim(host, mount, *quota),
             Step::Forget { key } => host.remove_file(&self.layout.record(key)).map(drop),
         }
+    }
+
+    /// On the first change on an adopted drive; what it held before stays as it is.
+    fn make_room_for_records(&self) -> Result<()> {
+        if self.layout.maker() == Maker::Orlop {
+            return Ok(());
+        }
+        self.host.make_directory(&self.layout.records(), 0o700)?;
+        self.host.make_directory(&self.layout.trash(), 0o700)
     }
 
     /// Writes something, durably, and takes it back.

@@ -234,6 +234,21 @@ impl Machine {
         (self.disks.get_mut(&disk).expect("mounted disks exist"), inside)
     }
 
+    /// As `on`, where a file of this content can be made.
+    fn writable(&mut self, file: &Path, content: &[u8]) -> io::Result<(&mut FileSystem, PathBuf)> {
+        let (disk, inside) = self.on(file);
+        if !disk.now.nodes.contains_key(inside.parent().unwrap_or(Path::new(""))) {
+            return Err(no(io::ErrorKind::NotFound));
+        }
+        if let Some((id, used)) = disk.now.held_by(&inside)
+            && let Some(Some(limit)) = disk.now.limits.get(&id)
+            && used + content.len() as u64 > *limit
+        {
+            return Err(io::Error::from_raw_os_error(122));
+        }
+        Ok((disk, inside))
+    }
+
     fn node(&self, path: &Path) -> Option<&Node> {
         let (disk, inside) = self.locate(path);
         self.disks[&disk].now.nodes.get(&inside)
@@ -297,16 +312,7 @@ impl Files for FakeHost {
 
     fn write_durable(&self, file: &Path, content: &[u8], _: u32) -> Result<()> {
         self.change("write", file, |machine| {
-            let (disk, inside) = machine.on(file);
-            if !disk.now.nodes.contains_key(inside.parent().unwrap_or(Path::new(""))) {
-                return Err(no(io::ErrorKind::NotFound));
-            }
-            if let Some((id, used)) = disk.now.held_by(&inside)
-                && let Some(Some(limit)) = disk.now.limits.get(&id)
-                && used + content.len() as u64 > *limit
-            {
-                return Err(io::Error::from_raw_os_error(122));
-            }
+            let (disk, inside) = machine.writable(file, content)?;
             disk.both(|view| {
                 view.nodes.insert(inside.clone(), Node::File(content.to_owned()));
                 Ok(())
@@ -314,27 +320,47 @@ impl Files for FakeHost {
         })
     }
 
-    fn rename_durable(&self, from: &Path, to: &Path) -> Result<()> {
+    fn write_ordered(&self, file: &Path, content: &[u8], _: u32) -> Result<()> {
+        self.change("write", file, |machine| {
+            let (disk, inside) = machine.writable(file, content)?;
+            disk.now.nodes.insert(inside, Node::File(content.to_owned()));
+            Ok(())
+        })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.change("rename", from, |machine| {
             let target = machine.locate(to).1;
             let (disk, source) = machine.on(from);
-            disk.both(|view| {
-                if !view.nodes.contains_key(&source) {
-                    return Err(no(io::ErrorKind::NotFound));
-                }
-                if view.nodes.contains_key(&target) {
-                    return Err(no(io::ErrorKind::AlreadyExists));
-                }
-                let moved: Vec<PathBuf> =
-                    view.nodes.keys().filter(|path| path.starts_with(&source)).cloned().collect();
-                for path in moved {
-                    let node = view.nodes.remove(&path).expect("just listed");
-                    let rest = path.strip_prefix(&source).expect("it starts with it");
-                    let path = if rest.as_os_str().is_empty() { target.clone() } else { target.join(rest) };
-                    view.nodes.insert(path, node);
-                }
-                Ok(())
-            })
+            let nodes = &mut disk.now.nodes;
+            if !nodes.contains_key(&source) {
+                return Err(no(io::ErrorKind::NotFound));
+            }
+            if nodes.contains_key(&target) {
+                return Err(no(io::ErrorKind::AlreadyExists));
+            }
+            let moved: Vec<PathBuf> =
+                nodes.keys().filter(|path| path.starts_with(&source)).cloned().collect();
+            for path in moved {
+                let node = nodes.remove(&path).expect("just listed");
+                let rest = path.strip_prefix(&source).expect("it starts with it");
+                let path = if rest.as_os_str().is_empty() { target.clone() } else { target.join(rest) };
+                nodes.insert(path, node);
+            }
+            Ok(())
+        })
+    }
+
+    /// A subvolume becomes durable with all before it: it is no part of the log beside.
+    fn sync_directory(&self, directory: &Path) -> Result<()> {
+        self.sync_filesystem(directory)
+    }
+
+    fn sync_filesystem(&self, mount: &Path) -> Result<()> {
+        self.change("sync", mount, |machine| {
+            let (disk, _) = machine.on(mount);
+            disk.durable = disk.now.clone();
+            Ok(())
         })
     }
 

@@ -12,6 +12,8 @@ use crate::{
 /// One step of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// Write the record of a volume that is about to be made: power loss may take it only with all that follows.
+    Intend(Box<VolumeRecord>),
     /// Write the volume's record, durably.
     Record(Box<VolumeRecord>),
     /// Make its directory.
@@ -30,9 +32,13 @@ pub(crate) enum Step {
     Cut { key: String, bytes: u64 },
     /// Show its size to those who have its device.
     Resize { key: String },
-    /// Make all so far survive power loss.
+    /// Let nothing that follows survive power loss without its directory.
+    Keep { key: String },
+    /// Let nothing that follows survive power loss without all so far; what files hold is not meant.
+    Commit,
+    /// Make all so far survive power loss, with what files hold.
     Sync,
-    /// Take its directory out of sight, durably.
+    /// Take its directory out of sight.
     SetAside { key: String },
     /// Remove that directory.
     Destroy { key: String },
@@ -78,7 +84,8 @@ pub(crate) struct Observed {
 /// Intent first; the announcement last, when all is durable.
 pub(crate) fn create(record: &VolumeRecord, content: Option<&Content>) -> Vec<Step> {
     let key = || record.key.clone();
-    let mut steps = vec![Step::record(VolumeRecord { phase: Phase::Creating, ..record.clone() })];
+    let intended = VolumeRecord { phase: Phase::Creating, ..record.clone() };
+    let mut steps = vec![Step::Intend(Box::new(intended))];
     if let Some(Content::Volume { key: from }) = content {
         steps.push(Step::Freeze { from: from.clone(), key: key() });
     }
@@ -92,7 +99,9 @@ pub(crate) fn create(record: &VolumeRecord, content: Option<&Content>) -> Vec<St
     if !(record.is_snapshot() && matches!(content, Some(Content::Blocks { .. }))) {
         steps.extend(hold(record));
     }
-    steps.push(Step::Sync);
+    // To write what files hold takes as long as all that the drive's users have left to write. A lost limit is put back.
+    let is_copied = matches!(content, Some(Content::Volume { .. } | Content::Still { .. }));
+    steps.push(if is_copied { Step::Sync } else { Step::Keep { key: key() } });
     steps.push(Step::record(VolumeRecord { phase: Phase::Ready, ..record.clone() }));
     steps
 }
@@ -139,7 +148,7 @@ pub(crate) fn delete(record: &VolumeRecord, observed: Observed) -> Vec<Step> {
         steps.push(Step::Thaw { key: key() });
     }
     // Without this, power loss could bring the directory or its limit back when nobody remembers them.
-    steps.push(Step::Sync);
+    steps.push(Step::Commit);
     steps.push(Step::Forget { key: key() });
     steps
 }
@@ -150,7 +159,7 @@ pub(crate) fn expand(record: &VolumeRecord, size: u64) -> Vec<Step> {
     let record = VolumeRecord { format: FORMAT, size, ..record.clone() };
     let mut steps = vec![Step::record(record.clone())];
     steps.extend(hold(&record));
-    steps.push(Step::Sync);
+    steps.push(Step::Commit);
     steps.extend(resize(&record));
     steps
 }
@@ -169,7 +178,7 @@ pub(crate) fn shrink_back(record: &VolumeRecord) -> Vec<Step> {
         steps.push(Step::Cut { key: key(), bytes: record.size });
     }
     steps.push(Step::Limit { key: key(), bytes: record.held() });
-    steps.push(Step::Sync);
+    steps.push(Step::Commit);
     steps.push(Step::record(record.clone()));
     steps
 }
@@ -205,7 +214,7 @@ pub(crate) fn recover(record: &VolumeRecord, observed: Observed) -> Recovery {
         (true, false) => Recovery::Sound,
         (false, false) => {
             let mut steps = hold(record);
-            steps.push(Step::Sync);
+            steps.push(Step::Commit);
             steps.extend(resize(record));
             Recovery::Repair(steps)
         }
@@ -229,7 +238,7 @@ mod tests {
         let ready = record(Phase::Ready);
         assert_eq!(recover(&ready, found(Some(4096))), Recovery::Sound);
         assert_eq!(recover(&ready, Observed::default()), Recovery::Lost);
-        let limit = vec![Step::Limit { key: "pvc-1".to_owned(), bytes: 4096 }, Step::Sync];
+        let limit = vec![Step::Limit { key: "pvc-1".to_owned(), bytes: 4096 }, Step::Commit];
         for lost in [None, Some(2048), Some(8192)] {
             assert_eq!(recover(&ready, found(lost)), Recovery::Repair(limit.clone()));
         }
@@ -242,7 +251,7 @@ mod tests {
         let whole = vec![
             Step::Limit { key: key(), bytes: block.held() },
             Step::Allocate { key: key(), bytes: 4096 },
-            Step::Sync,
+            Step::Commit,
             Step::Resize { key: key() },
         ];
         for seen in [bytes(held, Some(2048)), bytes(None, Some(4096)), bytes(Some(4096), Some(4096))] {

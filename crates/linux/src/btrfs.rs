@@ -114,12 +114,6 @@ pub trait Btrfs {
     /// # Errors
     /// When the kernel refuses.
     fn grow_btrfs(&self, mount: &Path) -> Result<()>;
-
-    /// Commits everything written so far.
-    ///
-    /// # Errors
-    /// When the drive refuses.
-    fn sync_filesystem(&self, mount: &Path) -> Result<()>;
 }
 
 impl Btrfs for Kernel {
@@ -292,13 +286,6 @@ impl Btrfs for Kernel {
         // SAFETY: BTRFS_IOC_RESIZE reads a btrfs_ioctl_vol_args.
         unsafe { ioctl::with::<BTRFS_IOC_RESIZE, _>(directory.as_fd(), &mut arguments) }
             .context("grow", mount.display())
-    }
-
-    fn sync_filesystem(&self, mount: &Path) -> Result<()> {
-        let directory =
-            rustix::fs::open(mount, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .context("open", mount.display())?;
-        rustix::fs::syncfs(&directory).context("sync", mount.display())
     }
 }
 

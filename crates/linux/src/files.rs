@@ -76,11 +76,18 @@ pub trait Files {
     /// When it can't be written.
     fn write_durable(&self, file: &Path, content: &[u8], mode: u32) -> Result<()>;
 
-    /// Renames within one file system, durably. Refuses to replace what is at `to`.
+    /// As [`write_durable`](Self::write_durable), but power loss may undo it, together with every later change of the file
+    /// system's tree: journals (ext4, XFS) and transactions (btrfs) become durable in order. Never is half of it there.
+    ///
+    /// # Errors
+    /// As there.
+    fn write_ordered(&self, file: &Path, content: &[u8], mode: u32) -> Result<()>;
+
+    /// Renames within one file system. Refuses to replace what is at `to`. Not durable by itself.
     ///
     /// # Errors
     /// `NotFound` and `AlreadyExists` among others.
-    fn rename_durable(&self, from: &Path, to: &Path) -> Result<()>;
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 
     /// Removes a file, durably; `false` when there was none.
     ///
@@ -132,6 +139,18 @@ pub trait Files {
     /// # Errors
     /// `ENOSPC` or `EDQUOT` where there is no such space.
     fn allocate(&self, file: &Path, size: u64) -> Result<()>;
+
+    /// Makes the names in a directory durable, with the directories that they name, empty as these were made.
+    ///
+    /// # Errors
+    /// When the drive refuses.
+    fn sync_directory(&self, directory: &Path) -> Result<()>;
+
+    /// Makes everything written so far on a file system durable, whoever wrote it: as long as that takes.
+    ///
+    /// # Errors
+    /// When the drive refuses.
+    fn sync_filesystem(&self, mount: &Path) -> Result<()>;
 
     /// Cuts a file to this length, durably; a shorter one, or none, stays as it is.
     ///
@@ -222,6 +241,11 @@ impl Files for Kernel {
     }
 
     fn write_durable(&self, file: &Path, content: &[u8], mode: u32) -> Result<()> {
+        self.write_ordered(file, content, mode)?;
+        sync_parent(file)
+    }
+
+    fn write_ordered(&self, file: &Path, content: &[u8], mode: u32) -> Result<()> {
         let mut name = OsString::from(".");
         name.push(file.file_name().unwrap_or_default());
         name.push(".new");
@@ -234,15 +258,21 @@ impl Files for Kernel {
             open.sync_all()?;
             std::fs::rename(&draft, file)
         };
-        write().context("write", file.display())?;
-        sync_parent(file)
+        write().context("write", file.display())
     }
 
-    fn rename_durable(&self, from: &Path, to: &Path) -> Result<()> {
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
-            .context("rename", format!("{} to {}", from.display(), to.display()))?;
-        sync_parent(to)?;
-        sync_parent(from)
+            .context("rename", format!("{} to {}", from.display(), to.display()))
+    }
+
+    fn sync_directory(&self, directory: &Path) -> Result<()> {
+        File::open(directory).and_then(|open| open.sync_all()).context("sync", directory.display())
+    }
+
+    fn sync_filesystem(&self, mount: &Path) -> Result<()> {
+        let directory = File::open(mount).context("open", mount.display())?;
+        rustix::fs::syncfs(&directory).context("sync", mount.display())
     }
 
     fn remove_file(&self, file: &Path) -> Result<bool> {

@@ -238,15 +238,15 @@ fn durable_files_are_whole_and_private() {
     let parent = file.parent().expect("parent");
     Kernel.make_directory(parent, 0o700).expect("directory");
     Kernel.write_durable(&file, b"one", 0o600).expect("write");
-    Kernel.write_durable(&file, b"two", 0o600).expect("write");
+    Kernel.write_ordered(&file, b"two", 0o600).expect("write");
     assert_eq!(Kernel.read(&file).expect("read").as_deref(), Some(&b"two"[..]));
     assert_eq!(fs::metadata(&file).expect("file").permissions().mode() & 0o777, 0o600);
     assert_eq!(Kernel.list(parent).expect("list"), ["file"]);
-    Kernel.rename_durable(&file, &moved).expect("rename");
+    Kernel.rename(&file, &moved).expect("rename");
     Kernel.write_durable(&file, b"three", 0o600).expect("write");
-    assert_eq!(Kernel.rename_durable(&file, &moved).expect_err("taken").kind(), ErrorKind::AlreadyExists);
+    assert_eq!(Kernel.rename(&file, &moved).expect_err("taken").kind(), ErrorKind::AlreadyExists);
     assert!(Kernel.remove_file(&moved).expect("remove") && !Kernel.remove_file(&moved).expect("again"));
-    assert_eq!(Kernel.rename_durable(&moved, &file).expect_err("missing").kind(), ErrorKind::NotFound);
+    assert_eq!(Kernel.rename(&moved, &file).expect_err("missing").kind(), ErrorKind::NotFound);
     assert_eq!(Kernel.read(&moved).expect("missing is fine"), None);
     assert!(Kernel.make_directory(&file, 0o700).is_err(), "a file is there");
 }

@@ -5,8 +5,11 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::caller::{self, Caller, Volume, driver, faults_of_children, stop};
@@ -172,7 +175,39 @@ async fn of_calls(caller: &Caller, pid: u32) {
     }
     println!("stage and publish: {}", percentiles(&mut shown));
     println!("unpublish and unstage: {}", percentiles(&mut hidden));
-    println!("resident memory after {} volumes: {}", ALONE * 6 + SHOWN, memory(pid));
+    beside_a_writer(caller).await;
+    println!("resident memory after {} volumes: {}", ALONE * 6 + 2 * SHOWN + 1, memory(pid));
+}
+
+/// Creations while a neighbour writes to its volume and leaves it to the kernel when that reaches the drive.
+async fn beside_a_writer(caller: &Caller) {
+    let volume = caller.create("busy", 4 << 30).await.expect("created");
+    let file = caller.show(&volume, "busy").await.expect("published").join("file");
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = stop.clone();
+    let writer = std::thread::spawn(move || {
+        let block = vec![7; 1 << 20];
+        while !told.load(Ordering::Relaxed) {
+            let mut file = std::fs::File::create(&file).expect("made");
+            for _ in 0..2 << 10 {
+                if !told.load(Ordering::Relaxed) {
+                    file.write_all(&block).expect("written");
+                }
+            }
+        }
+    });
+    let (mut times, mut made) = (Vec::new(), Vec::new());
+    for number in 0..SHOWN {
+        let began = Instant::now();
+        made.push(caller.create(&format!("beside-{number}"), SIZE).await.expect("created"));
+        times.push(began.elapsed());
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().expect("it wrote");
+    println!("CreateVolume beside a neighbour that writes: {}", percentiles(&mut times));
+    delete(caller, made, 1).await;
+    caller.hide(&volume, "busy").await.expect("unstaged");
+    caller.delete(&volume).await.expect("deleted");
 }
 
 async fn create(caller: &Caller, prefix: &str, total: usize, at_once: usize) -> Vec<Volume> {

@@ -104,6 +104,17 @@ impl Backend for Btrfs {
         host.delete_subvolume(volume).map(drop)
     }
 
+    /// A file that is made durable by itself is written to a log beside all others, and would go ahead of them. The log
+    /// has no subvolumes: to make a new one durable, all before it is committed.
+    fn keep(&self, host: &dyn Host, place: Place<'_>) -> Result<()> {
+        host.sync_directory(place.volume.parent().unwrap_or(place.mount))
+    }
+
+    /// The kernel has no call that commits and does not write what files hold.
+    fn commit(&self, host: &dyn Host, mount: &Path) -> Result<()> {
+        host.sync_filesystem(mount)
+    }
+
     fn reclaim(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<()> {
         let id = subvolume(quota)?;
         host.wait_for_cleaning(mount, id)?;

@@ -251,14 +251,6 @@ impl Btrfs for FakeHost {
     fn grow_btrfs(&self, _: &Path) -> Result<()> {
         Ok(())
     }
-
-    fn sync_filesystem(&self, mount: &Path) -> Result<()> {
-        self.change("sync", mount, |machine| {
-            let (disk, _) = machine.on(mount);
-            disk.durable = disk.now.clone();
-            Ok(())
-        })
-    }
 }
 
 impl ProjectQuota for FakeHost {

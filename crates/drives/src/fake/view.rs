@@ -52,10 +52,13 @@ impl FileSystem {
         }
     }
 
-    /// Does it now and for good; what the durable view never saw it can't change.
+    /// Does it now and for good. On btrfs it goes ahead of what was done before, unless it can't be without that; a journal
+    /// is written in order.
     pub(super) fn both(&mut self, change: impl Fn(&mut View) -> io::Result<()>) -> io::Result<()> {
         change(&mut self.now)?;
-        let _ = change(&mut self.durable);
+        if self.kind != "btrfs" || change(&mut self.durable).is_err() {
+            self.durable = self.now.clone();
+        }
         Ok(())
     }
 }
