@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
@@ -18,8 +17,6 @@ use crate::bind::{ClaimKey, claims_of_pod};
 
 /// Objects looked at side by side.
 const CONCURRENCY: usize = 16;
-/// When to look again after somebody else's write came first; its news usually arrive sooner.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 /// What a look at an object's finalizer leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,7 +255,7 @@ where
     match written.await {
         Ok(_) => Ok(Next::Done),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Next::Done),
-        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Next::After(AFTER_CONFLICT)),
+        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Next::Overtaken),
         Err(error) => Err(error),
     }
 }

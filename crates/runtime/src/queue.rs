@@ -37,6 +37,9 @@ impl Default for Backoff {
     }
 }
 
+/// How long a key waits whose write came second, while no news of the first arrives.
+const OVERTAKEN: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(5) };
+
 impl Backoff {
     fn after(&self, failures: u32) -> Duration {
         let doubled =
@@ -68,6 +71,8 @@ struct State<T> {
     later: BTreeMap<(Instant, u64), T>,
     due: HashMap<T, (Instant, u64)>,
     failures: HashMap<T, u32>,
+    /// How often writes came second, in a row.
+    overtaken: HashMap<T, u32>,
     sequence: u64,
 }
 
@@ -92,6 +97,7 @@ impl<T: Clone + Eq + Hash> Queue<T> {
             later: BTreeMap::new(),
             due: HashMap::new(),
             failures: HashMap::new(),
+            overtaken: HashMap::new(),
             sequence: 0,
         };
         let shared = Shared {
@@ -195,16 +201,25 @@ impl<T: Clone + Eq + Hash> Queue<T> {
 
     /// Forgets past failures of a key.
     pub(crate) fn succeeded(&self, key: &T) {
-        self.shared.state.lock().failures.remove(key);
+        let mut state = self.shared.state.lock();
+        state.failures.remove(key);
+        state.overtaken.remove(key);
+    }
+
+    /// Hands a key out again whose write came second.
+    pub(crate) fn overtaken(&self, key: &T) {
+        let times = {
+            let mut state = self.shared.state.lock();
+            count(&mut state.overtaken, key)
+        };
+        self.add_after(key.clone(), OVERTAKEN.after(times));
     }
 
     /// Hands a failed key out again after its backoff. Returns how often it failed in a row, and the wait.
     pub(crate) fn failed(&self, key: &T) -> (u32, Duration) {
         let failures = {
             let mut state = self.shared.state.lock();
-            let failures = state.failures.entry(key.clone()).or_insert(0);
-            *failures = failures.saturating_add(1);
-            *failures
+            count(&mut state.failures, key)
         };
         self.shared.metrics.retries.inc();
         let wait = self.shared.backoff.after(failures);
@@ -229,6 +244,13 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         self.shared.metrics.depth.set(state.ready.len() as i64);
         self.shared.changed.notify_one();
     }
+}
+
+/// One more for a key; how many there are.
+fn count<T: Clone + Eq + Hash>(of: &mut HashMap<T, u32>, key: &T) -> u32 {
+    let times = of.entry(key.clone()).or_insert(0);
+    *times = times.saturating_add(1);
+    *times
 }
 
 impl<T: Clone + Eq + Hash> State<T> {

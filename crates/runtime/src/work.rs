@@ -48,6 +48,9 @@ pub enum Next {
     Done,
     /// To look again after a while.
     After(Duration),
+    /// To look again because somebody else's write came first: what was decided upon is not the latest. If the news of
+    /// it does not add the key before, that is after 100 ms, and after more each time that it happens again, up to 5 s.
+    Overtaken,
 }
 
 /// Reconciles the queue's keys, up to `concurrency` at a time, until `shutdown` is cancelled.
@@ -89,6 +92,7 @@ where
 {
     let start = Instant::now();
     match reconcile(key.clone()).await {
+        Ok(Next::Overtaken) => queue.overtaken(&key),
         Ok(next) => {
             queue.succeeded(&key);
             if let Next::After(delay) = next {
@@ -176,5 +180,18 @@ mod tests {
             Ok::<_, Infallible>(Next::After(Duration::from_millis(1)))
         });
         tokio::time::timeout(DEADLINE, run).await.expect("the key comes back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_whose_writes_keep_coming_second_comes_back_later_and_later() {
+        let queue = Queue::new("test", &Metrics::new());
+        let (shutdown, tries) = (CancellationToken::new(), RefCell::new(0));
+        queue.add(());
+        let run = work(queue, 1, shutdown.clone(), async |()| {
+            *tries.borrow_mut() += 1;
+            Ok::<_, Infallible>(Next::Overtaken)
+        });
+        let _ = tokio::time::timeout(Duration::from_secs(60), run).await;
+        assert!((10..20).contains(&*tries.borrow()), "{tries:?} in a minute");
     }
 }

@@ -27,8 +27,6 @@ pub(crate) const AVOID_LONGEST: Duration = Duration::from_secs(300);
 const CONTENDED: Duration = Duration::from_secs(5);
 /// How often a pod that stays refused for the same reasons says anew how much storage is free.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
-/// When to look again after somebody else's write came first; its news usually arrive sooner.
-pub(crate) const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 /// What is looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

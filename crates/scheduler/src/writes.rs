@@ -13,7 +13,7 @@ use runtime::{Key, Next, update_if_changed};
 
 use crate::place::deselect;
 use crate::reasons::Refusal;
-use crate::scheduler::{AFTER_CONFLICT, Scheduler, version};
+use crate::scheduler::{Scheduler, version};
 use crate::world::node_of;
 
 impl Scheduler {
@@ -165,7 +165,7 @@ impl Scheduler {
 fn look_again(error: kube::Error) -> Result<Option<Next>, kube::Error> {
     match error {
         kube::Error::Api(status) if status.is_conflict() || status.is_not_found() => {
-            Ok(Some(Next::After(AFTER_CONFLICT)))
+            Ok(Some(Next::Overtaken))
         }
         error => Err(error),
     }

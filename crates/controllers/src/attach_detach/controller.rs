@@ -20,9 +20,6 @@ use super::attach::{self, News, Volume};
 use super::detach::{self, NodeStep, TakeBack};
 use super::world::World;
 
-/// When to look again after somebody else's write came first; its news usually arrive sooner.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
-
 /// What the API refused, or could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {action}")]
@@ -183,7 +180,7 @@ impl Controller {
         let mut next = step.again.map_or(Next::Done, |at| Next::After(until(at, now)));
         for (object, mark) in &step.marks {
             if !self.mark(object, *mark).await? {
-                next = Next::After(AFTER_CONFLICT);
+                next = Next::Overtaken;
             }
         }
         let done = match (step.take_back.is_empty(), exists) {
@@ -197,7 +194,7 @@ impl Controller {
                 done
             }
         };
-        Ok(if done { next } else { Next::After(AFTER_CONFLICT) })
+        Ok(if done { next } else { Next::Overtaken })
     }
 
     /// False: the attachment changed meanwhile.

@@ -21,8 +21,6 @@ use super::world::{ClaimKey, Filed, Key, World, claims_of_pod};
 
 /// Looks whose writes may be under way at a time. The API server commits such writes together.
 const CONCURRENCY: usize = 64;
-/// When to look again after somebody else's write came first; its news usually arrive sooner.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 /// The pause after an operation's first failure, which doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(122);
@@ -194,7 +192,7 @@ impl Binder {
         match result {
             Ok(()) => {}
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
-                return Ok(Next::After(AFTER_CONFLICT));
+                return Ok(Next::Overtaken);
             }
             Err(error) => return Err(error.into()),
         }

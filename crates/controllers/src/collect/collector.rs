@@ -1,7 +1,6 @@
 //! The executor: follows owners and dependents, and deletes what lost its owners.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::DynamicObject;
@@ -14,8 +13,6 @@ use super::kinds::{Kinds, News, watch};
 
 /// Objects looked at side by side.
 const CONCURRENCY: usize = 20;
-/// When to look again after somebody else's write came first; its news usually arrive sooner.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 struct Collector {
@@ -87,7 +84,7 @@ impl Collector {
             return match done {
                 Ok(()) => Ok(Next::Done),
                 Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Next::Done),
-                Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Next::After(AFTER_CONFLICT)),
+                Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Next::Overtaken),
                 Err(error) => Err(error),
             };
         }

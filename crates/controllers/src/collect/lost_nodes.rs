@@ -16,8 +16,6 @@ use crate::attach_detach;
 const PODS_AFTER: Duration = Duration::from_secs(40);
 /// How long before volumes are taken from it: as long as from one that does not answer.
 const ATTACHMENTS_AFTER: Duration = Duration::from_secs(360);
-/// When to look again after somebody else's write came first; its news usually arrive sooner.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 /// An object on a node.
 trait OnNode: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
@@ -97,7 +95,7 @@ async fn sweep<K: OnNode>(context: &Context, name: &'static str, objects: Inform
             let mut next = Next::Done;
             for object in lost {
                 if !delete(&*object, &node, client.clone()).await? {
-                    next = Next::After(AFTER_CONFLICT);
+                    next = Next::Overtaken;
                 }
             }
             Ok(next)

@@ -13,7 +13,6 @@ mod step;
 mod writes;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::ResourceExt;
@@ -25,8 +24,6 @@ use self::writes::Step;
 
 /// Objects looked at side by side.
 const CONCURRENCY: usize = 16;
-/// When to look again after somebody else's write came first; its news usually arrive sooner.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 /// What is looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +50,7 @@ pub async fn run(context: Context) {
         let (client, recorder) = (&context.client, &recorder);
         async move {
             match step.take(client, recorder).await {
-                Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Next::After(AFTER_CONFLICT)),
+                Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Next::Overtaken),
                 Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Next::Done),
                 result => result.map(|()| Next::Done),
             }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
@@ -22,8 +21,6 @@ use super::step::{Plan, View, Write, step};
 
 /// Sets looked at side by side.
 const CONCURRENCY: usize = 16;
-/// When to look again after somebody else's write came first; its news usually arrive sooner.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 /// A write that failed.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +126,9 @@ impl Controller {
 
     async fn look(&self, key: Key) -> Result<Next, Failure> {
         let Some(set) = self.sets.get(&key.namespace, &key.name) else { return Ok(Next::Done) };
+        if self.seen.is_gone(&key, set.metadata.uid.as_deref()) {
+            return Ok(Next::Done);
+        }
         if let Some(wait) = self.seen.wait(&key) {
             return Ok(Next::After(wait));
         }
@@ -162,7 +162,7 @@ impl Controller {
             Err(Failure { source: kube::Error::Api(status), .. })
                 if status.is_conflict() || status.is_not_found() || status.is_already_exists() =>
             {
-                Ok(Next::After(AFTER_CONFLICT))
+                Ok(Next::Overtaken)
             }
             Err(failure) => Err(failure),
         }
@@ -299,9 +299,18 @@ impl Controller {
         let mut set = set.clone();
         set.status = Some(status);
         let api = self.api::<StatefulSet>(&key.namespace);
-        let written = api.replace_status(&key.name, &PostParams::default(), &set).await?;
-        self.seen.wrote(key, Kind::Set, &written);
-        Ok(())
+        match api.replace_status(&key.name, &PostParams::default(), &set).await {
+            Ok(written) => {
+                self.seen.wrote(key, Kind::Set, &written);
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(&error, kube::Error::Api(status) if status.is_not_found()) {
+                    self.seen.found_gone(key, set.uid());
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Says on the set what became of a write.

@@ -31,6 +31,8 @@ pub(super) struct Seen(Arc<Mutex<State>>);
 struct State {
     shown: Versions,
     written: HashMap<Key, (Versions, Instant)>,
+    /// UIDs of sets that are gone, and still shown.
+    gone: HashMap<Key, String>,
 }
 
 /// Versions are numbers that grow over all objects of a kind, as Kubernetes promises since 1.35.
@@ -69,7 +71,34 @@ impl Seen {
         Some(left)
     }
 
+    /// A write found the set gone. What is made for it from now on would be collected, and made again, until the watch
+    /// tells.
+    pub(super) fn found_gone(&self, set: &Key, uid: Option<String>) {
+        self.0.lock().gone.extend(uid.map(|uid| (set.clone(), uid)));
+    }
+
+    pub(super) fn is_gone(&self, set: &Key, uid: Option<&str>) -> bool {
+        uid.is_some() && self.0.lock().gone.get(set).map(String::as_str) == uid
+    }
+
     pub(super) fn forget(&self, set: &Key) {
-        self.0.lock().written.remove(set);
+        let mut state = self.0.lock();
+        state.written.remove(set);
+        state.gone.remove(set);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_that_is_gone_is_left_alone_and_its_successor_is_not() {
+        let (seen, set) = (Seen::default(), Key { namespace: "n".to_owned(), name: "s".to_owned() });
+        seen.found_gone(&set, Some("first".to_owned()));
+        assert!(seen.is_gone(&set, Some("first")));
+        assert!(!seen.is_gone(&set, Some("second")));
+        seen.forget(&set);
+        assert!(!seen.is_gone(&set, Some("first")));
     }
 }

@@ -2,7 +2,6 @@
 //! that says what is to be done next.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use csi::v1::ControllerUnpublishVolumeRequest;
 use csi::v1::controller_service_capability::rpc;
@@ -19,9 +18,6 @@ use super::{AttachError, Attacher, api, node_id};
 use crate::driver::{CHANGE, within};
 use crate::secret;
 
-/// How soon an object that somebody else was writing is looked at again.
-const SOON: Duration = Duration::from_millis(50);
-
 impl Attacher {
     /// Has the driver attach the volume, and says so; or says why not.
     pub(super) async fn publish(
@@ -32,7 +28,7 @@ impl Attacher {
         let mut object = object.clone();
         match self.try_publish(&mut object, volume).await {
             Ok(Some(context)) => self.attached(&object, context).await,
-            Ok(None) => Ok(Next::After(SOON)),
+            Ok(None) => Ok(Next::Overtaken),
             Err(error) => {
                 self.settle(&object, |live| {
                     note(&error, &mut live.status.get_or_insert_default().attach_error);
@@ -198,7 +194,7 @@ impl Attacher {
         match released.await {
             Ok(_) => Ok(Next::Done),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Next::Done),
-            Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Next::After(SOON)),
+            Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Next::Overtaken),
             Err(error) => Err(api(format!("release the PersistentVolume {name}"))(error)),
         }
     }

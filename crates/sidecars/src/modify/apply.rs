@@ -2,7 +2,6 @@
 //! two leaves the claim's status saying what was attempted, and the attempt is repeated.
 
 use std::error::Error;
-use std::time::Duration;
 
 use csi::v1::ControllerModifyVolumeRequest;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, SecretReference};
@@ -17,9 +16,6 @@ use super::plan::{PAUSE, Plan, plan};
 use super::{Modifier, ModifyError};
 use crate::driver::{CHANGE, within};
 use crate::settle::settle;
-
-/// How soon a claim that somebody else was writing is looked at again.
-const SOON: Duration = Duration::from_millis(50);
 
 /// What an attempt that failed means for the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +100,7 @@ impl Modifier {
             }
             // What is known of the claim is not the latest: decide again by that.
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
-                return Ok(Next::After(SOON));
+                return Ok(Next::Overtaken);
             }
             Err(error) => {
                 return Err(api(format!("record on the claim {key} that its volume changes"))(error));

@@ -2,7 +2,6 @@
 //! again by the claim's intent.
 
 use std::error::Error;
-use std::time::Duration;
 
 use csi::v1::{CreateVolumeRequest, DeleteVolumeRequest, Volume};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -20,9 +19,6 @@ use super::request::{self, Manner, RequestError};
 use super::source::{Content, Where};
 use super::{ProvisionError, Provisioner, intent, volume};
 use crate::driver::{CHANGE, within};
-
-/// When to look again after somebody else's write came first.
-const SOON: Duration = Duration::from_millis(100);
 
 /// What a CreateVolume that failed leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +144,7 @@ impl Provisioner {
             });
             match selected.await {
                 // What the other one wrote may be nothing that brings the claim back.
-                Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(Next::After(SOON)),
+                Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(Next::Overtaken),
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 result => drop(result.map_err(api(format!("select the node of the claim {key}")))?),
             }

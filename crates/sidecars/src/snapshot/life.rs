@@ -21,8 +21,6 @@ use crate::{provision, secret};
 const PREFIX: &str = "csi.storage.k8s.io/";
 /// The least and the longest time between two questions whether a snapshot is ready.
 const ASK_AGAIN: [u64; 2] = [1, 300];
-/// When to look again after somebody else's write came first.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 impl Snapshotter {
     pub(super) async fn live<C: Content>(
@@ -255,7 +253,7 @@ fn is_final(error: &SnapshotError) -> bool {
 fn conflict(error: SnapshotError) -> Result<Next, SnapshotError> {
     match &error {
         SnapshotError::Api { source: kube::Error::Api(status), .. } if status.is_conflict() => {
-            Ok(Next::After(AFTER_CONFLICT))
+            Ok(Next::Overtaken)
         }
         SnapshotError::Api { source: kube::Error::Api(status), .. } if status.is_not_found() => {
             Ok(Next::Done)
