@@ -1,5 +1,7 @@
 //! What users do, and what goes wrong meanwhile.
 
+mod attributes;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -9,13 +11,14 @@ use resources::volume;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+pub(crate) use self::attributes::is_sound;
 use crate::{Conditions, Dice, Role, World};
 
 /// Does one thing, by chance.
 pub(crate) async fn deed(world: &mut World, dice: &mut Dice) {
     let number = |dice: &mut Dice| dice.below(5);
     let sizes = ["1Gi", "2Gi", "3Gi"];
-    match dice.below(100) {
+    match dice.below(107) {
         0..17 => {
             let claim = claim(dice);
             world.network.note(format_args!("user: claim {}", claim["metadata"]["name"]));
@@ -93,7 +96,9 @@ pub(crate) async fn deed(world: &mut World, dice: &mut Dice) {
             world.storage.fail(dice.pick(&[0, 100, 500]));
         }
         92..97 => world.kill(dice.pick(&Role::ALL)),
-        _ => world.start(dice.pick(&Role::ALL)),
+        97..100 => world.start(dice.pick(&Role::ALL)),
+        100..106 => attributes::change_claim(world, dice).await,
+        _ => attributes::replace_class(world, dice).await,
     }
     // Nobody stays dead for long.
     if dice.in_a_thousand(150) {
@@ -113,7 +118,7 @@ fn claim(dice: &mut Dice) -> Value {
     if class != "none" {
         claim["spec"]["storageClassName"] = class.into();
     }
-    match dice.below(14) {
+    match dice.below(16) {
         0 | 1 => claim["spec"]["volumeName"] = format!("v{}", dice.below(5)).into(),
         2 => claim["spec"]["selector"] = json!({"matchLabels": {"tier": dice.pick(&["gold", "tin"])}}),
         3 => claim["spec"]["volumeMode"] = "Block".into(),
@@ -125,6 +130,7 @@ fn claim(dice: &mut Dice) -> Value {
                     "name": format!("s{}", dice.below(3))}),
             };
         }
+        6 | 7 => attributes::ask(&mut claim, dice),
         _ => {}
     }
     claim
@@ -172,6 +178,7 @@ fn static_volume(dice: &mut Dice, name: &str, size: &str) -> Value {
                 json!({"kind": "PersistentVolumeClaim", "namespace": "default", "name": claim});
         }
         2 => volume["spec"]["volumeMode"] = "Block".into(),
+        3 => attributes::have(&mut volume, dice),
         _ => {}
     }
     if volume["spec"]["storageClassName"] == "local" {

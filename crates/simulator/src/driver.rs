@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
 use crate::Ledger;
-use crate::storage::{DRIVER, Held, Storage, Volume as Kept};
+use crate::storage::{DRIVER, Held, ODD, Storage, Volume as Kept};
 
 /// The topology segment of a node.
 const SEGMENT: &str = "kubernetes.io/hostname";
@@ -112,6 +112,7 @@ impl Controller for Driver {
             rpc::Type::ListSnapshots,
             rpc::Type::CloneVolume,
             rpc::Type::ExpandVolume,
+            rpc::Type::ModifyVolume,
         ];
         let capabilities = types.map(|kind| ControllerServiceCapability {
             r#type: Some(controller_service_capability::Type::Rpc(Rpc { r#type: kind as i32 })),
@@ -127,8 +128,12 @@ impl Controller for Driver {
         let here = request.parameters.get("place").is_some_and(|place| place == "here");
         let node = here.then(|| self.node.to_owned());
         let bytes = request.capacity_range.map(|range| range.required_bytes).unwrap_or_default();
+        let tier = request.mutable_parameters.get("tier").cloned().unwrap_or_default();
         let (id, source) = (request.name.clone(), request.volume_content_source);
-        let create = move |held: &mut Held, _: &mut Ledger| {
+        let create = move |held: &mut Held, ledger: &mut Ledger| {
+            if tier == ODD {
+                return Err(Status::invalid_argument("no volume can be so"));
+            }
             let is_there = match source.as_ref().and_then(|source| source.r#type.as_ref()) {
                 Some(Type::Snapshot(snapshot)) => held.snapshots.contains_key(&snapshot.snapshot_id),
                 Some(Type::Volume(volume)) => held.volumes.contains_key(&volume.volume_id),
@@ -136,6 +141,9 @@ impl Controller for Driver {
             };
             if !is_there && !held.volumes.contains_key(&id) {
                 return Err(Status::not_found("there is no such source"));
+            }
+            if !held.volumes.contains_key(&id) {
+                ledger.tiers.insert(id.clone(), tier);
             }
             let made = held.volumes.entry(id.clone());
             let made = made.or_insert_with(|| Kept { bytes, node, by_hand: false }).clone();
@@ -178,6 +186,17 @@ impl Controller for Driver {
             })
         };
         self.storage.operate(&about, grow).await.map(Response::new)
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        request: Request<ControllerModifyVolumeRequest>,
+    ) -> Result<Response<ControllerModifyVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let tier = request.mutable_parameters.get("tier").cloned().unwrap_or_default();
+        let (id, about) = (request.volume_id.clone(), format!("{} of {tier}", request.volume_id));
+        self.storage.operate(&about, move |held, ledger| held.modify(&id, &tier, ledger)).await?;
+        Ok(Response::new(ControllerModifyVolumeResponse {}))
     }
 
     async fn controller_publish_volume(

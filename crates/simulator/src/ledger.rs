@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
-use resources::{claim, finalizers, snapshot, volume};
+use resources::modification::{self, Stage};
+use resources::{claim, finalizers, fit, snapshot, volume};
 use serde_json::Value;
 use tokio::time::Instant;
+
+use crate::storage::DRIVER;
 
 /// Volumes, claims and pods as the API server has them now. The world has one namespace.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +25,10 @@ pub struct Ledger {
     /// Volumes whose objects were deleted before the provisioner had put its finalizer on them, as where the policy was
     /// made Delete a moment earlier: their data is left to the administrator.
     pub let_go: BTreeSet<String>,
+    /// What the storage made volumes be, by the driver's ids: as VolumeAttributesClasses are named.
+    pub tiers: BTreeMap<String, String>,
+    /// Volumes whose claims went while they were being changed: what they are like now nobody finds out.
+    pub adrift: BTreeSet<String>,
     /// The driver's ids of snapshots that outlive their objects.
     pub retained_snapshots: BTreeSet<String>,
     /// What must not have happened.
@@ -104,6 +111,14 @@ impl Ledger {
             let claim = claim.name_any();
             self.wrong.push(format!("{process} released volume {name} while claim {claim} lives"));
         }
+        let said = |volume: &PersistentVolume| fit::attributes_class_of_volume(volume).to_owned();
+        if let Some(now) = &now
+            && before.as_ref().map(said).unwrap_or_default() != said(now)
+            && process != "user"
+            && let Err(why) = self.is_made_so(now, &said(now))
+        {
+            self.wrong.push(format!("{process} wrote that volume {name} is what it is not: {why}"));
+        }
         let retained = self.retained(name).is_some();
         if now.is_none()
             && retained
@@ -147,6 +162,23 @@ impl Ledger {
                 self.wrong.push(format!("{process} deleted claim {name}, which it had no reason to"));
             }
         }
+        let goes = |claim: &PersistentVolumeClaim| claim.metadata.deletion_timestamp.is_some();
+        let changing = |claim: &&PersistentVolumeClaim| {
+            modification::under_way(claim).is_some_and(|(stage, _)| stage == Stage::InProgress)
+        };
+        if now.as_ref().is_none_or(goes)
+            && let Some(claim) = before.iter().chain(&now).find(changing)
+        {
+            self.adrift.insert(claim::volume_name(claim).to_owned());
+        }
+        if let Some(now) = &now
+            && before.as_ref().map(modification::current).unwrap_or_default() != modification::current(now)
+            && let Some(volume) = self.volumes.get(claim::volume_name(now))
+            && !modification::current(now).is_empty()
+            && let Err(why) = self.is_made_so(volume, modification::current(now))
+        {
+            self.wrong.push(format!("{process} wrote that claim {name} has what it has not: {why}"));
+        }
         let completes = |claim: &PersistentVolumeClaim| claim::is_bind_completed(claim);
         if let Some(now) = now.as_ref().filter(|now| completes(now))
             && !before
@@ -164,6 +196,19 @@ impl Ledger {
             None => _ = self.claims.remove(name),
         }
         self.nobody_shares();
+    }
+
+    /// Whether a volume is of this tier, as far as it is known what it is like.
+    ///
+    /// # Errors
+    /// What it is like.
+    pub fn is_made_so(&self, volume: &PersistentVolume, tier: &str) -> Result<(), String> {
+        let name = volume.name_any();
+        let is_known = volume::provisioned_by(volume) == Some(DRIVER) && !self.adrift.contains(&name);
+        match self.tiers.get(&name).filter(|made| is_known && **made != tier) {
+            Some(made) => Err(format!("the storage made volume {name} {made:?}, not {tier:?}")),
+            None => Ok(()),
+        }
     }
 
     /// No two claims have one volume.

@@ -7,7 +7,7 @@ use controllers::Controller;
 use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::ResourceExt;
-use resources::{claim, volume};
+use resources::{claim, fit, modification, volume};
 use tokio::time::sleep;
 
 use crate::{Fault, Role, World};
@@ -142,6 +142,9 @@ impl World {
             let (volume, node) = (claim::volume_name(&claim), claim::selected_node(&claim));
             self.network
                 .note(format_args!("claim {name} {uid} of {class:?}: {phase} to {volume:?}, {node:?}"));
+            let (wanted, has) = (fit::attributes_class_of_claim(&claim), modification::current(&claim));
+            let change = modification::under_way(&claim);
+            self.network.note(format_args!("claim {name} asks to be {wanted:?}, is {has:?}: {change:?}"));
         }
         for event in self.list::<Event>().await {
             let (reason, message) = (event.reason.unwrap_or_default(), event.message.unwrap_or_default());

@@ -1,6 +1,7 @@
 //! What must be true once nothing goes wrong any more and nobody writes: everything has reached its end.
 
 mod attachments;
+mod attributes;
 mod sets;
 mod sizes;
 mod snapshots;
@@ -12,6 +13,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use resources::{claim, class, volume};
 
+use crate::deeds::is_sound;
 use crate::ledger::claims_of;
 use crate::{Ledger, World, reference, storage};
 
@@ -42,6 +44,7 @@ pub async fn settled(world: &World) -> Vec<String> {
         note(&format!("data of {name}"), if kept { Ok(()) } else { Err("kept for nobody".to_owned()) });
     }
     stuck.extend(sizes::settled(&ledger, &held));
+    stuck.extend(attributes::settled(&ledger));
     stuck.extend(attachments::settled(world, &ledger, &held).await);
     stuck.extend(snapshots::settled(world, &ledger, &held).await);
     stuck.extend(sets::settled(world, &ledger).await);
@@ -106,7 +109,8 @@ fn unbound(ledger: &Ledger, classes: &[StorageClass], claim: &PersistentVolumeCl
     // Claims with a source are looked at with their snapshots; with a selector none are made.
     let is_plain =
         claim.spec.as_ref().is_some_and(|spec| spec.data_source.is_none() && spec.selector.is_none());
-    let is_made = is_plain && found.is_some_and(|class| class.provisioner == storage::DRIVER);
+    let is_made =
+        is_plain && is_sound(claim) && found.is_some_and(|class| class.provisioner == storage::DRIVER);
     if is_made && !waits {
         return Err("has no volume, though one can be made".to_owned());
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use resources::modification::{self, Stage};
 use resources::volume;
 use tokio::time::sleep;
 use tonic::{Code, Status};
@@ -13,6 +14,9 @@ use crate::{Dice, Ledger, Network};
 
 /// The driver's name.
 pub const DRIVER: &str = "storage.example.com";
+
+/// What no volume can be made to be.
+pub const ODD: &str = "odd";
 
 /// For how long the provisioner may not have seen that somebody changed what becomes of a volume.
 const NEWS_TAKE: Duration = Duration::from_secs(60);
@@ -192,6 +196,27 @@ impl Held {
             ledger.wrong.push(wrong);
         }
         self.volumes.remove(id);
+        Ok(())
+    }
+
+    /// Makes a volume be of a tier.
+    pub(crate) fn modify(&mut self, id: &str, tier: &str, ledger: &mut Ledger) -> Result<(), Status> {
+        if tier == ODD {
+            return Err(Status::invalid_argument("no volume can be so"));
+        }
+        if !self.volumes.contains_key(id) {
+            return Err(Status::not_found("there is no such volume"));
+        }
+        let owner = ledger.volumes.get(id).and_then(|volume| ledger.owner_of(volume));
+        let lives = owner.filter(|claim| claim.metadata.deletion_timestamp.is_none());
+        if let Some(claim) = lives.filter(|_| !ledger.adrift.contains(id)) {
+            let change = modification::under_way(claim);
+            if change != Some((Stage::InProgress, tier)) {
+                let wrong = format!("volume {id} is made {tier}, and its claim's status tells of {change:?}");
+                ledger.wrong.push(wrong);
+            }
+        }
+        ledger.tiers.insert(id.to_owned(), tier.to_owned());
         Ok(())
     }
 

@@ -10,7 +10,9 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
 };
-use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment};
+use k8s_openapi::api::storage::v1::{
+    CSIDriver, CSINode, StorageClass, VolumeAttachment, VolumeAttributesClass,
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -24,7 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sidecars::capacity::Signal;
-use sidecars::{Driver, attach, provision, resize};
+use sidecars::{Driver, attach, modify, provision, resize};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -213,6 +215,7 @@ impl World {
                         provision::run(context.clone(), driver.clone(), provision, signal.clone()),
                         attach::run(context.clone(), driver.clone(), node),
                         resize::run(context.clone(), driver.clone(), node, signal.clone()),
+                        modify::run(context.clone(), driver.clone(), node),
                         sidecars::snapshot::run(context, driver, snapshot, signal),
                     );
                 })
@@ -241,6 +244,7 @@ impl World {
         for role in Role::ALL {
             self.start(role);
         }
+        Box::pin(self.settle_for_less()).await?;
         // Longer than any backoff.
         self.rest(Duration::from_secs(360)).await
     }
@@ -290,8 +294,8 @@ macro_rules! kinds {
 }
 
 kinds! {
-    all: Node, PersistentVolume, StorageClass, Namespace, CSIDriver, CSINode, VolumeAttachment, VolumeSnapshotClass,
-        VolumeSnapshotContent, CustomResourceDefinition;
+    all: Node, PersistentVolume, StorageClass, Namespace, CSIDriver, CSINode, VolumeAttachment,
+        VolumeAttributesClass, VolumeSnapshotClass, VolumeSnapshotContent, CustomResourceDefinition;
     default_namespaced: Pod, PersistentVolumeClaim, Event, ConfigMap, VolumeSnapshot, StatefulSet;
 }
 
