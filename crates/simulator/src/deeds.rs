@@ -1,6 +1,7 @@
 //! What users do, and what goes wrong meanwhile.
 
 mod attributes;
+mod groups;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
@@ -12,13 +13,14 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 pub(crate) use self::attributes::is_sound;
+pub(crate) use self::groups::is_member;
 use crate::{Conditions, Dice, Role, World};
 
 /// Does one thing, by chance.
 pub(crate) async fn deed(world: &mut World, dice: &mut Dice) {
     let number = |dice: &mut Dice| dice.below(5);
     let sizes = ["1Gi", "2Gi", "3Gi"];
-    match dice.below(107) {
+    match dice.below(116) {
         0..17 => {
             let claim = claim(dice);
             world.network.note(format_args!("user: claim {}", claim["metadata"]["name"]));
@@ -98,7 +100,10 @@ pub(crate) async fn deed(world: &mut World, dice: &mut Dice) {
         92..97 => world.kill(dice.pick(&Role::ALL)),
         97..100 => world.start(dice.pick(&Role::ALL)),
         100..106 => attributes::change_claim(world, dice).await,
-        _ => attributes::replace_class(world, dice).await,
+        106 => attributes::replace_class(world, dice).await,
+        107..112 => groups::take(world, dice).await,
+        112..114 => groups::delete(world, dice).await,
+        _ => groups::use_member(world, dice).await,
     }
     // Nobody stays dead for long.
     if dice.in_a_thousand(150) {

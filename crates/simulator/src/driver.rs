@@ -1,11 +1,14 @@
 //! The storage's CSI driver, as every node has one. Volumes of classes with the parameter `place: here` can be used on
 //! the node that made them only, all others everywhere.
 
+mod groups;
+
 use std::convert::Infallible;
 use std::io;
 
 use csi::v1::controller_server::{Controller, ControllerServer};
 use csi::v1::controller_service_capability::{self, Rpc, rpc};
+use csi::v1::group_controller_server::GroupControllerServer;
 use csi::v1::identity_server::{Identity, IdentityServer};
 use csi::v1::node_server::{Node, NodeServer};
 use csi::v1::plugin_capability::{self, Service, VolumeExpansion, service, volume_expansion};
@@ -32,6 +35,7 @@ pub(crate) fn connect(storage: Storage, node: &'static str) -> Channel {
         let server = Server::builder()
             .add_service(IdentityServer::new(driver.clone()))
             .add_service(ControllerServer::new(driver.clone()))
+            .add_service(GroupControllerServer::new(driver.clone()))
             .add_service(NodeServer::new(driver.clone()))
             .serve_with_incoming(stream::iter([Ok::<_, io::Error>(theirs)]).chain(stream::pending()));
         tokio::spawn(server);
@@ -70,7 +74,11 @@ impl Identity for Driver {
         &self,
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        let types = [service::Type::ControllerService, service::Type::VolumeAccessibilityConstraints];
+        let types = [
+            service::Type::ControllerService,
+            service::Type::VolumeAccessibilityConstraints,
+            service::Type::GroupControllerService,
+        ];
         let services = types.map(|kind| plugin_capability::Type::Service(Service { r#type: kind as i32 }));
         let growth = VolumeExpansion { r#type: volume_expansion::Type::Online as i32 };
         let growth = plugin_capability::Type::VolumeExpansion(growth);

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
+use resources::group_snapshot::{self, VolumeGroupSnapshot, VolumeGroupSnapshotContent};
 use resources::modification::{self, Stage};
+use resources::snapshot::DeletionPolicy;
 use resources::{claim, finalizers, fit, snapshot, volume};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -29,8 +31,10 @@ pub struct Ledger {
     pub tiers: BTreeMap<String, String>,
     /// Volumes whose claims went while they were being changed: what they are like now nobody finds out.
     pub adrift: BTreeSet<String>,
-    /// The driver's ids of snapshots that outlive their objects.
+    /// The driver's ids of snapshots, and of groups of such, that outlive their objects.
     pub retained_snapshots: BTreeSet<String>,
+    /// Groups of snapshots that live, by the driver's ids.
+    pub groups: BTreeMap<String, String>,
     /// What must not have happened.
     pub wrong: Vec<String>,
 }
@@ -49,6 +53,12 @@ impl Ledger {
             }
             "volumesnapshotcontents" => {
                 self.content(now.and_then(|now| serde_json::from_value(now).ok()));
+            }
+            "volumegroupsnapshotcontents" => {
+                self.group_content(now.and_then(|now| serde_json::from_value(now).ok()));
+            }
+            "volumegroupsnapshots" => {
+                self.group(name, now.and_then(|now| serde_json::from_value(now).ok()));
             }
             _ => self.pod(process, name, now.and_then(|now| serde_json::from_value(now).ok())),
         }
@@ -245,10 +255,28 @@ impl Ledger {
 
     fn content(&mut self, now: Option<snapshot::VolumeSnapshotContent>) {
         let Some(now) = now else { return };
-        let Some(id) = snapshot::handle(&now).map(str::to_owned) else { return };
-        match now.spec.deletion_policy {
-            snapshot::DeletionPolicy::Retain => _ = self.retained_snapshots.insert(id),
-            snapshot::DeletionPolicy::Delete => _ = self.retained_snapshots.remove(&id),
+        self.keep_as_told(snapshot::handle(&now), now.spec.deletion_policy);
+    }
+
+    fn group_content(&mut self, now: Option<VolumeGroupSnapshotContent>) {
+        let Some(now) = now else { return };
+        self.keep_as_told(group_snapshot::handle(&now), now.spec.deletion_policy);
+    }
+
+    fn keep_as_told(&mut self, id: Option<&str>, policy: DeletionPolicy) {
+        match (id, policy) {
+            (None, _) => {}
+            (Some(id), DeletionPolicy::Retain) => _ = self.retained_snapshots.insert(id.to_owned()),
+            (Some(id), DeletionPolicy::Delete) => _ = self.retained_snapshots.remove(id),
+        }
+    }
+
+    fn group(&mut self, name: &str, now: Option<VolumeGroupSnapshot>) {
+        self.groups.retain(|_, group| group != name);
+        if let Some(uid) =
+            now.filter(|now| now.metadata.deletion_timestamp.is_none()).and_then(|now| now.metadata.uid)
+        {
+            self.groups.insert(group_snapshot::name_for(&uid), name.to_owned());
         }
     }
 

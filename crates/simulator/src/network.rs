@@ -318,7 +318,14 @@ impl Line {
     async fn record(&mut self, method: &Method, path: &str, body: &Bytes) -> Result<(), BoxError> {
         let mut segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let is_known = |segment: &&str| {
-            let known = ["persistentvolumes", "persistentvolumeclaims", "pods", "volumesnapshotcontents"];
+            let known = [
+                "persistentvolumes",
+                "persistentvolumeclaims",
+                "pods",
+                "volumesnapshotcontents",
+                "volumegroupsnapshots",
+                "volumegroupsnapshotcontents",
+            ];
             known.contains(segment)
         };
         let Some(at) = segments.iter().position(is_known) else { return Ok(()) };

@@ -2,6 +2,7 @@
 
 mod attachments;
 mod attributes;
+mod groups;
 mod sets;
 mod sizes;
 mod snapshots;
@@ -47,6 +48,7 @@ pub async fn settled(world: &World) -> Vec<String> {
     stuck.extend(attributes::settled(&ledger));
     stuck.extend(attachments::settled(world, &ledger, &held).await);
     stuck.extend(snapshots::settled(world, &ledger, &held).await);
+    stuck.extend(groups::settled(world, &ledger, &held).await);
     stuck.extend(sets::settled(world, &ledger).await);
     stuck
 }

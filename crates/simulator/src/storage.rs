@@ -48,6 +48,8 @@ pub struct Held {
     pub volumes: BTreeMap<String, Volume>,
     /// Snapshots, with the volumes that they were taken of.
     pub snapshots: BTreeMap<String, String>,
+    /// Groups of snapshots, with their snapshots.
+    pub groups: BTreeMap<String, BTreeSet<String>>,
     /// Volumes and the nodes that they are attached to.
     pub attached: BTreeSet<(String, String)>,
     /// Volumes and the nodes that have them mounted.
@@ -248,8 +250,68 @@ impl Held {
         self.attached.remove(&place);
     }
 
+    /// Whether these volumes are all there, and can be used on one node.
+    pub(crate) fn are_together(&self, volumes: &[String]) -> bool {
+        let found: Option<Vec<_>> = volumes.iter().map(|id| self.volumes.get(id)).collect();
+        let nodes =
+            |found: Vec<&Volume>| found.iter().filter_map(|one| one.node.clone()).collect::<BTreeSet<_>>();
+        found.is_some_and(|found| nodes(found).len() < 2)
+    }
+
+    /// Takes snapshots of volumes at one moment, by the driver on this node.
+    pub(crate) fn take_group(
+        &mut self,
+        id: &str,
+        volumes: &[String],
+        node: &str,
+        ledger: &mut Ledger,
+    ) -> Result<(), Status> {
+        if self.groups.contains_key(id) {
+            return Ok(());
+        }
+        if !self.are_together(volumes) {
+            return Err(Status::invalid_argument("these volumes are not all there, or not together"));
+        }
+        let elsewhere = |id: &String| self.volumes[id].node.as_ref().is_some_and(|at| at != node);
+        if volumes.iter().any(elsewhere) {
+            ledger
+                .wrong
+                .push(format!("on {node}, a snapshot of {volumes:?} is asked for, which are elsewhere"));
+        }
+        let members = volumes.iter().map(|volume| (format!("{id}-{volume}"), volume.clone()));
+        let members: BTreeMap<_, _> = members.collect();
+        self.groups.insert(id.to_owned(), members.keys().cloned().collect());
+        self.snapshots.extend(members);
+        Ok(())
+    }
+
+    /// Deletes a group with its snapshots.
+    pub(crate) fn forget_group(
+        &mut self,
+        id: &str,
+        snapshots: &[String],
+        ledger: &mut Ledger,
+    ) -> Result<(), Status> {
+        let Some(members) = self.groups.get(id) else { return Ok(()) };
+        if *members != snapshots.iter().cloned().collect() {
+            return Err(Status::invalid_argument("the group has other snapshots"));
+        }
+        if ledger.retained_snapshots.contains(id) {
+            ledger.wrong.push(format!("the group {id}, which is to be retained, is deleted"));
+        }
+        if let Some(group) = ledger.groups.get(id) {
+            ledger.wrong.push(format!("the data of the group {group}, which lives, is deleted"));
+        }
+        self.snapshots.retain(|member, _| !members.contains(member));
+        self.groups.remove(id);
+        Ok(())
+    }
+
     /// Deletes a snapshot.
     pub(crate) fn forget(&mut self, id: &str, ledger: &mut Ledger) {
+        if self.groups.values().any(|members| members.contains(id)) {
+            ledger.wrong.push(format!("the snapshot {id} is deleted alone, which is of a group"));
+        }
         if ledger.retained_snapshots.contains(id) {
             ledger.wrong.push(format!("the snapshot {id}, which is to be retained, is deleted"));
         }

@@ -19,6 +19,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, CustomResourceExt};
 use object_store::Store;
 use parking_lot::Mutex;
+use resources::group_snapshot::{VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent};
 use resources::snapshot::{DeletionPolicy, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
 use resources::{ReferenceGrant, annotations, group_snapshot, snapshot};
 use runtime::{Context, Metrics};
@@ -118,6 +119,13 @@ impl World {
                 ..VolumeSnapshotClass::new(name, storage::DRIVER)
             };
             drop(self.api::<VolumeSnapshotClass>().create(&PostParams::default(), &class).await);
+        }
+        for (name, policy) in [("groups", DeletionPolicy::Delete), ("kept-groups", DeletionPolicy::Retain)] {
+            let class = VolumeGroupSnapshotClass {
+                deletion_policy: policy,
+                ..VolumeGroupSnapshotClass::new(name, storage::DRIVER)
+            };
+            drop(self.api::<VolumeGroupSnapshotClass>().create(&PostParams::default(), &class).await);
         }
     }
 
@@ -295,8 +303,9 @@ macro_rules! kinds {
 
 kinds! {
     all: Node, PersistentVolume, StorageClass, Namespace, CSIDriver, CSINode, VolumeAttachment,
-        VolumeAttributesClass, VolumeSnapshotClass, VolumeSnapshotContent, CustomResourceDefinition;
-    default_namespaced: Pod, PersistentVolumeClaim, Event, ConfigMap, VolumeSnapshot, StatefulSet;
+        VolumeAttributesClass, VolumeSnapshotClass, VolumeSnapshotContent, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, CustomResourceDefinition;
+    default_namespaced: Pod, PersistentVolumeClaim, Event, ConfigMap, VolumeSnapshot,
+        VolumeGroupSnapshot, StatefulSet;
 }
 
 /// UIDs that follow from the seed, from what has them, and from how many there were of that name before.

@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use resources::snapshot::{self, DeletionPolicy, VolumeSnapshot, VolumeSnapshotContent};
 use resources::{claim, volume};
 
+use crate::deeds::is_member;
 use crate::storage::{DRIVER, Held};
 use crate::{Ledger, World};
 
@@ -18,7 +19,7 @@ pub(super) async fn settled(world: &World, ledger: &Ledger, held: &Held) -> Vec<
             wrong.push(format!("{what} {name} {why}"));
         }
     };
-    for one in &snapshots {
+    for one in snapshots.iter().filter(|one| !is_member(one)) {
         note("snapshot", one.name_any(), of_snapshot(ledger, &contents, held, one));
     }
     for one in &contents {
@@ -28,7 +29,9 @@ pub(super) async fn settled(world: &World, ledger: &Ledger, held: &Held) -> Vec<
         note("claim", claim.name_any(), of_claim(ledger, &snapshots, claim));
     }
     for id in held.snapshots.keys() {
-        let is_known = contents.iter().any(|content| snapshot::handle(content) == Some(id));
+        // Of a group, the group is known.
+        let is_known = contents.iter().any(|content| snapshot::handle(content) == Some(id))
+            || held.groups.values().any(|members| members.contains(id));
         note("the snapshot", id.clone(), if is_known { Ok(()) } else { Err("is kept for nobody") });
     }
     wrong
@@ -69,7 +72,7 @@ fn of_snapshot(
     }
 }
 
-fn is_of_driver(ledger: &Ledger, claim: &PersistentVolumeClaim) -> bool {
+pub(super) fn is_of_driver(ledger: &Ledger, claim: &PersistentVolumeClaim) -> bool {
     ledger.volumes.get(claim::volume_name(claim)).is_some_and(|volume| {
         let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());
         csi.is_some_and(|csi| csi.driver == DRIVER) && volume::is_bound_to(volume, claim)
