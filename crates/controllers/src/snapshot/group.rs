@@ -1,5 +1,6 @@
 //! What to do about a VolumeGroupSnapshot: pure.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
@@ -34,6 +35,8 @@ pub(super) struct Facts {
     pub(super) classes: Vec<Arc<VolumeGroupSnapshotClass>>,
     /// The claims that the selector chooses, and their volumes; looked up only while there is no content.
     pub(super) selected: Vec<(Arc<PersistentVolumeClaim>, Option<Arc<PersistentVolume>>)>,
+    /// The nodes that alone can use some of these volumes.
+    pub(super) only_nodes: BTreeSet<String>,
     pub(super) members: Vec<Member>,
 }
 
@@ -144,7 +147,10 @@ fn of_claims(of: &Facts) -> Result<Step, Refusal> {
     if prepared != *group {
         return Ok(Step::write(Write::Group(Box::new(prepared))));
     }
-    let wanted = content(group, class, handles).map_err(failed)?;
+    // Volumes of several nodes are nobody's in particular: the driver says that it does not have them all.
+    let mut only_nodes = of.only_nodes.iter();
+    let node = only_nodes.next().filter(|_| only_nodes.next().is_none());
+    let wanted = content(group, class, handles, node).map_err(failed)?;
     let message = format!("Waiting for a group snapshot {} to be created by the CSI driver.", key(group));
     Ok(Step::write(Write::CreateGroupContent(Box::new(wanted))).and(Event::normal(
         reference(group),
@@ -184,6 +190,7 @@ fn content(
     group: &VolumeGroupSnapshot,
     class: &VolumeGroupSnapshotClass,
     handles: Vec<String>,
+    node: Option<&String>,
 ) -> Result<VolumeGroupSnapshotContent, String> {
     let name = content_name(&group.uid().unwrap_or_default());
     let namespace = group.namespace().unwrap_or_default();
@@ -200,6 +207,7 @@ fn content(
         metadata: ObjectMeta {
             name: Some(name),
             finalizers: Some(vec![GROUP_CONTENT.to_owned()]),
+            labels: node.map(|node| [(SNAPSHOT_MANAGED_BY.to_owned(), node.clone())].into()),
             annotations,
             ..ObjectMeta::default()
         },
@@ -328,7 +336,7 @@ fn member_step(
     }
     let Some(content) = &member.content else {
         let mode = member.volume.as_ref().map(|volume| volume::volume_mode(volume).to_owned());
-        let mut annotations = std::collections::BTreeMap::from([(GROUP_HANDLE.to_owned(), id.to_owned())]);
+        let mut annotations = BTreeMap::from([(GROUP_HANDLE.to_owned(), id.to_owned())]);
         for (from, to) in
             [(GROUP_SECRET_NAME, SNAPSHOT_SECRET_NAME), (GROUP_SECRET_NAMESPACE, SNAPSHOT_SECRET_NAMESPACE)]
         {

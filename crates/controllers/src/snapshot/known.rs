@@ -148,8 +148,11 @@ impl Known {
                 let volume = volume.filter(|volume| volume::is_bound_to(volume, &claim));
                 (claim, volume)
             });
-            with_volume.collect()
+            with_volume.collect::<Vec<_>>()
         });
+        let selected = selected.unwrap_or_default();
+        let volumes = selected.iter().filter_map(|(_, volume)| volume.as_ref());
+        let only_nodes = volumes.filter_map(|volume| self.only_node(volume)).collect();
         let infos =
             content.as_ref().and_then(|content| content.status.as_ref()?.volume_snapshot_info_list.as_ref());
         let members = infos.into_iter().flatten().map(|info| {
@@ -169,7 +172,8 @@ impl Known {
         Some(group::Facts {
             members: members.collect(),
             classes: self.group_classes.all(),
-            selected: selected.unwrap_or_default(),
+            selected,
+            only_nodes,
             content,
             group,
         })

@@ -12,7 +12,7 @@ mod life;
 mod plan;
 mod single;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,8 +114,8 @@ struct Snapshotter {
     signal: Signal,
     context: Context,
     csi_nodes: Informer<CSINode>,
-    /// Volumes that can be used here, by their ids.
-    here: Mutex<HashMap<String, String>>,
+    /// The driver's volumes, here or elsewhere, by their ids.
+    volumes: Mutex<HashMap<String, String>>,
 }
 
 impl Snapshotter {
@@ -129,7 +129,7 @@ impl Snapshotter {
             signal,
             context: context.clone(),
             csi_nodes: context.informers.csi_nodes(),
-            here: Mutex::default(),
+            volumes: Mutex::default(),
         }
     }
 
@@ -141,11 +141,12 @@ impl Snapshotter {
             if csi.driver != this.driver.name() {
                 return;
             }
+            let mut volumes = this.volumes.lock();
             match change {
-                Change::Applied { .. } if this.place.has(volume) => {
-                    this.here.lock().insert(csi.volume_handle.clone(), volume.name_any());
+                Change::Applied { .. } => {
+                    volumes.insert(csi.volume_handle.clone(), volume.name_any());
                 }
-                _ => _ = this.here.lock().remove(&csi.volume_handle),
+                Change::Deleted(_) => _ = volumes.remove(&csi.volume_handle),
             }
         });
     }
@@ -177,10 +178,22 @@ impl Snapshotter {
             of_class.for_each(|content| tasks.add(content.name_any()));
         });
         // Who takes care of a content may change with the nodes.
-        let lost: Arc<Mutex<HashSet<String>>> = Arc::default();
+        let lost: Arc<Mutex<BTreeMap<String, Option<String>>>> = Arc::default();
         let (waiting, tasks) = (lost.clone(), queue.clone());
-        self.csi_nodes.subscribe(move |_| waiting.lock().drain().for_each(|name| tasks.add(name)));
+        self.csi_nodes.subscribe(move |_| {
+            std::mem::take(&mut *waiting.lock()).into_keys().for_each(|name| tasks.add(name));
+        });
+        // So it may when nobody knows any more where a content's volume was.
         let informers = &context.informers;
+        let (waiting, tasks) = (lost.clone(), queue.clone());
+        informers.volumes().subscribe(move |change| {
+            let Change::Deleted(volume) = change else { return };
+            let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());
+            let Some(gone) = csi.map(|csi| csi.volume_handle.as_str()) else { return };
+            let waiting = waiting.lock();
+            let of_it = waiting.iter().filter(|(_, volume)| volume.as_deref() == Some(gone));
+            of_it.for_each(|(name, _)| tasks.add(name.clone()));
+        });
         let synced = async {
             tokio::join!(
                 contents.synced(),
@@ -195,10 +208,11 @@ impl Snapshotter {
         }
         work(queue, CONCURRENCY, context.shutdown.clone(), |name| {
             // Before the draw: a change of nodes during it must bring the content back.
-            lost.lock().insert(name.clone());
             let content = contents.get("", &name);
+            let volume = content.as_ref().and_then(|content| content.volumes().first().cloned());
+            lost.lock().insert(name.clone(), volume);
             let ours = content.as_ref().map_or(Ours::No, |content| self.is_ours(&**content));
-            if ours != Ours::No {
+            if ours != Ours::No || content.is_none() {
                 lost.lock().remove(&name);
             }
             let class = content.as_ref().and_then(|content| classes.get("", content.class_name()?));
@@ -223,7 +237,7 @@ impl Snapshotter {
             Some(_) => return Ours::No,
             None => {}
         }
-        let volume = content.volumes().first().and_then(|id| self.here.lock().get(id).cloned());
+        let volume = content.volumes().first().and_then(|id| self.volumes.lock().get(id).cloned());
         let volume = volume.and_then(|name| self.context.informers.volumes().get("", &name));
         let is_local = !self.place.segments.is_empty();
         let nodes = self.csi_nodes.all();
@@ -234,6 +248,8 @@ impl Snapshotter {
             .filter(|name| *name != node);
         let uid = content.meta().uid.as_deref().unwrap_or_default();
         let is_drawn = match &volume {
+            // Not here: another node takes care of it.
+            Some(volume) if !self.place.has(volume) => return Ours::No,
             Some(volume) => {
                 let reach = with_driver.filter(|name| self.place.admits(volume, name));
                 owner::draw(uid, reach.chain([node])) == Some(node)

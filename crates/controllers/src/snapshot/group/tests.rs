@@ -45,6 +45,7 @@ fn facts() -> Facts {
         content: None,
         classes: vec![class("one", "d", true), class("other", "e", true), class("plain", "d", false)],
         selected: vec![bound("data", "d"), bound("logs", "d")],
+        only_nodes: ["n1".to_owned()].into(),
         members: Vec::new(),
     }
 }
@@ -104,6 +105,12 @@ fn a_group_comes_to_be_member_by_member() {
         (made.name_any().as_str(), made.finalizers()),
         ("groupsnapcontent-7", &[GROUP_CONTENT.into()][..])
     );
+    assert_eq!(made.labels()[SNAPSHOT_MANAGED_BY], "n1", "who alone can take it");
+    let mut apart = facts();
+    apart.group.clone_from(&of.group);
+    apart.only_nodes.insert("n2".to_owned());
+    let Some(Write::CreateGroupContent(made)) = step(&apart).write else { panic!("it is created") };
+    assert!(made.labels().is_empty(), "nobody in particular");
 
     let info = VolumeSnapshotInfo {
         volume_handle: Some("id-data".to_owned()),
