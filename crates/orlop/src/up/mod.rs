@@ -96,8 +96,8 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
 
     let store = Store::open(&data.store(), object_store::Options::default())?;
-    let mut nodes = nodes(&data, &layout, arguments.storage.making(), &arguments.csi_drivers).await?;
-    nodes.iter_mut().for_each(|node| node.max_volumes = arguments.storage.max_volumes);
+    let storage = &arguments.storage;
+    let nodes = nodes(&data, &layout, storage.making(), storage.max_volumes, &arguments.csi_drivers).await?;
     data.remember(&layout)?;
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
     let mut process = Process::start(&data, store, nodes, listener, health).await?;
@@ -229,6 +229,7 @@ async fn nodes(
     data: &DataDir,
     layout: &Layout,
     making: Making<'_>,
+    max_volumes: Option<u32>,
     beside: &[Beside],
 ) -> anyhow::Result<Vec<Node>> {
     let calls = driver::Calls::default();
@@ -243,7 +244,7 @@ async fn nodes(
                     driver: layout.driver,
                     root,
                     drives,
-                    max_volumes: None,
+                    max_volumes,
                     calls: calls.clone(),
                     hidden: data.private(),
                     registered: Drivers::new(),
@@ -278,7 +279,7 @@ pub(crate) async fn down(arguments: Down) -> anyhow::Result<()> {
         arguments.data_dir.display()
     );
     let data = DataDir::open(&arguments.data_dir)?;
-    let nodes = nodes(&data, &data.layout()?, Making::default(), &arguments.csi_drivers).await?;
+    let nodes = nodes(&data, &data.layout()?, Making::default(), None, &arguments.csi_drivers).await?;
     let mut drivers = Tasks::new(CancellationToken::new());
     for node in &nodes {
         node.start_driver(&mut drivers)?;
