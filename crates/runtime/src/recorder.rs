@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -204,8 +205,8 @@ impl Writer {
         let time = Some(Time(whole_seconds(occurrence.at)));
         Event {
             metadata: ObjectMeta {
-                // As client-go names them: unique by the time of the first occurrence.
-                name: Some(format!("{object}.{:x}", occurrence.at.as_nanosecond())),
+                // As client-go names them: by the time of the first occurrence.
+                name: Some(format!("{object}.{:x}", occurrence.at.as_nanosecond() + self.offset(occurrence))),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },
@@ -224,6 +225,13 @@ impl Writer {
             count: Some(1),
             ..Event::default()
         }
+    }
+
+    /// A part of a millisecond by which events differ that components write about an object in the same moment.
+    fn offset(&self, occurrence: &Occurrence) -> i128 {
+        let mut hasher = DefaultHasher::new();
+        (&self.component, &self.host, occurrence.identity()).hash(&mut hasher);
+        i128::from(hasher.finish() % 1_000_000)
     }
 }
 
