@@ -21,8 +21,9 @@ pub(crate) fn node_of(pod: &Pod) -> Option<&str> {
 }
 
 impl World {
-    /// Every node's agent looks once at its pods.
-    pub async fn tend_pods(&self) {
+    /// Every node's agent looks once at its pods, and the populator at its claims.
+    pub async fn tend(&self) {
+        self.populate().await;
         let mut by_node = BTreeMap::<String, Vec<Pod>>::new();
         for pod in self.list::<Pod>().await {
             if let Some(node) = node_of(&pod) {
@@ -31,12 +32,12 @@ impl World {
         }
         for node in self.list::<Node>().await {
             let pods = by_node.remove(&node.name_any()).unwrap_or_default();
-            self.tend(&node, &pods).await;
+            self.tend_pods(&node, &pods).await;
         }
     }
 
     /// The node says what it uses before it looks for what is attached, and mounts only that.
-    async fn tend(&self, node: &Node, pods: &[Pod]) {
+    async fn tend_pods(&self, node: &Node, pods: &[Pod]) {
         let name = node.name_any();
         let staying = || pods.iter().filter(|pod| !is_going(pod));
         let wanted: BTreeSet<String> = staying().flat_map(|pod| self.volumes_of(pod)).collect();

@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
+use resources::populator::VolumePopulator;
 use resources::snapshot::{self, VolumeSnapshot};
 use resources::volume;
 use serde_json::{Value, json};
@@ -14,13 +15,14 @@ use tokio::time::sleep;
 
 pub(crate) use self::attributes::is_sound;
 pub(crate) use self::groups::is_member;
+use crate::populator::{self, BACKUP, TAPE};
 use crate::{Conditions, Dice, Role, World};
 
 /// Does one thing, by chance.
 pub(crate) async fn deed(world: &mut World, dice: &mut Dice) {
     let number = |dice: &mut Dice| dice.below(5);
     let sizes = ["1Gi", "2Gi", "3Gi"];
-    match dice.below(116) {
+    match dice.below(119) {
         0..17 => {
             let claim = claim(dice);
             world.network.note(format_args!("user: claim {}", claim["metadata"]["name"]));
@@ -103,7 +105,13 @@ pub(crate) async fn deed(world: &mut World, dice: &mut Dice) {
         106 => attributes::replace_class(world, dice).await,
         107..112 => groups::take(world, dice).await,
         112..114 => groups::delete(world, dice).await,
-        _ => groups::use_member(world, dice).await,
+        114..116 => groups::use_member(world, dice).await,
+        116 => replace_populator(world, dice).await,
+        _ => {
+            let claim = claim_to_fill(dice);
+            world.network.note(format_args!("user: claim {} to be filled", claim["metadata"]["name"]));
+            world.create::<PersistentVolumeClaim>(claim).await;
+        }
     }
     // Nobody stays dead for long.
     if dice.in_a_thousand(150) {
@@ -139,6 +147,29 @@ fn claim(dice: &mut Dice) -> Value {
         _ => {}
     }
     claim
+}
+
+/// A claim that is filled by a populator, or by nobody.
+fn claim_to_fill(dice: &mut Dice) -> Value {
+    let mut claim = claim(dice);
+    let spec = &mut claim["spec"];
+    for field in ["dataSource", "selector", "volumeName"] {
+        spec[field] = Value::Null;
+    }
+    spec["storageClassName"] = dice.pick(&["fast", "fast", "kept", "late"]).into();
+    let kind = dice.pick(&[BACKUP, BACKUP, BACKUP, TAPE]);
+    spec["dataSourceRef"] = json!({"apiGroup": populator::GROUP, "kind": kind, "name": "monday"});
+    claim
+}
+
+/// The populator's registration goes, and may come again: who fills claims fills them without one, too.
+async fn replace_populator(world: &World, dice: &mut Dice) {
+    world.network.note("user: registration of the populator goes and may come");
+    world.delete::<VolumePopulator>(populator::NAME).await;
+    sleep(dice.up_to(3000)).await;
+    if dice.in_a_thousand(500) {
+        world.register_populator().await;
+    }
 }
 
 fn snapshot(dice: &mut Dice) -> Value {
@@ -215,13 +246,16 @@ fn pod(dice: &mut Dice, name: &str) -> Value {
     pod
 }
 
+/// The name of a claim of a user.
+async fn any_claim(world: &World, dice: &mut Dice) -> Option<String> {
+    let mut all = world.list::<PersistentVolumeClaim>().await;
+    all.retain(|claim| !populator::is_own(claim));
+    (!all.is_empty()).then(|| all[dice.below(all.len() as u64) as usize].name_any())
+}
+
 /// Somebody asks for another size; what can't be is refused.
 async fn grow_claim(world: &World, dice: &mut Dice) {
-    let all = world.list::<PersistentVolumeClaim>().await;
-    if all.is_empty() {
-        return;
-    }
-    let name = all[dice.below(all.len() as u64) as usize].name_any();
+    let Some(name) = any_claim(world, dice).await else { return };
     let size = dice.pick(&["2Gi", "3Gi", "4Gi", "8Gi"]);
     world.network.note(format_args!("user: claim {name} of {size}"));
     let requests = json!({"spec": {"resources": {"requests": {"storage": size}}}});

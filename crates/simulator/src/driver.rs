@@ -151,6 +151,7 @@ impl Controller for Driver {
                 return Err(Status::not_found("there is no such source"));
             }
             if !held.volumes.contains_key(&id) {
+                ledger.nobody_fills(&id);
                 ledger.tiers.insert(id.clone(), tier);
             }
             let made = held.volumes.entry(id.clone());
@@ -173,7 +174,12 @@ impl Controller for Driver {
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
         let id = request.into_inner().volume_id;
         let about = id.clone();
-        self.storage.operate(&about, move |held, ledger| held.delete(&id, ledger)).await?;
+        let node = self.node;
+        let delete = move |held: &mut Held, ledger: &mut Ledger| {
+            held.asked_at(node, &id, ledger);
+            held.delete(&id, ledger)
+        };
+        self.storage.operate(&about, delete).await?;
         Ok(Response::new(DeleteVolumeResponse {}))
     }
 
@@ -184,7 +190,9 @@ impl Controller for Driver {
         let request = request.into_inner();
         let bytes = request.capacity_range.map(|range| range.required_bytes).unwrap_or_default();
         let (id, about) = (request.volume_id.clone(), format!("{} of {bytes} bytes", request.volume_id));
-        let grow = move |held: &mut Held, _: &mut Ledger| {
+        let node = self.node;
+        let grow = move |held: &mut Held, ledger: &mut Ledger| {
+            held.asked_at(node, &id, ledger);
             let volume =
                 held.volumes.get_mut(&id).ok_or_else(|| Status::not_found("there is no such volume"))?;
             volume.bytes = volume.bytes.max(bytes);
@@ -203,7 +211,12 @@ impl Controller for Driver {
         let request = request.into_inner();
         let tier = request.mutable_parameters.get("tier").cloned().unwrap_or_default();
         let (id, about) = (request.volume_id.clone(), format!("{} of {tier}", request.volume_id));
-        self.storage.operate(&about, move |held, ledger| held.modify(&id, &tier, ledger)).await?;
+        let node = self.node;
+        let modify = move |held: &mut Held, ledger: &mut Ledger| {
+            held.asked_at(node, &id, ledger);
+            held.modify(&id, &tier, ledger)
+        };
+        self.storage.operate(&about, modify).await?;
         Ok(Response::new(ControllerModifyVolumeResponse {}))
     }
 
@@ -239,7 +252,9 @@ impl Controller for Driver {
     ) -> Result<Response<CreateSnapshotResponse>, Status> {
         let request = request.into_inner();
         let (id, source) = (request.name.clone(), request.source_volume_id);
-        let take = move |held: &mut Held, _: &mut Ledger| {
+        let node = self.node;
+        let take = move |held: &mut Held, ledger: &mut Ledger| {
+            held.asked_at(node, &source, ledger);
             if !held.snapshots.contains_key(&id) && !held.volumes.contains_key(&source) {
                 return Err(Status::not_found("there is no such volume"));
             }

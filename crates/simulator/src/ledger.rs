@@ -7,10 +7,12 @@ use kube::ResourceExt;
 use resources::group_snapshot::{self, VolumeGroupSnapshot, VolumeGroupSnapshotContent};
 use resources::modification::{self, Stage};
 use resources::snapshot::DeletionPolicy;
+use resources::source::{self, Source, SourceKind};
 use resources::{claim, finalizers, fit, snapshot, volume};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::populator;
 use crate::storage::DRIVER;
 
 /// Volumes, claims and pods as the API server has them now. The world has one namespace.
@@ -208,6 +210,17 @@ impl Ledger {
         self.nobody_shares();
     }
 
+    /// An empty volume of this name is made: a claim that a populator fills gets none.
+    pub(crate) fn nobody_fills(&mut self, volume: &str) {
+        let is_for = |claim: &&PersistentVolumeClaim| claim.uid().is_some_and(|uid| volume.ends_with(&uid));
+        if let Some(claim) = self.claims.values().find(is_for)
+            && matches!(source::of(claim), Some(Source { kind: SourceKind::Other { .. }, .. }))
+        {
+            let claim = claim.name_any();
+            self.wrong.push(format!("an empty volume is made for claim {claim}, which a populator fills"));
+        }
+    }
+
     /// Whether a volume is of this tier, as far as it is known what it is like.
     ///
     /// # Errors
@@ -221,11 +234,11 @@ impl Ledger {
         }
     }
 
-    /// No two claims have one volume.
+    /// No two claims have one volume. The populator's own are told later that they gave theirs away.
     fn nobody_shares(&mut self) {
         let mut owners = BTreeMap::new();
         let has = |claim: &&PersistentVolumeClaim| {
-            claim::is_bind_completed(claim) && claim::phase(claim) == "Bound"
+            claim::is_bind_completed(claim) && claim::phase(claim) == "Bound" && !populator::is_own(claim)
         };
         for claim in self.claims.values().filter(has) {
             if let Some(other) = owners.insert(claim::volume_name(claim), claim.name_any()) {

@@ -1,11 +1,11 @@
 //! For tests only: a seeded world in which volumes live through lost writes, late news and crashes.
 //!
 //! One thread, paused time: an hour takes as long as what happens in it. The API server is the real one, in memory; so
-//! are the controllers, the scheduler and, on two nodes, what provisions, attaches and takes snapshots. Between them and
-//! the API lies a [`Network`] that delays and loses requests, answers and watches. Their CSI driver's [`storage`] fails
-//! now and then, and knows what it must never be asked to do. [`Story`] plays what users do meanwhile, kills processes
-//! and starts them again; the [`Ledger`] looks at every write when it is made, and [`settled`] at what is left when all
-//! has calmed down.
+//! are the controllers, the scheduler and, on two nodes, what provisions, attaches, resizes, modifies and takes snapshots.
+//! Between them and the API lies a [`Network`] that delays and loses requests, answers and watches. Their CSI driver's
+//! [`storage`] fails now and then, and knows what it must never be asked to do. [`Story`] plays what users do meanwhile,
+//! kills processes and starts them again; the [`Ledger`] looks at every write when it is made, and [`settled`] at what
+//! is left when all has calmed down.
 //!
 //! # A seed determines a run
 //! What users do, and which process dies when, follows from the seed; so do UIDs, the time of day, and the delay and the
@@ -21,6 +21,7 @@ mod dice;
 mod driver;
 mod ledger;
 mod network;
+mod populator;
 pub mod reference;
 mod scenario;
 mod settled;

@@ -121,7 +121,7 @@ impl World {
                 return;
             }
             sleep(Duration::from_secs(1)).await;
-            self.tend_pods().await;
+            self.tend().await;
         }
         panic!("{}\n\nnot within an hour: {what}", self.network.trace().join("\n"));
     }

@@ -3,6 +3,7 @@
 mod attachments;
 mod attributes;
 mod groups;
+mod populated;
 mod sets;
 mod sizes;
 mod snapshots;
@@ -12,7 +13,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
-use resources::{claim, class, volume};
+use resources::{claim, class, source, volume};
 
 use crate::deeds::is_sound;
 use crate::ledger::claims_of;
@@ -49,6 +50,7 @@ pub async fn settled(world: &World) -> Vec<String> {
     stuck.extend(attachments::settled(world, &ledger, &held).await);
     stuck.extend(snapshots::settled(world, &ledger, &held).await);
     stuck.extend(groups::settled(world, &ledger, &held).await);
+    stuck.extend(populated::settled(world, &ledger).await);
     stuck.extend(sets::settled(world, &ledger).await);
     stuck
 }
@@ -110,7 +112,7 @@ fn unbound(ledger: &Ledger, classes: &[StorageClass], claim: &PersistentVolumeCl
     }
     // Claims with a source are looked at with their snapshots; with a selector none are made.
     let is_plain =
-        claim.spec.as_ref().is_some_and(|spec| spec.data_source.is_none() && spec.selector.is_none());
+        source::of(claim).is_none() && claim.spec.as_ref().is_some_and(|spec| spec.selector.is_none());
     let is_made =
         is_plain && is_sound(claim) && found.is_some_and(|class| class.provisioner == storage::DRIVER);
     if is_made && !waits {

@@ -183,6 +183,16 @@ impl Fate {
 }
 
 impl Held {
+    /// Something is asked for about a volume by the driver on this node.
+    pub(crate) fn asked_at(&self, node: &str, id: &str, ledger: &mut Ledger) {
+        let place = self.volumes.get(id).and_then(|volume| volume.node.as_deref());
+        if let Some(place) = place.filter(|place| *place != node) {
+            ledger
+                .wrong
+                .push(format!("{node} is asked for something about volume {id}, which is at {place}"));
+        }
+    }
+
     /// Deletes a volume.
     pub(crate) fn delete(&mut self, id: &str, ledger: &mut Ledger) -> Result<(), Status> {
         if self.attached.iter().any(|(volume, _)| volume == id) {
@@ -272,12 +282,7 @@ impl Held {
         if !self.are_together(volumes) {
             return Err(Status::invalid_argument("these volumes are not all there, or not together"));
         }
-        let elsewhere = |id: &String| self.volumes[id].node.as_ref().is_some_and(|at| at != node);
-        if volumes.iter().any(elsewhere) {
-            ledger
-                .wrong
-                .push(format!("on {node}, a snapshot of {volumes:?} is asked for, which are elsewhere"));
-        }
+        volumes.iter().for_each(|volume| self.asked_at(node, volume, ledger));
         let members = volumes.iter().map(|volume| (format!("{id}-{volume}"), volume.clone()));
         let members: BTreeMap<_, _> = members.collect();
         self.groups.insert(id.to_owned(), members.keys().cloned().collect());

@@ -53,6 +53,7 @@ async fn tell(story: Story) -> Outcome {
     let mut world = World::new(story.seed).await;
     world.define_attributes().await;
     world.define_snapshots().await;
+    world.define_populators().await;
     for role in Role::ALL {
         world.start(role);
     }
@@ -61,7 +62,7 @@ async fn tell(story: Story) -> Outcome {
         let pause = dice.pick(&[1, 5, 50, 300, 2000, 10_000]);
         sleep(dice.up_to(pause)).await;
         if dice.in_a_thousand(500) {
-            world.tend_pods().await;
+            world.tend().await;
         }
         if !world.network.ledger(|ledger| ledger.wrong.is_empty()) {
             break;

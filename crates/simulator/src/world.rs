@@ -21,7 +21,7 @@ use object_store::Store;
 use parking_lot::Mutex;
 use resources::group_snapshot::{VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent};
 use resources::snapshot::{DeletionPolicy, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
-use resources::{ReferenceGrant, annotations, group_snapshot, snapshot};
+use resources::{ReferenceGrant, VolumePopulator, annotations, group_snapshot, snapshot};
 use runtime::{Context, Metrics};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -84,7 +84,9 @@ impl World {
         // Backoffs of clients.
         fastrand::seed(seed);
         clock::simulate(Timestamp::constant(1_800_000_000, 0));
-        let options = Options { uids: uids(seed), ..Options::default() };
+        // What was told must be there at the end.
+        let event_ttl = Duration::from_secs(24 * 3600);
+        let options = Options { uids: uids(seed), event_ttl, ..Options::default() };
         let api = ApiServer::start(Store::in_memory(), options).await;
         let api = api.unwrap_or_else(|error| panic!("an empty store can be served: {error}"));
         let network = Network::new(seed, api);
@@ -267,7 +269,7 @@ impl World {
         for _ in 0..120 {
             let before = self.network.writes();
             sleep(step).await;
-            self.tend_pods().await;
+            self.tend().await;
             quiet = if self.network.writes() == before { quiet + step } else { Duration::ZERO };
             if quiet >= long {
                 return Ok(());
@@ -303,7 +305,7 @@ macro_rules! kinds {
 
 kinds! {
     all: Node, PersistentVolume, StorageClass, Namespace, CSIDriver, CSINode, VolumeAttachment,
-        VolumeAttributesClass, VolumeSnapshotClass, VolumeSnapshotContent, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, CustomResourceDefinition;
+        VolumeAttributesClass, VolumePopulator, VolumeSnapshotClass, VolumeSnapshotContent, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, CustomResourceDefinition;
     default_namespaced: Pod, PersistentVolumeClaim, Event, ConfigMap, VolumeSnapshot,
         VolumeGroupSnapshot, StatefulSet;
 }

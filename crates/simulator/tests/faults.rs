@@ -184,7 +184,7 @@ fn protecting() {
             world.create::<PersistentVolumeClaim>(claim_of("c", "")).await.unwrap();
             sleep(Duration::from_secs(20)).await;
             world.create::<Pod>(pod_of("p", Some("n1"), uses("c"))).await.unwrap();
-            world.tend_pods().await;
+            world.tend().await;
             world.delete::<PersistentVolumeClaim>("c").await;
             world.delete::<PersistentVolume>("v").await;
             sleep(Duration::from_secs(20)).await;
@@ -192,7 +192,7 @@ fn protecting() {
                 && world.get::<PersistentVolume>("v").await.is_some();
             assert!(both, "they go before their pod");
             world.delete::<Pod>("p").await;
-            world.tend_pods().await;
+            world.tend().await;
         },
         async |world| expect(picture(world, &[]).await, &[]),
     );
@@ -220,12 +220,12 @@ fn attaching_and_snapshots() {
             world.create::<PersistentVolumeClaim>(restored).await.unwrap();
             for _ in 0..8 {
                 sleep(Duration::from_secs(10)).await;
-                world.tend_pods().await;
+                world.tend().await;
             }
             let runs = world.get::<Pod>("p").await.and_then(|pod| pod.status?.phase);
             assert_eq!(runs.as_deref(), Some("Running"), "its volume is attached");
             world.delete::<Pod>("p").await;
-            world.tend_pods().await;
+            world.tend().await;
             world.delete::<VolumeSnapshot>("s").await;
             world.delete::<PersistentVolumeClaim>("c").await;
         },
@@ -249,10 +249,10 @@ fn volumes_of_a_pod_s_own() {
                 "metadata": {"labels": {"of": "p"}}, "spec": claim_of("", "fast")["spec"]}}});
             world.create::<Pod>(pod_of("p", Some("n1"), template.clone())).await.unwrap();
             world.create::<Pod>(pod_of("q", Some("n1"), template)).await.unwrap();
-            world.tend_pods().await;
+            world.tend().await;
             sleep(Duration::from_secs(20)).await;
             world.delete::<Pod>("p").await;
-            world.tend_pods().await;
+            world.tend().await;
         },
         async |world| {
             let expected = ["made-for-q-data: Bound", "q-data: Bound made-for-q-data", "q"];

@@ -41,11 +41,7 @@ pub(crate) fn is_sound(claim: &PersistentVolumeClaim) -> bool {
 
 /// Somebody asks for another class, or for none any more; what can't be is refused.
 pub(super) async fn change_claim(world: &World, dice: &mut Dice) {
-    let all = world.list::<PersistentVolumeClaim>().await;
-    if all.is_empty() {
-        return;
-    }
-    let name = all[dice.below(all.len() as u64) as usize].name_any();
+    let Some(name) = super::any_claim(world, dice).await else { return };
     let class = if dice.in_a_thousand(150) { Value::Null } else { dice.pick(&NAMED).into() };
     world.network.note(format_args!("user: claim {name} of attributes {class}"));
     let change = json!({"spec": {"volumeAttributesClassName": class}});
@@ -107,7 +103,7 @@ impl World {
                 return Ok(());
             }
             sleep(LATEST).await;
-            self.tend_pods().await;
+            self.tend().await;
         }
         Err(format!("claims {untold:?} are not told that their attributes can't be"))
     }

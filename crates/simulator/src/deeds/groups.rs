@@ -7,7 +7,7 @@ use resources::group_snapshot::{self, VolumeGroupSnapshot};
 use resources::snapshot::{self, VolumeSnapshot};
 use serde_json::json;
 
-use crate::{Dice, World};
+use crate::{Dice, World, populator};
 
 fn name(dice: &mut Dice) -> String {
     format!("g{}", dice.below(2))
@@ -17,7 +17,8 @@ fn name(dice: &mut Dice) -> String {
 pub(super) async fn take(world: &World, dice: &mut Dice) {
     let (name, policy) = (name(dice), dice.pick(&["groups", "groups", "kept-groups"]));
     let any = dice.in_a_thousand(200);
-    let all = world.list::<PersistentVolumeClaim>().await;
+    let mut all = world.list::<PersistentVolumeClaim>().await;
+    all.retain(|claim| !populator::is_own(claim));
     let chosen: Vec<_> = all.iter().filter(|one| any || claim::phase(one) == "Bound").collect();
     for _ in 0..chosen.len().min(2) {
         let claim = chosen[dice.below(chosen.len() as u64) as usize].name_any();
