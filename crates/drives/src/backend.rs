@@ -185,6 +185,11 @@ pub(crate) trait Backend: Send + Sync {
     /// Removes a volume's directory with all in it.
     fn destroy(&self, host: &dyn Host, mount: &Path, volume: &Path) -> Result<()>;
 
+    /// Whether nothing that it makes of a volume becomes durable before the record that was written before it.
+    fn is_ordered(&self) -> bool {
+        true
+    }
+
     /// Lets nothing that follows become durable without a new volume's directory. XFS and ext4 write their journals in
     /// order: whatever is made durable next takes it along.
     fn keep(&self, _: &dyn Host, _: Place<'_>) -> Result<()> {

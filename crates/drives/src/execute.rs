@@ -36,7 +36,11 @@ impl Site {
         match step {
             Step::Intend(record) => {
                 self.make_room_for_records()?;
-                host.write_ordered(&self.layout.record(&record.key), &render(record), 0o600)
+                let file = self.layout.record(&record.key);
+                match self.backend.is_ordered() {
+                    true => host.write_ordered(&file, &render(record), 0o600),
+                    false => host.write_durable(&file, &render(record), 0o600),
+                }
             }
             Step::Record(record) => {
                 self.make_room_for_records()?;

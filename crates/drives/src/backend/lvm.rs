@@ -404,6 +404,11 @@ impl Backend for Lvm {
         host.remove_tree(volume).map(drop)
     }
 
+    /// Logical volumes are durable at once, and no part of the file system with the records.
+    fn is_ordered(&self) -> bool {
+        false
+    }
+
     /// The space is free when the logical volume is gone.
     fn reclaim(&self, _: &dyn Host, _: &Path, _: QuotaKey) -> Result<()> {
         Ok(())
