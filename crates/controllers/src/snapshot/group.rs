@@ -450,6 +450,12 @@ pub(super) fn name_of(snapshot: &VolumeSnapshot) -> Option<String> {
     })
 }
 
+/// Whether a group of the name that a snapshot tells is the one that it was taken with, and not a later one.
+pub(super) fn has_member(group: &VolumeGroupSnapshot, snapshot: &VolumeSnapshot) -> bool {
+    let mut owners = snapshot.owner_references().iter().filter(|owner| owner.kind == "VolumeGroupSnapshot");
+    owners.next().is_none_or(|owner| Some(&owner.uid) == group.metadata.uid.as_ref())
+}
+
 /// The name of a member's VolumeSnapshot: the same whoever makes it.
 pub(super) fn member_name(group: &VolumeGroupSnapshot, info: &VolumeSnapshotInfo) -> String {
     format!("snapshot-{}", digest(group, info))

@@ -90,12 +90,12 @@ impl Known {
         let volume = claim.as_ref().and_then(|claim| self.volumes.get("", claim::volume_name(claim)));
         let volume =
             volume.filter(|volume| claim.as_ref().is_some_and(|claim| volume::is_bound_to(volume, claim)));
-        let group = group::name_of(&snapshot);
+        let group = group::name_of(&snapshot).and_then(|name| self.groups.get(&key.namespace, &name));
         Some(Facts {
             content: self.contents.get("", &content_of(&snapshot)),
             classes: self.classes.all(),
             only_node: volume.as_ref().and_then(|volume| self.only_node(volume)),
-            in_group: group.is_some_and(|name| self.groups.get(&key.namespace, &name).is_some()),
+            in_group: group.is_some_and(|group| group::has_member(&group, &snapshot)),
             claim,
             volume,
             snapshot,

@@ -230,3 +230,17 @@ fn a_group_goes_after_its_content_and_not_while_it_is_restored() {
     edit(&mut of, |group| group.metadata.finalizers = None);
     assert_eq!(told(&of), "nothing", "let go already");
 }
+
+#[test]
+fn a_later_group_of_the_name_does_not_hold_the_snapshots_of_the_one_before() {
+    let of_group = |uid: &str| -> Arc<VolumeSnapshot> {
+        object(
+            json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": {"name": "s",
+            "ownerReferences": [{"apiVersion": API, "kind": "VolumeGroupSnapshot", "name": "g", "uid": uid}]},
+            "spec": {"source": {}}}),
+        )
+    };
+    let group = facts().group;
+    assert!(has_member(&group, &of_group("7")));
+    assert!(!has_member(&group, &of_group("6")));
+}
