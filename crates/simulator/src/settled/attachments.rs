@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use resources::attachment;
 
 use crate::agents::node_of;
+use crate::ledger::claims_of;
 use crate::storage::Held;
 use crate::{Ledger, World};
 
@@ -31,7 +32,12 @@ pub(super) async fn settled(world: &World, ledger: &Ledger, held: &Held) -> Vec<
         // Nothing is attached any more that is being deleted.
         let goes =
             |id: &String| ledger.volumes.get(id).is_some_and(|it| it.metadata.deletion_timestamp.is_some());
-        if phase != Some("Running") && !world.volumes_of(pod).iter().any(|id| taken(id) || goes(id)) {
+        // The claim of one may have gone in the moment when it was sent there, once its other finalizers were off.
+        let has_claims = claims_of(pod).iter().all(|claim| ledger.claims.contains_key(claim));
+        if phase != Some("Running")
+            && has_claims
+            && !world.volumes_of(pod).iter().any(|id| taken(id) || goes(id))
+        {
             wrong.push(format!("pod {} does not run on {node}", pod.name_any()));
         }
     }
