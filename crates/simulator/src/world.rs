@@ -255,6 +255,7 @@ impl World {
             self.start(role);
         }
         Box::pin(self.settle_for_less()).await?;
+        Box::pin(self.give_up_groups()).await;
         // Longer than any backoff.
         self.rest(Duration::from_secs(360)).await
     }

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use resources::claim;
-use resources::group_snapshot::{self, VolumeGroupSnapshot};
+use resources::group_snapshot::{self, VolumeGroupSnapshot, VolumeGroupSnapshotContent};
 use resources::snapshot::{self, VolumeSnapshot};
 use serde_json::json;
 
@@ -67,4 +67,20 @@ pub(super) async fn use_member(world: &World, dice: &mut Dice) {
 /// Whether a snapshot was taken with others.
 pub(crate) fn is_member(one: &VolumeSnapshot) -> bool {
     one.owner_references().iter().any(|owner| owner.kind == "VolumeGroupSnapshot")
+}
+
+impl World {
+    /// Users take back the groups that nobody can take: they would be tried every few minutes.
+    pub(crate) async fn give_up_groups(&self) {
+        let held = self.storage.held();
+        for content in self.list::<VolumeGroupSnapshotContent>().await {
+            let volumes = content.spec.source.volume_handles.clone().unwrap_or_default();
+            let name = content.spec.volume_group_snapshot_ref.name.clone().unwrap_or_default();
+            let is_taken = group_snapshot::handle(&content).is_some_and(|id| held.groups.contains_key(id));
+            if !is_taken && !held.are_together(&volumes) {
+                self.network.note(format_args!("user: no group {name}, which nobody can take"));
+                self.delete::<VolumeGroupSnapshot>(&name).await;
+            }
+        }
+    }
 }
