@@ -40,32 +40,32 @@ struct Case {
 
 const CASES: &[Case] = &[
     Case { name: "xfs", long: false, run: xfs },
+    Case { name: "flushes-xfs", long: false, run: |bench| flushes(bench, "xfs", "some") },
+    Case { name: "flushes-btrfs", long: false, run: flushes_here },
+    Case { name: "power-xfs", long: false, run: |bench| power::cuts(bench, "xfs", Cuts::Few) },
+    Case { name: "faults-xfs", long: false, run: |bench| faults(bench, "xfs") },
     Case { name: "directpv", long: false, run: directpv },
     Case { name: "limits", long: false, run: limits },
-    Case { name: "lvm", long: false, run: |bench| lvm(bench, "lvm") },
-    Case { name: "lvm-thin", long: false, run: |bench| lvm(bench, "lvm-thin") },
-    Case { name: "dax", long: false, run: dax },
+    Case { name: "pulled-xfs", long: false, run: |bench| pulled(bench, "xfs") },
     Case { name: "reboot-xfs", long: false, run: |bench| reboot::reboot(bench, "xfs") },
+    Case { name: "lvm", long: false, run: |bench| lvm(bench, "lvm") },
+    Case { name: "dax", long: false, run: dax },
+    Case { name: "power-lvm", long: false, run: |bench| power::cuts(bench, "lvm", Cuts::Few) },
+    Case { name: "conformance-xfs", long: false, run: |bench| conformance(bench, "xfs") },
+    Case { name: "lvm-thin", long: false, run: |bench| lvm(bench, "lvm-thin") },
+    Case { name: "power-lvm-thin", long: false, run: |bench| power::cuts(bench, "lvm-thin", Cuts::Few) },
+    Case { name: "conformance-lvm", long: false, run: |bench| conformance(bench, "lvm") },
+    Case { name: "conformance-lvm-thin", long: false, run: |bench| conformance(bench, "lvm-thin") },
     Case { name: "reboot-lvm", long: true, run: |bench| reboot::reboot(bench, "lvm") },
     Case { name: "reboot-lvm-thin", long: true, run: |bench| reboot::reboot(bench, "lvm-thin") },
     Case { name: "reboot-dax", long: true, run: |bench| reboot::reboot(bench, "dax") },
-    Case { name: "pulled-xfs", long: false, run: |bench| pulled(bench, "xfs") },
     Case { name: "pulled-lvm", long: true, run: |bench| pulled(bench, "lvm") },
     Case { name: "pulled-lvm-thin", long: true, run: |bench| pulled(bench, "lvm-thin") },
-    Case { name: "conformance-xfs", long: false, run: |bench| conformance(bench, "xfs") },
-    Case { name: "conformance-lvm", long: false, run: |bench| conformance(bench, "lvm") },
-    Case { name: "power-xfs", long: false, run: |bench| power::cuts(bench, "xfs", Cuts::Few) },
-    Case { name: "power-lvm", long: false, run: |bench| power::cuts(bench, "lvm", Cuts::Few) },
-    Case { name: "power-lvm-thin", long: false, run: |bench| power::cuts(bench, "lvm-thin", Cuts::Few) },
-    Case { name: "faults-xfs", long: false, run: |bench| faults(bench, "xfs") },
     Case { name: "faults-lvm", long: true, run: |bench| faults(bench, "lvm") },
     Case { name: "faults-lvm-thin", long: true, run: |bench| faults(bench, "lvm-thin") },
-    Case { name: "flushes-btrfs", long: false, run: flushes_here },
-    Case { name: "flushes-xfs", long: false, run: |bench| flushes(bench, "xfs", "some") },
     Case { name: "flushes-lvm", long: true, run: |bench| flushes(bench, "lvm", "some") },
     Case { name: "flushes-lvm-thin", long: true, run: |bench| flushes(bench, "lvm-thin", "some") },
     Case { name: "every-flush-xfs", long: true, run: |bench| flushes(bench, "xfs", "all") },
-    Case { name: "conformance-lvm-thin", long: false, run: |bench| conformance(bench, "lvm-thin") },
     Case { name: "many-volumes-lvm", long: true, run: |bench| many(bench, "lvm") },
     Case { name: "many-volumes-dax", long: true, run: |bench| many(bench, "dax") },
     Case { name: "many-volumes-lvm-thin", long: true, run: |bench| many(bench, "lvm-thin") },
@@ -122,11 +122,11 @@ fn enough_space(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long cases are begun: `$ORLOP_GUEST_MINUTES`, or a quarter of an hour.
+/// How long cases are begun: `$ORLOP_GUEST_MINUTES`, or twenty minutes.
 fn budget() -> anyhow::Result<Duration> {
     let minutes = match std::env::var("ORLOP_GUEST_MINUTES") {
         Ok(minutes) => minutes.parse().context("$ORLOP_GUEST_MINUTES is a number")?,
-        Err(_) => 15,
+        Err(_) => 20,
     };
     Ok(Duration::from_secs(minutes * 60))
 }
