@@ -14,7 +14,7 @@ use runtime::{Key, Next, update_if_changed};
 use crate::place::deselect;
 use crate::reasons::Refusal;
 use crate::scheduler::{Scheduler, version};
-use crate::world::node_of;
+use crate::world::{claims_of, node_of};
 
 impl Scheduler {
     /// Writes a claim into a free volume: the binder completes what follows.
@@ -70,7 +70,28 @@ impl Scheduler {
         }
     }
 
+    /// Whether the pod's claims still have the volumes that it was placed by, watches being late. A pod on a node where
+    /// its volumes are not stays there for good.
+    async fn has_what_was_known(&self, pod: &Pod) -> Result<bool, kube::Error> {
+        let has = |claim: &PersistentVolumeClaim| (claim.uid(), claim::volume_name(claim).to_owned());
+        for (key, _) in claims_of(pod) {
+            let api = Api::<PersistentVolumeClaim>::namespaced(self.context.client.clone(), &key.namespace);
+            let now = api.get_opt(&key.name).await?.as_ref().map(has);
+            if now.is_none() || now != self.state.lock().world.claim(&key).map(|claim| has(claim)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     pub(crate) async fn bind(&self, pod: &Pod, key: &Key, node: &str) -> Result<Next, kube::Error> {
+        match self.has_what_was_known(pod).await {
+            Ok(true) => {}
+            other => {
+                self.state.lock().world.unassume(key);
+                return other.map(|_| Next::Overtaken);
+            }
+        }
         let binding = Binding {
             metadata: kube::core::ObjectMeta {
                 name: pod.metadata.name.clone(),

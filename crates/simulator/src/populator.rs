@@ -106,7 +106,13 @@ impl World {
             return;
         };
         let named = claim::volume_name(own);
-        let Some(volume) = self.network.ledger(|ledger| ledger.volumes.get(named).cloned()) else { return };
+        let Some(volume) = self.network.ledger(|ledger| ledger.volumes.get(named).cloned()) else {
+            // Somebody deleted it in between.
+            if claim::phase(own) == "Lost" {
+                self.drop_own(own).await;
+            }
+            return;
+        };
         let is_free = ["", named].contains(&claim::volume_name(wanted));
         if volume::is_bound_to(&volume, wanted) || goes(own) || !is_free {
             return;
