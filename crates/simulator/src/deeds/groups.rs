@@ -70,7 +70,8 @@ pub(crate) fn is_member(one: &VolumeSnapshot) -> bool {
 }
 
 impl World {
-    /// Users take back the groups that nobody can take: they would be tried every few minutes.
+    /// Users take back the groups that nobody can take: they would be tried every few minutes. What is kept of one that
+    /// was taken back before goes, too.
     pub(crate) async fn give_up_groups(&self) {
         let held = self.storage.held();
         for content in self.list::<VolumeGroupSnapshotContent>().await {
@@ -80,6 +81,7 @@ impl World {
             if !is_taken && !held.are_together(&volumes) {
                 self.network.note(format_args!("user: no group {name}, which nobody can take"));
                 self.delete::<VolumeGroupSnapshot>(&name).await;
+                self.delete::<VolumeGroupSnapshotContent>(&content.name_any()).await;
             }
         }
     }
