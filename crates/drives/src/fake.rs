@@ -51,6 +51,8 @@ pub(crate) enum Fault {
     Crash(usize),
     /// From this call on the disk that it is about does not work.
     Break(usize),
+    /// What is unmounted next is in use for a moment.
+    Hold,
 }
 
 /// A drive that is not in the machine.
@@ -514,6 +516,9 @@ impl Mounts for FakeHost {
 
     fn unmount(&self, target: &Path, _: Unmount) -> Result<bool> {
         self.change("unmount", target, |machine| {
+            if machine.fault.take_if(|fault| *fault == Fault::Hold).is_some() {
+                return Err(no(io::ErrorKind::ResourceBusy));
+            }
             let at = machine.mounts.iter().rposition(|mount| mount.target == target);
             Ok(at.map(|at| machine.mounts.remove(at)).is_some())
         })

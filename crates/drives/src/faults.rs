@@ -300,6 +300,17 @@ async fn a_growth_that_breaks_off_leaves_the_old_or_the_new_size() {
     .await;
 }
 
+/// A child process that is being started holds the files that are open in this one.
+#[tokio::test]
+async fn a_drive_that_is_held_for_a_moment_is_opened_all_the_same() {
+    for backend in IN_MEMORY {
+        let World { host, drives, .. } = World::new(backend).await;
+        drives.close().await.expect("close");
+        host.arm(Some(Fault::Hold));
+        assert_eq!(open(&host).await.drives()[0].state, DriveState::Ready);
+    }
+}
+
 #[tokio::test]
 async fn an_initialisation_that_breaks_off_is_finished_without_force() {
     for kind in IN_MEMORY {

@@ -1,6 +1,6 @@
 //! All drives of a machine: found at start, let go at the end.
 
-use std::{collections::BTreeSet, io, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use linux::{Attributes, BindSource, Host, Unmount};
 
@@ -12,10 +12,6 @@ use crate::{
     plan::Step,
     state::{Found, Serving, Slot, State},
 };
-
-/// How often, and how far apart, a busy drive is tried again before it is left mounted: two seconds in all.
-const BUSY_ATTEMPTS: u32 = 40;
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Volumes to be removed, with the steps for each.
 pub(crate) type Removals = Vec<(VolumeId, Vec<Step>)>;
@@ -153,7 +149,7 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
                 }
             }
             drive.site.backend.wind_down(host, mount)?;
-            unmount_when_idle(host, mount)?;
+            open::unmount_when_idle(host, mount)?;
             host.remove_directory(mount)?;
             drive.site.backend.let_go(host, mount)?;
             match slot.source {
@@ -184,18 +180,4 @@ fn unmounted(host: &dyn Host, mount: &Path) -> linux::Result<()> {
         device = device.display()
     );
     Err(linux::Error::because("close the drive at", mount.display(), why))
-}
-
-/// A child process between fork and exec holds every file that is open in this one, so a drive that nothing uses can
-/// be busy for a moment.
-fn unmount_when_idle(host: &dyn Host, mount: &Path) -> linux::Result<()> {
-    for _ in 0..BUSY_ATTEMPTS {
-        match host.unmount(mount, Unmount::Plain) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            result => return result.map(drop),
-        }
-    }
-    host.unmount(mount, Unmount::Plain).map(drop)
 }

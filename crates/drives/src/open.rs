@@ -5,6 +5,7 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use linux::{BlockDevice, FilesystemMount, Host, Signature, Unmount};
@@ -21,6 +22,10 @@ use crate::{
     record::{DriveRecord, VolumeRecord, parse},
     state::{Entry, Found, Serving},
 };
+
+/// How often, and how far apart, a busy drive is tried again before it is left mounted: two seconds in all.
+const BUSY_ATTEMPTS: u32 = 40;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a source turned out to hold.
 pub(crate) enum Sighted {
@@ -94,13 +99,27 @@ pub(crate) fn mount(
 pub(crate) fn unmount_quietly(host: &dyn Host, backend: &dyn Backend, target: &Path) {
     let unmount = || {
         backend.wind_down(host, target)?;
-        host.unmount(target, Unmount::Plain)?;
+        unmount_when_idle(host, target)?;
         host.remove_directory(target)?;
         backend.let_go(host, target)
     };
     if let Err(error) = unmount() {
         tracing::warn!(%error, "a drive that can't serve stays mounted");
     }
+}
+
+/// A child process between fork and exec holds every file that is open in this one, so a drive that nothing uses can
+/// be busy for a moment.
+pub(crate) fn unmount_when_idle(host: &dyn Host, mount: &Path) -> linux::Result<()> {
+    for _ in 0..BUSY_ATTEMPTS {
+        match host.unmount(mount, Unmount::Plain) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            result => return result.map(drop),
+        }
+    }
+    host.unmount(mount, Unmount::Plain).map(drop)
 }
 
 /// Lets go of what a device that was pulled left mounted, now that the drive is back as another device. While its
@@ -154,7 +173,7 @@ fn read_record(
     look.attributes.read_only = !in_use;
     host.mount(&FilesystemMount { options: Vec::new(), ..look }, layout.mount())?;
     let content = host.read(&layout.drive_record());
-    host.unmount(layout.mount(), Unmount::Plain)?;
+    unmount_when_idle(host, layout.mount())?;
     content
 }
 
