@@ -23,6 +23,7 @@ use crate::{
     BackendKind, DriveId,
     initialise::{self, LABEL},
     layout::image_in,
+    open::unmount_when_idle,
 };
 use filesystem::{filesystem, is_shown, show};
 use pool::{POOL, Pool};
@@ -223,7 +224,7 @@ impl Backend for Lvm {
                 return Err(Error::because("close drive", mount.display(), why));
             }
         }
-        volumes.iter().try_for_each(|shown| host.unmount(&shown.target, Unmount::Plain).map(drop))
+        volumes.iter().try_for_each(|shown| unmount_when_idle(host, &shown.target))
     }
 
     fn let_go(&self, host: &dyn Host, mount: &Path) -> Result<()> {
