@@ -67,7 +67,7 @@ const CASES: &[Case] = &[
     Case { name: "flushes-lvm-thin", long: true, run: |bench| flushes(bench, "lvm-thin", "some") },
     Case { name: "every-flush-xfs", long: true, run: |bench| flushes(bench, "xfs", "all") },
     Case { name: "many-volumes-lvm", long: true, run: |bench| many(bench, "lvm") },
-    Case { name: "many-volumes-dax", long: true, run: |bench| many(bench, "dax") },
+    Case { name: "many-volumes-dax", long: true, run: |bench| in_memory(bench, 5 * GIB, &[("many", "")]) },
     Case { name: "many-volumes-lvm-thin", long: true, run: |bench| many(bench, "lvm-thin") },
     Case { name: "recovery-lvm", long: true, run: |bench| recovery(bench, "lvm") },
     Case { name: "recovery-lvm-thin", long: true, run: |bench| recovery(bench, "lvm-thin") },
@@ -161,12 +161,9 @@ fn lvm(bench: &Bench, backend: &str) -> anyhow::Result<()> {
     in_guest(bench, backend, &[("lvm", "")])
 }
 
-/// Two hundred volumes on one drive, of persistent memory or not.
+/// Two hundred volumes on one drive.
 fn many(bench: &Bench, backend: &str) -> anyhow::Result<()> {
-    match backend {
-        "dax" => in_memory(bench, 5 * GIB, &[("many", "")]),
-        _ => in_guest(bench, backend, &[("many", "")]),
-    }
+    in_guest(bench, backend, &[("many", "")])
 }
 
 /// The cases of `lvm` on persistent memory, where files are mapped directly.

@@ -11,7 +11,7 @@ use crate::{Dice, Role, World, settled};
 const MOST_WRITES: usize = 12;
 
 /// Events that half an hour may bring at the end: what can't be is tried again every few minutes.
-const MOST_EVENTS: usize = 40;
+const MOST_EVENTS: usize = 20;
 
 /// How much happens.
 #[derive(Clone, Copy, Debug)]

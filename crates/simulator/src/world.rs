@@ -306,7 +306,8 @@ macro_rules! kinds {
 
 kinds! {
     all: Node, PersistentVolume, StorageClass, Namespace, CSIDriver, CSINode, VolumeAttachment,
-        VolumeAttributesClass, VolumePopulator, VolumeSnapshotClass, VolumeSnapshotContent, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, CustomResourceDefinition;
+        VolumeAttributesClass, VolumePopulator, VolumeSnapshotClass, VolumeSnapshotContent,
+        VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, CustomResourceDefinition;
     default_namespaced: Pod, PersistentVolumeClaim, Event, ConfigMap, VolumeSnapshot,
         VolumeGroupSnapshot, StatefulSet;
 }

@@ -19,7 +19,8 @@ const LOG: &str = "$(awk '$2 ~ /kubernetes.io~csi.*mount$/ {print $2}' /proc/mou
 /// Lines that have to be there before the power goes.
 const LINES: usize = 20;
 
-/// Cuts the power while volumes are in use, on persistent memory if the backend is called `dax`; with it on again the pod runs again, with everything that it had synced.
+/// Cuts the power while volumes are in use, on persistent memory if the backend is called `dax`; with it on again the pod
+/// runs again, with everything that it had synced.
 pub(super) fn reboot(bench: &Bench, backend: &str) -> anyhow::Result<()> {
     orlop(bench)?;
     std::fs::write(bench.share.join("reboot.yaml"), MANIFEST)?;
