@@ -1,7 +1,7 @@
 //! Files that must survive power loss, and directories.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read, Write},
     os::{
@@ -32,6 +32,20 @@ pub struct Space {
     pub inodes: u64,
     /// Inodes free.
     pub inodes_free: u64,
+}
+
+/// Where the new content of `file` is written before it takes the name: `.NAME.new` beside it. A crash may leave it.
+pub fn draft_of(file: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(file.file_name().unwrap_or_default());
+    name.push(".new");
+    file.with_file_name(name)
+}
+
+/// Whether a name is that of a draft, of whatever file.
+pub fn is_draft(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.len() > 5 && name.starts_with(b".") && name.ends_with(b".new")
 }
 
 /// Files and directories by path. Used below directories that belong to us alone; paths inside volumes go through
@@ -89,11 +103,24 @@ pub trait Files {
     /// `NotFound` and `AlreadyExists` among others.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 
-    /// Removes a file, durably; `false` when there was none.
+    /// Removes a file, durably, and the [draft](draft_of) that a crash may have left beside it; `false` when there was
+    /// no file.
     ///
     /// # Errors
     /// When it can't be removed.
     fn remove_file(&self, file: &Path) -> Result<bool>;
+
+    /// Removes the drafts that crashes have left in a directory; how many there were. Nobody may write there meanwhile.
+    ///
+    /// # Errors
+    /// When the directory can't be read, or one can't be removed.
+    fn remove_drafts(&self, directory: &Path) -> Result<usize> {
+        let drafts: Vec<_> = self.list(directory)?.into_iter().filter(|name| is_draft(name)).collect();
+        for draft in &drafts {
+            self.remove_file(&directory.join(draft))?;
+        }
+        Ok(drafts.len())
+    }
 
     /// Removes an empty directory; `false` when there was none.
     ///
@@ -246,10 +273,7 @@ impl Files for Kernel {
     }
 
     fn write_ordered(&self, file: &Path, content: &[u8], mode: u32) -> Result<()> {
-        let mut name = OsString::from(".");
-        name.push(file.file_name().unwrap_or_default());
-        name.push(".new");
-        let draft = file.with_file_name(name);
+        let draft = draft_of(file);
         let write = || {
             let mut open =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
@@ -276,11 +300,22 @@ impl Files for Kernel {
     }
 
     fn remove_file(&self, file: &Path) -> Result<bool> {
-        match std::fs::remove_file(file) {
-            Ok(()) => sync_parent(file).map(|()| true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).context("remove", file.display()),
+        let unlink = |path: &Path| match std::fs::remove_file(path) {
+            Ok(()) => Ok(true),
+            // A name that is too long for a file is none of a file either.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error).context("remove", path.display()),
+        };
+        let found = unlink(file)?;
+        let draft = unlink(&draft_of(file))?;
+        if found || draft {
+            sync_parent(file)?;
         }
+        Ok(found)
     }
 
     fn remove_directory(&self, directory: &Path) -> Result<bool> {

@@ -24,7 +24,7 @@ mod superblock;
 pub use block::{BlockDevice, BlockDevices, DeviceNumber};
 pub use btrfs::{Btrfs, SubvolumeId, SubvolumeQuota};
 pub use error::{Error, Result};
-pub use files::{Files, Space};
+pub use files::{Files, Space, draft_of, is_draft};
 pub use loops::{LoopDevice, LoopDevices};
 pub use lvm::{COMING, LogicalVolume, LogicalVolumes, Making, VolumeGroup, logical_device};
 pub use mount_table::{Mount, MountTable};

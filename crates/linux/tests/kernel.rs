@@ -252,6 +252,22 @@ fn durable_files_are_whole_and_private() {
 }
 
 #[test]
+fn a_draft_that_a_crash_left_goes_with_its_file() {
+    let place = tempfile::tempdir().expect("temporary directory");
+    let at = |name: &str| place.path().join(name);
+    for name in ["record", ".record.new", ".other.new", ".new", "kept.new"] {
+        fs::write(at(name), "{").expect("write");
+    }
+    assert!(Kernel.remove_file(&at("record")).expect("remove"));
+    assert_eq!(Kernel.list(place.path()).expect("list"), [".new", ".other.new", "kept.new"]);
+    assert!(!Kernel.remove_file(&at("other")).expect("a draft alone is no file"));
+    fs::write(at(".again.new"), "{").expect("write");
+    assert_eq!(Kernel.remove_drafts(place.path()).expect("remove"), 1);
+    assert_eq!(Kernel.list(place.path()).expect("list"), [".new", "kept.new"]);
+    assert!(!Kernel.remove_file(&at(&"n".repeat(255))).expect("its draft's name would be too long"));
+}
+
+#[test]
 fn a_sub_path_stays_inside_its_volume() {
     let place = tempfile::tempdir().expect("temporary directory");
     let (volume, outside) = (place.path().join("volume"), place.path().join("outside"));

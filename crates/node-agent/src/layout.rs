@@ -122,6 +122,11 @@ impl Layout {
         self.logs().join(format!("{namespace}_{name}_{uid}"))
     }
 
+    /// `leftovers`: what was found where nothing should have been.
+    pub fn leftovers(&self) -> PathBuf {
+        self.root.join("leftovers")
+    }
+
     /// State of the OCI runtime.
     pub fn runtime_state(&self) -> PathBuf {
         self.root.join("runtime")

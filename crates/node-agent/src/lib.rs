@@ -15,6 +15,7 @@ mod descriptor;
 mod grow;
 mod in_use;
 mod layout;
+mod leftovers;
 pub mod logs;
 mod node;
 mod objects;

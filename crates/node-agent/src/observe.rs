@@ -94,7 +94,12 @@ fn pairs(host: &dyn Host, directory: &std::path::Path) -> Result<Vec<(String, St
     };
     let mut found = Vec::new();
     for outer in names(directory.to_path_buf())? {
-        found.extend(names(directory.join(&outer))?.into_iter().map(|inner| (outer.clone(), inner)));
+        let inner = match names(directory.join(&outer)) {
+            // A file among the directories: nothing of ours, and set aside when the pod goes.
+            Err(VolumeError::Host(error)) if error.kind() == io::ErrorKind::NotADirectory => continue,
+            inner => inner?,
+        };
+        found.extend(inner.into_iter().map(|inner| (outer.clone(), inner)));
     }
     Ok(found)
 }

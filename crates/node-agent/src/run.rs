@@ -19,7 +19,7 @@ use crate::{
     containers::oci,
     in_use::InUse,
     layout::Layout,
-    node,
+    leftovers, node,
     volumes::{csi::Csi, stages},
 };
 
@@ -118,6 +118,7 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
     let boot_id = boot_id().map_err(Error::BootId)?;
     let host: Arc<dyn Host> = Arc::new(Kernel);
     let layout = Layout::new(&options.root);
+    leftovers::sweep(&*host, &layout).map_err(|error| root_error(&options.root, io::Error::other(error)))?;
     let csi = Csi::open(host.clone(), layout, drivers.clone(), options.node_name.clone(), boot_id.clone())
         .map_err(|source| root_error(&options.root, source))?;
     let attached = stages::attached(&csi.layout).map_err(|source| root_error(&options.root, source))?;

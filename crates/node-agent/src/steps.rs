@@ -25,6 +25,7 @@ use crate::{
         environment::{self, EnvironmentError},
         monitor, signal, start,
     },
+    leftovers::{self, Leftover},
     objects::Kind,
     plan::{Actual, Step, VolumeDirectory},
     volumes::{
@@ -118,8 +119,16 @@ impl Agent {
                 let (host, layout, uid) = (self.host.clone(), self.layout.clone(), uid.to_owned());
                 Ok(blocking("removing sub-paths", move || subpath::clean(&*host, &layout, &uid)).await?)
             }
-            (Step::TearDown(volume), _) => Ok(self.tear_down(uid, volume).await?),
-            (Step::RemovePod, _) => Ok(self.remove_pod(uid).await?),
+            (Step::TearDown(volume), _) => {
+                let left = self.tear_down(uid, volume).await?;
+                self.tell_leftovers(pod, &left);
+                Ok(())
+            }
+            (Step::RemovePod, _) => {
+                let left = self.remove_pod(uid).await?;
+                self.tell_leftovers(pod, &left);
+                Ok(())
+            }
             (Step::Delete, Some(pod)) => self.confirm_deletion(uid, pod).await,
             (Step::SetUp(_) | Step::Start { .. } | Step::Delete, None) => Ok(()),
         }
@@ -270,20 +279,32 @@ impl Agent {
             .collect())
     }
 
-    async fn tear_down(&self, uid: &str, volume: &VolumeDirectory) -> Result<(), VolumeError> {
+    /// The log has it already.
+    fn tell_leftovers(&self, pod: Option<&Arc<Pod>>, left: &[Leftover]) {
+        let Some(pod) = pod else { return };
+        for leftover in left {
+            self.recorder.warning(&reference(pod), "LeftoverSetAside", leftover.to_string());
+        }
+    }
+
+    async fn tear_down(&self, uid: &str, volume: &VolumeDirectory) -> Result<Vec<Leftover>, VolumeError> {
         if volume.plugin == crate::layout::CSI {
             let places = Places { layout: &self.layout, block: volume.block };
             let record = stages::publish_record(places, uid, &volume.name).map_err(CsiError::Record)?;
-            self.csi.tear_down(uid, &volume.name, volume.block).await?;
+            let left = self.csi.tear_down(uid, &volume.name, volume.block).await?;
             if let Some(record) = record.filter(|record| record.own.attached) {
                 let name = attachment::status_name(&record.driver, &record.handle);
                 self.in_use.give_up(&name, &(uid.to_owned(), volume.name.clone()));
             }
-            return Ok(());
+            return Ok(left);
         }
         let (host, layout, uid, volume) =
             (self.host.clone(), self.layout.clone(), uid.to_owned(), volume.clone());
-        blocking("tearing down a volume", move || local::tear_down(&*host, &layout, &uid, &volume)).await
+        blocking("tearing down a volume", move || {
+            local::tear_down(&*host, &layout, &uid, &volume)?;
+            Ok(Vec::new())
+        })
+        .await
     }
 
     async fn start(
@@ -506,15 +527,16 @@ impl Agent {
     }
 
     /// Removes the pod's directory. Volumes have been given back: what is left of them must be empty.
-    async fn remove_pod(&self, uid: &str) -> Result<(), VolumeError> {
+    async fn remove_pod(&self, uid: &str) -> Result<Vec<Leftover>, VolumeError> {
         let (host, layout, uid) = (self.host.clone(), self.layout.clone(), uid.to_owned());
         let group = start::pod_cgroup(&self.facts.name, &uid);
         blocking("removing a pod's directory", move || {
             let volumes = layout.volumes(&uid);
+            let mut left = Vec::new();
             for plugin in host.list(&volumes)? {
-                host.remove_directory(&volumes.join(plugin))?;
+                left.extend(leftovers::remove_directory(&*host, &layout, &volumes.join(plugin))?);
             }
-            host.remove_directory(&volumes)?;
+            left.extend(leftovers::remove_directory(&*host, &layout, &volumes)?);
             cgroup::remove(&group);
             let suffix = format!("_{uid}");
             for logs in host.list(&layout.logs())? {
@@ -523,7 +545,7 @@ impl Agent {
                 }
             }
             host.remove_tree(&layout.pod(&uid))?;
-            Ok(())
+            Ok(left)
         })
         .await
     }

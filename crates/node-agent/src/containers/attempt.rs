@@ -227,7 +227,7 @@ pub(crate) fn write_durably<T: Serialize>(path: &Path, value: &T) -> io::Result<
 /// Writes a record so that a reader sees all of it or nothing; it may be lost in a power loss, where its content
 /// (a process, a mount) is lost too.
 pub(crate) fn write_volatile<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let new = path.with_extension("new");
+    let new = linux::draft_of(path);
     OpenOptions::new()
         .create(true)
         .truncate(true)

@@ -37,7 +37,13 @@ use super::{
     places::Places,
     stages::{self, FORMAT, PublishRecord, PublishState, StageRecord, Stages},
 };
-use crate::{Drivers, blocking::blocking, containers::attempt, layout::Layout};
+use crate::{
+    Drivers,
+    blocking::blocking,
+    containers::attempt,
+    layout::Layout,
+    leftovers::{self, Leftover},
+};
 pub(crate) use error::CsiError;
 
 /// How long a driver may take for a call.
@@ -184,7 +190,12 @@ impl Csi {
     }
 
     /// Unpublishes the volume from the pod, unstages it after its last pod, and forgets it.
-    pub(crate) async fn tear_down(&self, uid: &str, name: &str, block: bool) -> Result<(), VolumeError> {
+    pub(crate) async fn tear_down(
+        &self,
+        uid: &str,
+        name: &str,
+        block: bool,
+    ) -> Result<Vec<Leftover>, VolumeError> {
         let places = Places { layout: &self.layout, block };
         let Some(record) = stages::publish_record(places, uid, name).map_err(CsiError::Record)? else {
             return self.remove_directory(uid, name, block).await;
@@ -199,6 +210,7 @@ impl Csi {
         })
         .await?;
 
+        let mut left = Vec::new();
         let stage = self.stages.of(&record.driver, &record.handle);
         let mut stage = stage.lock().await;
         let staged = driver.stages && record.mode != INLINE;
@@ -209,13 +221,13 @@ impl Csi {
             let call = async move { client.node_unstage_volume(request).await };
             self.call("NodeUnstageVolume", &record.driver, call).await?;
             stage.staged = false;
-            self.remove_stage(&record.driver, &record.handle, name, block).await?;
+            left = self.remove_stage(&record.driver, &record.handle, name, block).await?;
         }
-        self.remove_directory(uid, name, block).await?;
+        left.extend(self.remove_directory(uid, name, block).await?);
         stage.users.remove(uid);
         drop(stage);
         self.stages.prune();
-        Ok(())
+        Ok(left)
     }
 
     /// Whether the driver's node service lets volumes grow.
@@ -420,7 +432,7 @@ impl Csi {
         handle: &str,
         name: &str,
         block: bool,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<Vec<Leftover>, VolumeError> {
         let (host, layout) = (self.host.clone(), self.layout.clone());
         let (driver, handle, name) = (driver.to_owned(), handle.to_owned(), name.to_owned());
         blocking("removing a staging directory", move || {
@@ -430,9 +442,14 @@ impl Csi {
     }
 
     /// Removes the pod's directory of the volume; a driver that left its target mounted or filled is not helped out
-    /// by deleting through it.
-    async fn remove_directory(&self, uid: &str, name: &str, block: bool) -> Result<(), VolumeError> {
-        let host = self.host.clone();
+    /// by deleting through it: what it left is set aside, unless it is mounted.
+    async fn remove_directory(
+        &self,
+        uid: &str,
+        name: &str,
+        block: bool,
+    ) -> Result<Vec<Leftover>, VolumeError> {
+        let (host, layout) = (self.host.clone(), self.layout.clone());
         let places = Places { layout: &self.layout, block };
         let (directory, target) = (places.directory(uid, name), places.target(uid, name));
         let link = block.then(|| places.link(uid, name));
@@ -445,6 +462,7 @@ impl Csi {
             if !has_record && host.mount_table()?.at(&target).is_some() {
                 host.unmount(&target, Unmount::Plain)?;
             }
+            let mut left = Vec::new();
             if block {
                 host.remove_file(&target)?;
                 match target.parent().map(|parent| host.remove_directory(parent)) {
@@ -454,12 +472,11 @@ impl Csi {
                     None => {}
                 }
             } else {
-                host.remove_directory(&target)?;
+                left.extend(leftovers::remove_directory(&*host, &layout, &target)?);
             }
             host.remove_file(&directory.join("vol_data.json"))?;
-            host.remove_file(&directory.join("vol_data.new"))?;
-            host.remove_directory(&directory)?;
-            Ok(())
+            left.extend(leftovers::remove_directory(&*host, &layout, &directory)?);
+            Ok(left)
         })
         .await
     }

@@ -153,6 +153,8 @@ pub(crate) enum VolumeError {
     Host(#[from] linux::Error),
     #[error("the API did not answer: {0}")]
     Api(#[from] kube::Error),
+    #[error("{0}")]
+    Leftover(String),
     #[error("{0} took longer than a minute: a device or file system may hang, see the kernel's log")]
     Stuck(&'static str),
 }

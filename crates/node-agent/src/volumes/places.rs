@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use linux::Host;
 
 use super::VolumeError;
-use crate::layout::{self, Layout};
+use crate::{
+    layout::{self, Layout},
+    leftovers::{self, Leftover},
+};
 
 /// The places of mounted volumes, or of block volumes.
 #[derive(Clone, Copy, Debug)]
@@ -57,21 +60,23 @@ impl Places<'_> {
         self.stage(driver, handle, name).join("vol_data.json")
     }
 
-    /// Removes what is left of a stage. Blocks.
+    /// Removes what is left of a stage; what is unknown there is set aside. Blocks.
     pub(crate) fn remove_stage(
         self,
         host: &dyn Host,
         driver: &str,
         handle: &str,
         name: &str,
-    ) -> Result<(), VolumeError> {
-        host.remove_directory(&self.staging(driver, handle, name))?;
+    ) -> Result<Vec<Leftover>, VolumeError> {
+        let mut left = Vec::new();
+        left.extend(leftovers::remove_directory(host, self.layout, &self.staging(driver, handle, name))?);
         host.remove_file(&self.stage_record(driver, handle, name))?;
-        host.remove_directory(&self.stage(driver, handle, name))?;
+        left.extend(leftovers::remove_directory(host, self.layout, &self.stage(driver, handle, name))?);
         if self.block {
-            host.remove_directory(&self.layout.devices().join(name))?;
+            let directory = self.layout.devices().join(name);
+            left.extend(leftovers::remove_directory(host, self.layout, &directory)?);
         }
-        Ok(())
+        Ok(left)
     }
 
     /// The link by which people and tools find a pod's device.
