@@ -6,6 +6,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
+use crate::bounds;
 use crate::error::ApiError;
 use crate::protobuf;
 
@@ -44,6 +45,12 @@ impl Payload {
 
     /// The body as a value, with the paths of fields that occur twice.
     pub(crate) fn value(&self) -> Result<(Value, Vec<String>), ApiError> {
+        let (value, duplicates) = self.decoded()?;
+        bounds::check_body(&value)?;
+        Ok((value, duplicates))
+    }
+
+    fn decoded(&self) -> Result<(Value, Vec<String>), ApiError> {
         match self.media_type.as_str() {
             "application/json" => json(&self.bytes),
             "application/yaml" | "application/x-yaml" | "text/yaml" => {

@@ -1,15 +1,18 @@
 //! What a new or replaced object becomes before it is stored: pure rules, the same for all kinds.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::bounds;
 use crate::catalog::Served;
 use crate::error::ApiError;
 use crate::kinds;
 use crate::object;
 use crate::request::FieldValidation;
-use crate::schema::{CauseType, FieldError};
+use crate::schema::{CauseType, FieldError, TooLarge};
 
 /// Checks that a decoded body is an object of this kind and takes out what clients may not know of; returns warnings
 /// about unknown and duplicate fields (`duplicates`), or refuses them.
@@ -124,7 +127,10 @@ pub(crate) fn begin(
 /// Defaults, after a look at the types that they rely on.
 fn settle(served: &Served, new: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
     match &served.custom {
-        Some(custom) => custom.schema.apply_defaults(new),
+        Some(custom) => custom
+            .schema
+            .apply_defaults(new, bounds::LARGEST)
+            .map_err(|TooLarge(most)| ApiError::RequestTooLarge(most))?,
         None => {
             schema_errors(served, new)?;
             kinds::default_object(&served.kind, new, old);
@@ -135,6 +141,7 @@ fn settle(served: &Served, new: &mut Value, old: Option<&Value>) -> Result<(), A
 
 /// Refuses a new object that breaks a rule of its kind.
 pub(crate) fn check_new(served: &Served, new: &Value) -> Result<(), ApiError> {
+    bounds::check(new, None)?;
     let mut errors = kinds::validate_create(&served.kind, new);
     errors.extend(schema_errors(served, new)?);
     refuse_if_any(served, new, errors)
@@ -189,7 +196,13 @@ pub(crate) fn replace(served: &Served, part: Part, old: &Value, mut new: Value) 
         }
     }
     carry_metadata(served, old, &mut new);
+    if lets_go(served, old, &new) {
+        return Ok(if is_finished(&new) { Outcome::Remove(new) } else { Outcome::Put(new) });
+    }
+    // Before anything walks over it, and again with what was filled in.
+    bounds::check(&new, Some(old))?;
     settle(served, &mut new, Some(old))?;
+    bounds::check(&new, Some(old))?;
     if served.kind.counts_generations() && counted(served, &new) != counted(served, old) {
         let generation = object::metadata(old).get("generation").and_then(Value::as_i64).unwrap_or(0);
         object::metadata_mut(&mut new).insert("generation".into(), (generation + 1).into());
@@ -203,6 +216,33 @@ pub(crate) fn replace(served: &Served, part: Part, old: &Value, mut new: Value) 
     errors.extend(schema_errors(served, &new)?);
     refuse_if_any(served, &new, errors)?;
     if is_finished(&new) { Ok(Outcome::Remove(new)) } else { Ok(Outcome::Put(new)) }
+}
+
+/// Whether all that changes is that an object that is being deleted loses finalizers. That is never refused, also when
+/// what is stored breaks a rule that is newer than it.
+fn lets_go(served: &Served, old: &Value, new: &Value) -> bool {
+    if !object::is_deleting(old) {
+        return false;
+    }
+    let (before, after): (HashSet<&str>, HashSet<&str>) =
+        (object::finalizers(old).collect(), object::finalizers(new).collect());
+    if after.len() >= before.len() || !after.is_subset(&before) {
+        return false;
+    }
+    let mut expected = old.clone();
+    let metadata = object::metadata_mut(&mut expected);
+    match object::metadata(new).get("finalizers") {
+        Some(left) => metadata.insert("finalizers".into(), left.clone()),
+        None => metadata.remove("finalizers"),
+    };
+    if &expected == new {
+        return true;
+    }
+    // A client's object has lost what its schema does not know.
+    served.schema().is_some_and(|schema| {
+        schema.prune(&mut expected);
+        &expected == new
+    })
 }
 
 /// Whether a deleted object has nothing left to wait for.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use object_store::{EventKind, Object};
+use object_store::{EventKind, Object, WriteError};
 use serde_json::{Value, json};
 
 use crate::admission::DEFINITION_CLEANUP;
@@ -13,30 +13,48 @@ use crate::error::ApiError;
 use crate::kinds::Kind;
 use crate::request::Query;
 use crate::schema::{FieldError, Schema};
-use crate::server::{Shared, StartError, Target};
+use crate::server::{Shared, Target};
 use crate::{object, write};
 
 /// Under what the store keeps definitions.
 const RESOURCE: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
-/// Serves every stored definition.
-pub(crate) fn load(shared: &Shared) -> Result<(), StartError> {
+/// Serves every stored definition. One that can't be served keeps none of the others from it.
+pub(crate) fn load(shared: &Shared) {
     let page = shared.store.list(RESOURCE, None, None, None, 0, |_| true);
     for stored in page.map(|page| page.objects).unwrap_or_default() {
-        let failed = |why: String| StartError::Definition { name: stored.key.name.to_string(), why };
-        let value = object::decode(&stored.value).map_err(|error| failed(error.to_string()))?;
-        let definition = definition(&value, stored.revision).map_err(|errors| {
-            failed(
-                errors
-                    .iter()
-                    .map(|error| format!("{}: {}", error.field, error.message))
-                    .collect::<Vec<_>>()
-                    .join("; "),
-            )
-        })?;
-        shared.catalog.define(&stored.key.name, definition);
+        let name = &*stored.key.name;
+        if !shared.unreadable.allows(&stored) {
+            continue;
+        }
+        match object::decode(&stored.value)
+            .map_err(|error| error.to_string())
+            .and_then(|value| definition(&value, stored.revision).map_err(|errors| described(&errors)))
+        {
+            Ok(definition) => serve(shared, name, definition),
+            Err(why) => not_served(name, &why),
+        }
     }
-    Ok(())
+}
+
+/// Serves what a definition says, after a look at the objects that are there already.
+fn serve(shared: &Shared, name: &str, definition: Definition) {
+    for served in &definition.versions {
+        shared.unreadable.examine(&shared.store, &served.resource);
+    }
+    shared.catalog.define(name, definition);
+}
+
+fn not_served(definition: &str, why: &str) {
+    tracing::error!(
+        definition,
+        why,
+        "a stored CustomResourceDefinition can't be served, nor can its objects: change it or delete it"
+    );
+}
+
+fn described(errors: &[FieldError]) -> String {
+    errors.iter().take(5).map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
@@ -177,10 +195,8 @@ pub(crate) fn after_write(shared: &Arc<Shared>, target: &Target, stored: &Object
         false => definition(&crd, stored.revision),
     };
     match now_served {
-        Ok(now_served) => shared.catalog.define(&stored.key.name, now_served),
-        Err(errors) => {
-            tracing::error!(definition = %stored.key.name, ?errors, "a stored definition can't be served");
-        }
+        Ok(now_served) => serve(shared, &stored.key.name, now_served),
+        Err(errors) => not_served(&stored.key.name, &described(&errors)),
     }
     if !gone && object::is_deleting(&crd) {
         spawn_cleanup(shared, target.clone());
@@ -262,11 +278,21 @@ async fn clean_up(shared: &Arc<Shared>, target: &Target) -> Result<(), ApiError>
 async fn delete_object(shared: &Arc<Shared>, found: Object) -> Result<(), ApiError> {
     let served =
         shared.catalog.now().all.iter().find(|served| served.resource == found.key.resource).cloned();
-    let Some(served) = served else { return Ok(()) };
+    let Some(served) = served else { return drop_unserved(shared, found).await };
     let namespace = found.key.namespace.to_string();
     let one = Target { served, namespace, name: found.key.name.to_string(), subresource: None };
     match delete::delete_one(shared, &one, &DeleteOptions::default()).await {
         Ok(_) | Err(ApiError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// Removes an object of a definition that can't be served: nobody could ever take its finalizers off.
+async fn drop_unserved(shared: &Shared, found: Object) -> Result<(), ApiError> {
+    tracing::warn!(key = %found.key, "an object of a definition that can't be served was removed with it");
+    let last = found.value.clone();
+    match shared.store.delete(found.key, found.revision, Box::new(move |_| last)).await {
+        Ok(_) | Err(WriteError::Missing) => Ok(()),
+        Err(error) => Err(ApiError::Unavailable(format!("the object store can't take writes: {error}"))),
     }
 }

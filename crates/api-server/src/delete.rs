@@ -15,7 +15,7 @@ use crate::error::ApiError;
 use crate::negotiate::Shape;
 use crate::request::Query;
 use crate::server::{Shared, Target, written};
-use crate::{crds, namespaces, object, read, write};
+use crate::{crds, namespaces, object, read, unreadable, write};
 
 /// How often a changed object is read again before the client gets the conflict.
 const RETRIES: usize = 10;
@@ -209,8 +209,8 @@ pub(crate) async fn delete_one(
     };
     let query = Query { dry_run: options.dry_run, ..Default::default() };
     for attempt in 1.. {
-        let current = read::fetch(shared, target)?;
-        let old = object::decode(&object::with_api_version(&current.value, &served.api_version))?;
+        let current = read::fetch_any(shared, target)?;
+        let old = known(shared, served, &current);
         let outcome = plan(served, &old, options, clock::now())?;
         let removed = matches!(outcome, Outcome::Remove(_));
         match write::apply(shared, target, &query, &current, outcome).await {
@@ -227,6 +227,18 @@ pub(crate) async fn delete_one(
     Err(ApiError::modified(&served.kind, &target.name))
 }
 
+/// The object, or what stands in for one that can't be read.
+fn known(shared: &Shared, served: &Served, stored: &Object) -> Value {
+    let decoded = shared
+        .unreadable
+        .check(served, stored)
+        .and_then(|()| object::decode(&object::with_api_version(&stored.value, &served.api_version)));
+    decoded.unwrap_or_else(|error| {
+        tracing::warn!(key = %stored.key, %error, "an object that can't be read is being deleted");
+        unreadable::stand_in(served, stored)
+    })
+}
+
 /// Answers a deletecollection: deletes what the selectors select, and lists it.
 pub(crate) async fn collection(
     shared: &Arc<Shared>,
@@ -236,8 +248,13 @@ pub(crate) async fn collection(
 ) -> Result<Answer, ApiError> {
     let options = DeleteOptions::parse(&payload, query)?;
     let (page, metadata) = read::page(shared, target, query)?;
+    // Without a selector everything is meant, also what can't be looked at.
+    let unreadable = match target.selection(query)?.is_everything() {
+        true => shared.unreadable.of(&shared.store, &target.served.resource, target.list_namespace()),
+        false => Vec::new(),
+    };
     let mut items = Vec::with_capacity(page.objects.len());
-    for found in page.objects {
+    for found in page.objects.into_iter().chain(unreadable) {
         let one = Target {
             namespace: found.key.namespace.to_string(),
             name: found.key.name.to_string(),

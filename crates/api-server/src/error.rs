@@ -60,6 +60,8 @@ pub(crate) enum ApiError {
     UnsupportedMediaType(String),
     #[error("Request entity too large: limit is {0}")]
     RequestTooLarge(usize),
+    #[error("Request entity too large: The allowed maximum operations in a JSON patch is {most}, got {got}")]
+    TooManyOperations { most: usize, got: usize },
     #[error("{message}")]
     Expired { message: String, fresh_continue: Option<String> },
     #[error("Too large resource version: {asked}, current: {current}")]
@@ -72,6 +74,11 @@ pub(crate) enum ApiError {
     Unavailable(String),
     #[error("Internal error occurred: {0}")]
     Internal(String),
+    /// Kubernetes' code for an object that is there and can't be read.
+    #[error(
+        "{kind} {key} is stored but can't be read ({why}): delete it with `kubectl delete --raw {path}` or `orlop delete`"
+    )]
+    StoreRead { kind: String, key: String, why: String, path: String },
 }
 
 /// A cause that is no field error.
@@ -184,12 +191,15 @@ impl ApiError {
             Self::Invalid { .. } | Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             Self::NotAcceptable(_) => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
-            Self::RequestTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
+            Self::RequestTooLarge(_) | Self::TooManyOperations { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge")
+            }
             Self::Expired { .. } => (StatusCode::GONE, "Expired"),
             Self::TooLargeRevision { .. } | Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
             Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+            Self::StoreRead { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "StoreReadError"),
         }
     }
 

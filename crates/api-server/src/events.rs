@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use object_store::{EventKind, Object, WatchEnd};
 use tokio::time::Instant;
 
-use crate::object;
 use crate::server::Shared;
+use crate::{object, unreadable};
 
 const RESOURCE: &str = "events";
 
@@ -67,7 +67,11 @@ async fn remove_first(shared: &Shared, queue: &mut VecDeque<Entry>) {
     if current.revision != entry.at.revision {
         return;
     }
-    let Ok(last) = object::decode(&current.value) else { return };
+    let last = object::decode(&current.value).ok().or_else(|| {
+        let served = shared.catalog.now().builtin("Event")?;
+        Some(unreadable::stand_in(&served, &current))
+    });
+    let Some(last) = last else { return };
     if let Err(error) = shared.store.delete(current.key, current.revision, object::encode(&last)).await {
         tracing::debug!(%error, "an event was not expired");
     }

@@ -9,6 +9,7 @@
 mod admission;
 mod answer;
 mod body;
+mod bounds;
 mod catalog;
 mod change;
 mod crds;
@@ -37,6 +38,7 @@ mod selector;
 mod server;
 pub mod strategic_merge;
 pub mod table;
+mod unreadable;
 mod watch;
 mod write;
 

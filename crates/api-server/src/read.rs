@@ -28,6 +28,13 @@ pub(crate) fn get(shared: &Shared, target: &Target, shape: Shape, query: &Query)
 
 /// The stored object that the target names.
 pub(crate) fn fetch(shared: &Shared, target: &Target) -> Result<Object, ApiError> {
+    let stored = fetch_any(shared, target)?;
+    shared.unreadable.check(&target.served, &stored)?;
+    Ok(stored)
+}
+
+/// The same, also when it can't be read.
+pub(crate) fn fetch_any(shared: &Shared, target: &Target) -> Result<Object, ApiError> {
     let key = target.served.key(&target.namespace, &target.name);
     shared.store.get(&key).ok_or_else(|| ApiError::not_found(&target.served.kind, &target.name))
 }
@@ -42,15 +49,22 @@ pub(crate) fn list(
     let include = include_object(&query.include_object)?;
     let (page, metadata) = page(shared, target, query)?;
     let view = View { served: &target.served, shape, include };
-    if shape == Shape::Table {
-        return Ok(answer::json(StatusCode::OK, &view.list_table(&page.objects, &metadata)?));
-    }
-    let head = view.list_head(&metadata);
-    Ok(answer::with_type(
-        StatusCode::OK,
-        "application/json",
-        AnswerBody::chunks(items(target.served.clone(), shape, head, page.objects)),
-    ))
+    let left_out = left_out(shared, target);
+    let mut answer = if shape == Shape::Table {
+        answer::json(StatusCode::OK, &view.list_table(&page.objects, &metadata)?)
+    } else {
+        let items = items(target.served.clone(), shape, view.list_head(&metadata), page.objects);
+        answer::with_type(StatusCode::OK, "application/json", AnswerBody::chunks(items))
+    };
+    answer::warn(&mut answer, &left_out);
+    Ok(answer)
+}
+
+/// A warning for each object that the list can't show.
+fn left_out(shared: &Shared, target: &Target) -> Vec<String> {
+    let objects = shared.unreadable.of(&shared.store, &target.served.resource, target.list_namespace());
+    let told = |stored: &Object| Some(shared.unreadable.check(&target.served, stored).err()?.to_string());
+    objects.iter().take(10).filter_map(told).collect()
 }
 
 /// Pieces of about this many bytes are sent at a time.
@@ -132,7 +146,7 @@ pub(crate) fn page(
     };
     let at = revision_to_list(query, asked, from.as_ref(), shared.store.revision())?;
     let after = from.as_ref().map(|from| (from.ns.as_str(), from.name.as_str()));
-    let keep = |object: &Object| selected(&selection, object);
+    let keep = |object: &Object| shared.unreadable.allows(object) && selected(&selection, object);
     let page = shared.store.list(&target.served.resource, namespace, at, after, query.limit, keep);
     let page = page.map_err(|error| match (error, &from) {
         (ListError::Expired { .. }, Some(from)) => ApiError::Expired {

@@ -21,6 +21,7 @@ use crate::error::ApiError;
 use crate::negotiate::{self, Shape};
 use crate::request::{self, Path, Query, ResourcePath, Verb};
 use crate::selector::Selection;
+use crate::unreadable::Unreadable;
 use crate::{crds, delete, discovery, events, log, namespaces, pods, read, review, scale, watch, write};
 
 /// Bounds of a server, and where its UIDs come from.
@@ -87,14 +88,6 @@ pub enum StartError {
         /// The refusal.
         why: String,
     },
-    /// A stored CustomResourceDefinition can't be read.
-    #[error("the stored CustomResourceDefinition {name} can't be served: {why}")]
-    Definition {
-        /// The definition.
-        name: String,
-        /// What is wrong with it.
-        why: String,
-    },
 }
 
 /// Who makes a request.
@@ -131,6 +124,7 @@ pub(crate) struct Shared {
     pub(crate) namespaces: RwLock<()>,
     /// Definitions whose objects are being deleted.
     pub(crate) cleanups: Mutex<HashSet<String>>,
+    pub(crate) unreadable: Unreadable,
     pub(crate) logs: OnceLock<Arc<dyn log::Logs>>,
     pub(crate) shutdown: CancellationToken,
 }
@@ -189,7 +183,7 @@ impl Target {
 }
 
 impl ApiServer {
-    /// Serves what the store holds. The namespaces `default` and `kube-system` exist afterwards.
+    /// Serves what the store holds. What can't be read of it is left out and told of in the log. The namespaces `default` and `kube-system` exist afterwards.
     pub async fn start(store: Store, options: Options) -> Result<Self, StartError> {
         let shutdown = CancellationToken::new();
         let shared = Arc::new(Shared {
@@ -197,12 +191,16 @@ impl ApiServer {
             watches: Arc::new(Semaphore::new(options.max_watches)),
             namespaces: RwLock::new(()),
             cleanups: Mutex::default(),
+            unreadable: Unreadable::default(),
             logs: OnceLock::new(),
             shutdown: shutdown.clone(),
             options,
             store,
         });
-        crds::load(&shared)?;
+        for served in &shared.catalog.now().all {
+            shared.unreadable.examine(&shared.store, &served.resource);
+        }
+        crds::load(&shared);
         for name in ["default", "kube-system"] {
             namespaces::ensure(&shared, name)
                 .await

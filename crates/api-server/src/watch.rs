@@ -54,7 +54,8 @@ pub(crate) fn watch(
             .store
             .list_and_watch(&target.served.resource, namespace, |_| true)
             .map_err(|error| ApiError::from_list(error, asked))?;
-        (page.objects, Ok(watch))
+        let objects = page.objects.into_iter().filter(|stored| shared.unreadable.allows(stored)).collect();
+        (objects, Ok(watch))
     } else {
         let from = if asked == 0 { shared.store.revision() } else { asked };
         (Vec::new(), shared.store.watch(&target.served.resource, namespace, from))

@@ -1,5 +1,7 @@
 //! Rules of `metadata`, the same for all kinds but for what a name may be.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use values::names;
 
@@ -69,11 +71,9 @@ pub(super) fn check_change(new: &Value, old: &Value, violations: &mut Violations
         }
     }
     if !old["deletionTimestamp"].is_null() {
-        let added: Vec<&str> = items(&new["finalizers"])
-            .iter()
-            .filter(|name| !items(&old["finalizers"]).contains(name))
-            .map(text)
-            .collect();
+        let before: HashSet<&str> = items(&old["finalizers"]).iter().map(text).collect();
+        let added: Vec<&str> =
+            items(&new["finalizers"]).iter().map(text).filter(|name| !before.contains(name)).collect();
         if !added.is_empty() {
             let detail = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub(crate) use builtin::{json_schema, object_meta};
+pub(crate) use defaults::TooLarge;
 pub use error::{CauseType, FieldError};
 use node::{Node, NodeId};
 
@@ -61,9 +62,9 @@ impl Schema {
         prune::prune(self, object)
     }
 
-    /// Fills in the schema's defaults.
-    pub fn apply_defaults(&self, object: &mut Value) {
-        defaults::apply(self, self.0.root, object);
+    /// Fills in the schema's defaults, unless they have more than `most` bytes together.
+    pub(crate) fn apply_defaults(&self, object: &mut Value, most: usize) -> Result<(), TooLarge> {
+        defaults::apply(self, self.0.root, object, most)
     }
 
     /// What in the object contradicts the schema.

@@ -44,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) nullable: bool,
     /// Known fields of an object.
     pub(crate) fields: BTreeMap<Box<str>, NodeId>,
+    /// Those of them that have a default.
+    pub(crate) defaulted: Vec<(Box<str>, NodeId)>,
     /// What any other field of an object must be; with neither this nor `preserve`, there may be no other.
     pub(crate) others: Option<NodeId>,
     pub(crate) items: Option<NodeId>,
@@ -173,6 +175,9 @@ impl<'a> Builder<'a> {
         if let Some(fields) = schema.get("properties").and_then(Value::as_object) {
             for (name, field) in fields {
                 let field_id = self.add(field, "");
+                if self.nodes[field_id.0].default.is_some() {
+                    node.defaulted.push((name.as_str().into(), field_id));
+                }
                 node.fields.insert(name.as_str().into(), self.with_list_rules(field_id, type_name, name));
             }
         }

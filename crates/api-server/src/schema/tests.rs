@@ -175,7 +175,7 @@ fn custom_objects_are_pruned_and_defaulted() {
         schema.prune(&mut object),
         [r#"unknown field "metadata.bad""#, r#"unknown field "spec.gone""#]
     );
-    schema.apply_defaults(&mut object);
+    schema.apply_defaults(&mut object, 1000).expect("room");
     assert_eq!(
         object,
         json!({
@@ -211,4 +211,13 @@ fn schemas_that_are_not_structural_are_refused() {
             json!({"schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}});
         assert_eq!(messages(&Schema::from_crd_version(&version).unwrap_err()), [expected]);
     }
+}
+
+#[test]
+fn defaults_are_bounded_while_they_are_filled_in() {
+    let schema = widget(json!({"type": "array", "items": {"type": "object", "properties": {
+        "text": {"type": "string", "default": "x".repeat(1000)}}}}));
+    let mut object = json!({"spec": vec![json!({}); 1000]});
+    assert_eq!(schema.apply_defaults(&mut object, 100_000), Err(TooLarge(100_000)));
+    assert!(crate::bounds::size(&object) < 110_000, "it stopped there");
 }

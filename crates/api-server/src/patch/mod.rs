@@ -1,5 +1,8 @@
 //! Patches: JSON Patch, merge patch, strategic merge patch.
 
+mod json;
+mod merge;
+
 use serde_json::Value;
 
 use crate::body::{self, Payload};
@@ -11,7 +14,7 @@ use crate::strategic_merge;
 #[derive(Debug)]
 pub(crate) enum Patch {
     /// RFC 6902.
-    Json(json_patch::Patch),
+    Json(Vec<json::Operation>),
     /// RFC 7386.
     Merge(Value),
     /// Kubernetes' own: lists merge by key.
@@ -31,10 +34,11 @@ impl Patch {
         let accepted = if custom { CUSTOM } else { BUILTIN };
         match payload.media_type.as_str() {
             "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_slice(&payload.bytes)
+                let patch: Option<Vec<json::Operation>> = serde_json::from_slice(&payload.bytes)
                     .map_err(|error| ApiError::BadRequest(format!("error decoding patch: {error}")))?;
-                if patch.0.len() > MAX_OPERATIONS {
-                    return Err(ApiError::RequestTooLarge(MAX_OPERATIONS));
+                let patch = patch.unwrap_or_default();
+                if patch.len() > MAX_OPERATIONS {
+                    return Err(ApiError::TooManyOperations { most: MAX_OPERATIONS, got: patch.len() });
                 }
                 Ok((Self::Json(patch), Vec::new()))
             }
@@ -59,9 +63,9 @@ impl Patch {
     pub(crate) fn apply(&self, kind: &Kind, object: &Value) -> Result<Value, ApiError> {
         let mut patched = object.clone();
         match self {
-            Self::Json(patch) => json_patch::patch(&mut patched, patch)
+            Self::Json(patch) => json::apply(&mut patched, patch)
                 .map_err(|error| ApiError::Unprocessable(error.to_string()))?,
-            Self::Merge(patch) => json_patch::merge(&mut patched, patch),
+            Self::Merge(patch) => merge::apply(&mut patched, patch),
             Self::Strategic(patch) => {
                 patched = strategic_merge::apply(&kind.kind, object, patch)
                     .map_err(|error| ApiError::BadRequest(error.to_string()))?;
