@@ -92,7 +92,7 @@ pub(crate) enum PodError {
     Observe { pod: String, source: VolumeError },
     #[error("{pod}: {source}")]
     Step { pod: String, source: StepError },
-    #[error("cannot write the status of pod {pod}: {source}")]
+    #[error("cannot write the status of pod {pod}: {}", runtime::explain(source))]
     Status { pod: String, source: kube::Error },
 }
 

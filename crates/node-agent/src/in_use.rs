@@ -96,7 +96,11 @@ impl InUse {
             let mut pause = FIRST_PAUSE;
             while users.changed().await.is_ok() {
                 while let Err(error) = self.tell(&mut users).await {
-                    tracing::warn!(node = self.node, %error, "cannot report the volumes in use");
+                    tracing::warn!(
+                        node = self.node,
+                        error = runtime::explain(&error),
+                        "cannot report the volumes in use"
+                    );
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }

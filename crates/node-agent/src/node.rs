@@ -119,7 +119,11 @@ impl Registration {
             }
             let result = self.renew(None).await;
             if let (Err(error), false) = (&result, failing) {
-                tracing::warn!(node = self.name, %error, "cannot renew the node's lease");
+                tracing::warn!(
+                    node = self.name,
+                    error = runtime::explain(error),
+                    "cannot renew the node's lease"
+                );
             }
             failing = result.is_err();
         }

@@ -97,7 +97,7 @@ pub enum Error {
     #[error("cannot read /proc/sys/kernel/random/boot_id: {0}; is /proc mounted?")]
     BootId(io::Error),
     /// The Node object can't be written.
-    #[error("cannot register node {node}: {source}")]
+    #[error("cannot register node {node}: {}", runtime::explain(source))]
     Node {
         /// The node.
         node: String,

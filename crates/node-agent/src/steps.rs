@@ -51,7 +51,7 @@ pub(crate) enum StepError {
     Bundle(#[from] BundleError),
     #[error("cannot {action}: {source}")]
     Container { action: &'static str, source: std::io::Error },
-    #[error("the API did not answer: {0}")]
+    #[error("the API server was asked in vain: {}", runtime::explain(.0))]
     Api(#[from] kube::Error),
     #[error("volume {0} of the container is not among the pod's volumes")]
     UnknownVolume(String),

@@ -140,7 +140,10 @@ async fn provision(
             Ok(_) => break None,
             Err(kube::Error::Api(status)) if status.is_already_exists() => break None,
             Err(error) if tries == TRIES => break Some(error),
-            Err(error) => tracing::warn!(volume = name, %error, "can't save a new volume, trying again"),
+            Err(error) => {
+                let error = runtime::explain(&error);
+                tracing::warn!(volume = name, error, "can't save a new volume, trying again");
+            }
         }
         tokio::time::sleep(PAUSE).await;
     };
@@ -151,8 +154,9 @@ async fn provision(
     };
 
     let message = format!(
-        "Error creating provisioned PV object for claim {}: {error}. Deleting the volume.",
-        claim.name_any()
+        "Error creating provisioned PV object for claim {}: {}. Deleting the volume.",
+        claim.name_any(),
+        runtime::explain(&error)
     );
     step.warning(about.clone(), "ProvisioningFailed", message);
     let mut tries = 0;

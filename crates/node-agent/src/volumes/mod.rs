@@ -151,7 +151,7 @@ pub(crate) enum VolumeError {
     Files { action: &'static str, source: io::Error },
     #[error(transparent)]
     Host(#[from] linux::Error),
-    #[error("the API did not answer: {0}")]
+    #[error("the API server was asked in vain: {}", runtime::explain(.0))]
     Api(#[from] kube::Error),
     #[error("{0}")]
     Leftover(String),

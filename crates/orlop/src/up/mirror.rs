@@ -31,7 +31,11 @@ pub(super) async fn run(context: Context, node: String, drives: Drives) -> Resul
         let retry = match write(&context, &node, &drives).await {
             Ok(()) => std::time::Duration::MAX,
             Err(error) => {
-                tracing::warn!(node, %error, "the Drive objects could not be brought up to date");
+                tracing::warn!(
+                    node,
+                    error = runtime::explain(&error),
+                    "the Drive objects could not be brought up to date"
+                );
                 std::time::Duration::from_secs(5)
             }
         };
