@@ -1,6 +1,6 @@
 //! Whether an `openAPIV3Schema` is structural: every value has a type, and nothing is specified only inside a junctor.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::FieldError;
 
@@ -12,7 +12,14 @@ const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "str
 const FORBIDDEN: &[&str] =
     &["$ref", "definitions", "dependencies", "additionalItems", "patternProperties", "id"];
 /// What may not appear below a junctor, because pruning and defaulting look only outside of them.
-const OUTSIDE_JUNCTORS: &[&str] = &["default", "additionalProperties", "nullable", "title", "description"];
+const OUTSIDE_JUNCTORS: &[(&str, &str)] = &[
+    ("default", "must be undefined to be structural"),
+    ("additionalProperties", "must be undefined to be structural"),
+    ("nullable", "must be false to be structural"),
+    ("title", "must be empty to be structural"),
+    ("description", "must be empty to be structural"),
+    ("type", "must be empty to be structural"),
+];
 
 /// Everything that makes `schema` not structural.
 pub(super) fn check(schema: &Value) -> Vec<FieldError> {
@@ -46,24 +53,25 @@ fn visit(schema: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>)
     let preserve = flag("x-kubernetes-preserve-unknown-fields");
     let embedded = flag("x-kubernetes-embedded-resource");
 
+    // Beside x-kubernetes-int-or-string any type is allowed, and none counts.
     match schema.get("type").and_then(Value::as_str).filter(|ty| !ty.is_empty()) {
+        Some("object") => {}
+        None if embedded => errors.push(FieldError::required(
+            format!("{path}.type"),
+            "must be object if x-kubernetes-embedded-resource is true",
+        )),
         None if !int_or_string && !preserve && depth > 0 => {
-            errors.push(FieldError::required(
-                format!("{path}.type"),
-                "must not be empty for specified object fields",
-            ));
+            let place = if path.ends_with(".items") { "array items" } else { "object fields" };
+            let detail = format!("must not be empty for specified {place}");
+            errors.push(FieldError::required(format!("{path}.type"), &detail));
         }
-        Some(_) if int_or_string => {
-            let detail = "must be empty if x-kubernetes-int-or-string is true";
-            errors.push(FieldError::forbidden(format!("{path}.type"), detail));
-        }
+        None => {}
         Some(ty) if !TYPES.contains(&ty) => {
             errors.push(FieldError::not_supported(format!("{path}.type"), ty, TYPES.iter().copied()));
         }
         Some("array") if !schema.get("items").is_some_and(Value::is_object) => {
             errors.push(FieldError::required(format!("{path}.items"), "must be specified"));
         }
-        Some("object") | None => {}
         Some(ty) if embedded => {
             errors.push(FieldError::invalid(
                 format!("{path}.type"),
@@ -73,7 +81,15 @@ fn visit(schema: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>)
         }
         Some(_) => {}
     }
-    if embedded && !preserve && !fields.contains_key("properties") {
+    for (set, name) in
+        [(preserve, "x-kubernetes-preserve-unknown-fields"), (embedded, "x-kubernetes-embedded-resource")]
+    {
+        if set && int_or_string {
+            let detail = "must be false if x-kubernetes-int-or-string is true";
+            errors.push(FieldError::invalid(format!("{path}.{name}"), true, detail));
+        }
+    }
+    if embedded && !preserve && !has_fields(schema) {
         errors.push(FieldError::required(
             format!("{path}.properties"),
             "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields",
@@ -110,15 +126,17 @@ fn visit(schema: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>)
 fn check_additional(schema: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>) {
     let Some(additional) = schema.get("additionalProperties") else { return };
     let field = format!("{path}.additionalProperties");
-    if schema.get("properties").is_some() {
+    if has_fields(schema) && additional != &Value::Bool(true) {
         errors.push(FieldError::forbidden(field, "additionalProperties and properties are mutual exclusive"));
     } else if depth == 0 {
         errors.push(FieldError::forbidden(field, "must not be used at the root"));
-    } else if additional == &Value::Bool(false) {
-        errors.push(FieldError::forbidden(field, "additionalProperties cannot be set to false"));
     } else if additional.is_object() {
         visit(additional, &field, depth + 1, errors);
     }
+}
+
+fn has_fields(schema: &Value) -> bool {
+    schema["properties"].as_object().is_some_and(|fields| !fields.is_empty())
 }
 
 fn check_list(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -170,12 +188,29 @@ fn check_list(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
 fn check_junctors(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     for junctor in ["allOf", "anyOf", "oneOf"] {
         for (index, inner) in schema[junctor].as_array().into_iter().flatten().enumerate() {
-            check_inner(inner, schema, &format!("{path}.{junctor}[{index}]"), 0, errors);
+            let path = format!("{path}.{junctor}[{index}]");
+            // The two places where types may stand below a junctor: `anyOf: [integer, string]`, alone or as the first
+            // of an `allOf`.
+            let first_of_all = junctor == "allOf" && index == 0 && is_int_or_string(&inner["anyOf"]);
+            match junctor == "anyOf" && is_int_or_string(&schema[junctor]) {
+                true => {}
+                false if first_of_all => {
+                    let mut rest = inner.clone();
+                    rest.as_object_mut().map(|fields| fields.remove("anyOf"));
+                    check_inner(&rest, schema, &path, 0, errors);
+                }
+                false => check_inner(inner, schema, &path, 0, errors),
+            }
         }
     }
     if let Some(inner) = schema.get("not") {
         check_inner(inner, schema, &format!("{path}.not"), 0, errors);
     }
+}
+
+/// `[{type: integer}, {type: string}]` and nothing else.
+fn is_int_or_string(any_of: &Value) -> bool {
+    *any_of == json!([{"type": "integer"}, {"type": "string"}])
 }
 
 /// A schema below a junctor may only restrict what the schema outside specifies.
@@ -188,12 +223,14 @@ fn check_inner(inner: &Value, outer: &Value, path: &str, depth: usize, errors: &
         errors.push(FieldError::forbidden(path, &format!("must not be nested deeper than {DEEPEST} levels")));
         return;
     }
-    for name in OUTSIDE_JUNCTORS.iter().filter(|name| fields.contains_key(**name)) {
-        errors.push(FieldError::forbidden(format!("{path}.{name}"), "must be empty to be structural"));
-    }
-    // `anyOf: [{type: integer}, {type: string}]` beside x-kubernetes-int-or-string is the one allowed use of types.
-    if fields.contains_key("type") && outer.get("x-kubernetes-int-or-string") != Some(&Value::Bool(true)) {
-        errors.push(FieldError::forbidden(format!("{path}.type"), "must be empty to be structural"));
+    for (name, detail) in OUTSIDE_JUNCTORS {
+        // What says nothing is no matter.
+        let says = fields.get(*name).is_some_and(|value| {
+            !matches!(value, Value::Null | Value::Bool(false)) && value.as_str() != Some("")
+        });
+        if says {
+            errors.push(FieldError::forbidden(format!("{path}.{name}"), detail));
+        }
     }
     for (name, property) in inner["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.properties[{name}]");

@@ -202,7 +202,23 @@ fn schemas_that_are_not_structural_are_refused() {
             "schema.openAPIV3Schema.properties[spec].oneOf[0].properties[a]: Required value: must be specified outside of the junctor",
         ),
         (
-            json!({"type": "object", "properties": {}, "additionalProperties": {"type": "string"}}),
+            json!({"type": "array", "items": {}}),
+            "schema.openAPIV3Schema.properties[spec].items.type: Required value: must not be empty for specified array items",
+        ),
+        (
+            json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}]}),
+            "schema.openAPIV3Schema.properties[spec].anyOf[0].type: Forbidden: must be empty to be structural",
+        ),
+        (
+            json!({"x-kubernetes-int-or-string": true, "x-kubernetes-preserve-unknown-fields": true}),
+            "schema.openAPIV3Schema.properties[spec].x-kubernetes-preserve-unknown-fields: Invalid value: true: must be false if x-kubernetes-int-or-string is true",
+        ),
+        (
+            json!({"x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}),
+            "schema.openAPIV3Schema.properties[spec].type: Required value: must be object if x-kubernetes-embedded-resource is true",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": {"type": "string"}}),
             "schema.openAPIV3Schema.properties[spec].additionalProperties: Forbidden: additionalProperties and properties are mutual exclusive",
         ),
     ];
@@ -220,4 +236,31 @@ fn defaults_are_bounded_while_they_are_filled_in() {
     let mut object = json!({"spec": vec![json!({}); 1000]});
     assert_eq!(schema.apply_defaults(&mut object, 100_000), Err(TooLarge(100_000)));
     assert!(crate::bounds::size(&object) < 110_000, "it stopped there");
+}
+
+/// Forms that generators write and the API server takes.
+#[test]
+fn schemas_that_are_structural_in_unusual_ways_are_taken() {
+    let int_or_string = json!([{"type": "integer"}, {"type": "string"}]);
+    for spec in [
+        json!({"type": "string", "x-kubernetes-int-or-string": true}),
+        json!({"type": "integer", "x-kubernetes-int-or-string": true, "anyOf": int_or_string}),
+        json!({"x-kubernetes-int-or-string": true, "allOf": [{"anyOf": int_or_string}, {"pattern": "^[0-9]+$"}]}),
+        // The pattern needs no extension beside it.
+        json!({"type": "string", "anyOf": int_or_string}),
+        json!({"type": "object", "properties": {}, "additionalProperties": {"type": "string"}}),
+        json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": true}),
+        json!({"type": "object", "additionalProperties": false}),
+        json!({"type": "object", "properties": {"a": {"type": "string"}},
+            "not": {"required": ["a"], "description": "", "nullable": false, "default": null}}),
+    ] {
+        let version =
+            json!({"schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}});
+        let refused = Schema::from_crd_version(&version).map(|_| ()).map_err(|errors| messages(&errors));
+        assert_eq!(refused, Ok(()), "{spec}");
+    }
+    let named_port = widget(json!({"type": "string", "x-kubernetes-int-or-string": true}));
+    for (value, good) in [(json!(80), true), (json!("http"), true), (json!(true), false)] {
+        assert_eq!(named_port.validate(&json!({"spec": value})).is_empty(), good, "{value}");
+    }
 }
