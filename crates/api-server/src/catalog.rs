@@ -1,8 +1,9 @@
 //! What is served now: the built-in kinds and the kinds of established CustomResourceDefinitions.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use object_store::Key;
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -63,6 +64,8 @@ pub(crate) struct Snapshot {
     by_path: HashMap<(String, String, String), Arc<Served>>,
     /// In the order of discovery: core first, then groups by name, newest version first.
     pub(crate) all: Vec<Arc<Served>>,
+    /// `/openapi/v2` in protobuf, rendered when first asked for: every `kubectl apply` of a list asks.
+    pub(crate) openapi_protobuf: OnceLock<Bytes>,
 }
 
 impl Snapshot {
@@ -85,7 +88,7 @@ impl Snapshot {
                 (path, served.clone())
             })
             .collect();
-        Self { by_path, all }
+        Self { by_path, all, openapi_protobuf: OnceLock::new() }
     }
 
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Served>> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::answer::{self, Answer, AnswerBody};
 use crate::catalog::{Catalog, Served, Snapshot};
 use crate::error::ApiError;
-use crate::negotiate::{self, Shape};
+use crate::negotiate::{self, OpenApiForm, Shape};
 use crate::openapi::{self, Described};
 use crate::request::Document;
 
@@ -215,42 +215,25 @@ fn openapi_document(
     document: &Document,
     request: &http::request::Parts,
 ) -> Result<Answer, ApiError> {
-    // OpenAPI has media types of its own; all but JSON are protobuf.
-    let accepts_json =
-        request.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).all(
-            |accept| {
-                ["json", "*/*", "application/*"].iter().any(|known| accept.contains(known))
-                    || accept.trim().is_empty()
-            },
-        );
-    if !accepts_json {
-        return Err(ApiError::NotAcceptable(
-            "only the following media types are accepted: application/json".into(),
-        ));
-    }
-    let described = |kinds: &[Arc<Served>]| -> Value {
-        let kinds: Vec<Described<'_>> = kinds
-            .iter()
-            .map(|served| Described {
-                kind: &served.kind,
-                schema: served.custom.as_ref().map(|custom| &custom.schema),
-            })
-            .collect();
-        match document {
-            Document::OpenApiV3 { group, version } => openapi::v3_document(group, version, &kinds),
-            Document::OpenApiV2 => openapi::v2(&kinds),
-            _ => openapi::v3_index(&kinds),
-        }
-    };
+    let form = negotiate::openapi(&request.headers, *document == Document::OpenApiV2)?;
     let body = match document {
         Document::OpenApiV3 { group, version } => {
             let kinds = served.of_version(group, version);
             if kinds.is_empty() {
                 return Err(ApiError::UnknownPath);
             }
-            described(&kinds)
+            openapi::v3_document(group, version, &described(&kinds))
         }
-        _ => described(&served.all),
+        Document::OpenApiV2 if form == OpenApiForm::Protobuf => {
+            let document =
+                served.openapi_protobuf.get_or_init(|| openapi::v2_protobuf(&described(&served.all)).into());
+            let body = AnswerBody::whole(document.clone());
+            let mut answer = answer::with_type(StatusCode::OK, negotiate::OPENAPI_PROTOBUF, body);
+            answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+            return Ok(answer);
+        }
+        Document::OpenApiV2 => openapi::v2(&described(&served.all)),
+        _ => openapi::v3_index(&described(&served.all)),
     };
     let mut answer = answer::json(StatusCode::OK, &body);
     // The index names each document with a hash of what it says: a document asked for by hash never changes.
@@ -260,4 +243,14 @@ fn openapi_document(
         answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     }
     Ok(answer)
+}
+
+fn described(kinds: &[Arc<Served>]) -> Vec<Described<'_>> {
+    kinds
+        .iter()
+        .map(|served| Described {
+            kind: &served.kind,
+            schema: served.custom.as_ref().map(|custom| &custom.schema),
+        })
+        .collect()
 }

@@ -55,6 +55,47 @@ fn media_range(range: &str) -> Option<Shape> {
     }
 }
 
+/// What an OpenAPI document is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpenApiForm {
+    /// Both generations.
+    Json,
+    /// The older generation only.
+    Protobuf,
+}
+
+/// The media type of the older generation in protobuf. Clients ask for it by its former name, which has an `@`, too;
+/// an answer never carries that one, because no parser of media types takes it.
+pub(crate) const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// The first acceptable form of an OpenAPI document.
+pub(crate) fn openapi(headers: &HeaderMap, has_protobuf: bool) -> Result<OpenApiForm, ApiError> {
+    const FORMER: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let accept: Vec<&str> =
+        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    if accept.iter().all(|value| value.trim().is_empty()) {
+        return Ok(OpenApiForm::Json);
+    }
+    let form = |range: &str| match range
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
+        .as_str()
+    {
+        "application/json" | "application/*" | "*/*" => Some(OpenApiForm::Json),
+        OPENAPI_PROTOBUF | FORMER if has_protobuf => Some(OpenApiForm::Protobuf),
+        _ => None,
+    };
+    accept.iter().flat_map(|value| value.split(',')).find_map(form).ok_or_else(|| {
+        let protobuf = if has_protobuf { format!(", {OPENAPI_PROTOBUF}") } else { String::new() };
+        ApiError::NotAcceptable(format!(
+            "only the following media types are accepted: application/json{protobuf}"
+        ))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +123,23 @@ mod tests {
             ("", Some(Shape::Plain)),
         ] {
             assert_eq!(of(accept), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn an_openapi_document_has_media_types_of_its_own() {
+        const FORMER: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        for (accept, v2, v3) in [
+            ("", Some(OpenApiForm::Json), Some(OpenApiForm::Json)),
+            ("application/json, */*", Some(OpenApiForm::Json), Some(OpenApiForm::Json)),
+            (FORMER, Some(OpenApiForm::Protobuf), None),
+            (OPENAPI_PROTOBUF, Some(OpenApiForm::Protobuf), None),
+            ("application/com.github.proto-openapi.spec.v3.v1.0+protobuf", None, None),
+            ("text/html", None, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            assert_eq!((openapi(&headers, true).ok(), openapi(&headers, false).ok()), (v2, v3), "{accept}");
         }
     }
 }

@@ -190,6 +190,44 @@ async fn kubectl_works() {
     cluster.stop().await;
 }
 
+const MIXED: &str = r#"
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: ConfigMap
+  metadata: {name: in-list}
+---
+apiVersion: v1
+kind: ConfigMapList
+items:
+- metadata: {name: in-typed-list}
+---
+apiVersion: example.org/v1
+kind: Foo
+metadata: {name: foreign}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: after}
+"#;
+
+#[tokio::test]
+async fn lists_apply_and_foreign_kinds_stop_nothing() {
+    if kubectl_missing() {
+        return;
+    }
+    let cluster = Cluster::start().await;
+    let manifest = cluster.path("mixed.yaml");
+    std::fs::write(&manifest, MIXED).unwrap();
+    let (good, text) = cluster.try_kubectl(&["apply", "-f", manifest.to_str().unwrap()], None).await;
+    assert!(!good && text.contains("no matches for kind \"Foo\" in version \"example.org/v1\""), "{text}");
+    assert_eq!(text.matches("created").count(), 3, "{text}");
+    let explained = cluster.kubectl(&["explain", "--output=plaintext-openapiv2", "pvc.spec"]).await;
+    assert!(explained.contains("accessModes\t<[]string>"), "{explained}");
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn nothing_is_answered_without_a_credential() {
     let cluster = Cluster::start().await;

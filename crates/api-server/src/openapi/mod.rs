@@ -4,6 +4,7 @@
 //! writes take `fieldValidation` and `dryRun`.
 
 mod paths;
+mod protobuf;
 mod types;
 
 use std::collections::BTreeMap;
@@ -66,6 +67,11 @@ pub fn v2(kinds: &[Described<'_>]) -> Value {
         "paths": operations,
         "definitions": definitions,
     })
+}
+
+/// `/openapi/v2` in protobuf, which is the only form in which kubectl reads it.
+pub fn v2_protobuf(kinds: &[Described<'_>]) -> Vec<u8> {
+    protobuf::encode(&v2(kinds))
 }
 
 fn info() -> Value {

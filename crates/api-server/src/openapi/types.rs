@@ -155,6 +155,9 @@ fn convert(schema: &Value, dialect: Dialect) -> Value {
 /// A custom resource's schema with the fields that every object has.
 fn custom(schema: &Value, gvk: &Value, dialect: Dialect) -> Value {
     let mut schema = schema.clone();
+    if dialect == Dialect::V2 {
+        forget_v3(&mut schema);
+    }
     let metadata = dialect.reference(OBJECT_META);
     schema["properties"]["apiVersion"] = api_version();
     schema["properties"]["kind"] = kind_field();
@@ -163,21 +166,38 @@ fn custom(schema: &Value, gvk: &Value, dialect: Dialect) -> Value {
         Dialect::V2 => metadata,
     };
     schema["x-kubernetes-group-version-kind"] = gvk.clone();
-    if dialect == Dialect::V2 {
-        forget_v3(&mut schema);
-    }
     schema
 }
 
-/// Drops what the older generation can't say.
+/// Drops what the older generation can't say, and what kubectl's reader of it can't take: beside a type or none, a
+/// nullable value has no fields, and a value with unknown fields has no known ones.
 fn forget_v3(schema: &mut Value) {
-    for field in ["nullable", "oneOf", "anyOf", "not", "x-kubernetes-validations"] {
-        remove(schema, field);
+    let Some(fields) = schema.as_object_mut() else { return };
+    let flag = |fields: &Map<String, Value>, name: &str| fields.get(name) == Some(&Value::Bool(true));
+    let mut forget: Vec<&str> =
+        vec!["nullable", "oneOf", "anyOf", "allOf", "not", "x-kubernetes-validations"];
+    if flag(fields, "nullable") {
+        forget.extend(["type", "items", "properties", "additionalProperties"]);
     }
-    match schema {
-        Value::Object(fields) => fields.values_mut().for_each(forget_v3),
-        Value::Array(items) => items.iter_mut().for_each(forget_v3),
-        _ => {}
+    if flag(fields, "x-kubernetes-int-or-string") {
+        forget.push("type");
+    }
+    if flag(fields, "x-kubernetes-preserve-unknown-fields") {
+        forget.extend(["items", "properties", "additionalProperties"]);
+        if fields.get("type").is_some_and(|ty| ty == "array") {
+            forget.push("type");
+        }
+    }
+    for field in forget {
+        fields.remove(field);
+    }
+    for field in ["items", "additionalProperties"] {
+        if let Some(inner) = fields.get_mut(field) {
+            forget_v3(inner);
+        }
+    }
+    for (_, field) in fields.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        forget_v3(field);
     }
 }
 
