@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 /// A request that the kernel (or a program) refused.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {object}: {source}")]
+#[error("cannot {action} {object}: {}", in_words(source))]
 pub struct Error {
     action: &'static str,
     object: String,
@@ -36,6 +36,35 @@ impl Error {
     }
 }
 
+/// What an error of the kernel means, for people: the number is left out, and what only a programmer would understand is
+/// said in other words.
+pub fn in_words(error: &io::Error) -> String {
+    let words = match error.raw_os_error() {
+        Some(libc::EXDEV) => "it leads to another file system or out of its directory",
+        Some(libc::ELOOP) => "a symbolic link is in the way",
+        Some(libc::EBUSY) => "it is in use or mounted",
+        Some(libc::EDQUOT) => "its quota is used up",
+        Some(libc::ENOSPC) => "no space is left on its file system",
+        Some(libc::EROFS) => "its file system is read-only",
+        Some(libc::EIO) => "its drive can't be read or written, see the kernel's log",
+        Some(libc::ENAMETOOLONG) => "the name or path is too long for the file system",
+        Some(libc::ENOTEMPTY) => "the directory is not empty",
+        Some(libc::ENODEV | libc::ENXIO) => "there is no such device",
+        Some(libc::EINVAL) => "the kernel takes it for invalid",
+        Some(libc::EMFILE | libc::ENFILE) => "too many files are open",
+        Some(libc::ESTALE) => "it was removed meanwhile",
+        _ => "",
+    };
+    if !words.is_empty() {
+        return words.to_owned();
+    }
+    let text = error.to_string();
+    match text.rsplit_once(" (os error ") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
 /// Adds what was tried, and on what, to an error of the kernel.
 pub(crate) trait Context<T> {
     fn context(self, action: &'static str, object: impl fmt::Display) -> Result<T>;
@@ -44,5 +73,24 @@ pub(crate) trait Context<T> {
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn context(self, action: &'static str, object: impl fmt::Display) -> Result<T> {
         self.map_err(|error| Error::new(action, object, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_reaches_people() {
+        for number in 1..134 {
+            let text = in_words(&io::Error::from_raw_os_error(number));
+            assert!(!text.is_empty() && !text.contains("os error"), "{number}: {text}");
+        }
+        let failed = Error::new("open", "/a", io::Error::from_raw_os_error(libc::EXDEV));
+        assert_eq!(
+            failed.to_string(),
+            "cannot open /a: it leads to another file system or out of its directory"
+        );
+        assert_eq!(in_words(&io::Error::other("it burns")), "it burns");
     }
 }

@@ -23,7 +23,7 @@ mod superblock;
 
 pub use block::{BlockDevice, BlockDevices, DeviceNumber};
 pub use btrfs::{Btrfs, SubvolumeId, SubvolumeQuota};
-pub use error::{Error, Result};
+pub use error::{Error, Result, in_words};
 pub use files::{Files, Space, draft_of, is_draft};
 pub use loops::{LoopDevice, LoopDevices};
 pub use lvm::{COMING, LogicalVolume, LogicalVolumes, Making, VolumeGroup, logical_device};

@@ -20,11 +20,11 @@ use crate::{
     Options,
     attach::Waiting,
     blocking::blocking,
-    containers::{environment::NodeFacts, signal},
+    containers::{environment::NodeFacts, oci, signal},
     in_use::InUse,
     layout::Layout,
     objects::Objects,
-    observe::observe,
+    observe::{Place, observe},
     plan::{Actual, Lifecycle, Step, plan},
     status::{self, Problem},
     steps::StepError,
@@ -182,10 +182,14 @@ impl Agent {
         for _ in 0..ROUNDS {
             let pod = self.pods.lock().get(&uid).cloned();
             let name = pod.as_ref().map_or_else(|| uid.clone(), |pod| status::pod_id(pod));
-            let mut actual = self
-                .observe(&uid, &memory)
-                .await
-                .map_err(|source| PodError::Observe { pod: name.clone(), source })?;
+            let mut actual = self.observe(&uid, &memory).await.map_err(|source| {
+                if let Some(pod) = &pod {
+                    let message = format!("cannot look at what the node has of the pod: {source}");
+                    self.recorder.warning(&reference(pod), "NodeStateUnreadable", message);
+                }
+                PodError::Observe { pod: name.clone(), source }
+            })?;
+            self.tell_faults(&uid, pod.as_deref(), &actual, &mut memory);
             if let Some(pod) = &pod {
                 self.mark_stale(pod, &uid, &actual, &mut memory);
             }
@@ -264,9 +268,18 @@ impl Agent {
     }
 
     pub(crate) async fn observe(&self, uid: &str, memory: &Memory) -> Result<Actual, VolumeError> {
-        let (host, layout, uid) = (self.host.clone(), self.layout.clone(), uid.to_owned());
-        let (boot_id, checked) = (self.boot_id.clone(), memory.checked.clone());
-        blocking("looking at a pod", move || observe(&*host, &layout, &uid, &boot_id, &checked)).await
+        let (place, uid, checked) = (self.place(), uid.to_owned(), memory.checked.clone());
+        blocking("looking at a pod", move || observe(&place, &uid, &checked)).await
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            host: self.host.clone(),
+            layout: self.layout.clone(),
+            node: self.facts.name.clone(),
+            boot_id: self.boot_id.clone(),
+            runtime: self.oci.clone().unwrap_or_else(|| oci::KNOWN[0].into()),
+        }
     }
 
     fn mark_stale(&self, pod: &Pod, uid: &str, actual: &Actual, memory: &mut Memory) {

@@ -15,7 +15,7 @@ use crate::{
     volumes::{
         self, Source, VolumeError,
         claim::{self, ClaimedVolume},
-        csi::{CsiError, Growth},
+        csi::Growth,
         growth::{self, Failure},
         places::Places,
         stages,
@@ -162,9 +162,8 @@ impl Agent {
             let record = blocking("reading a volume's record", move || {
                 for block in [false, true] {
                     let places = Places { layout: &layout, block };
-                    if let Some(record) =
-                        stages::publish_record(places, &uid, &name).map_err(CsiError::Record)?
-                    {
+                    // One that can't be read is told of, and written anew, when its pod is looked at.
+                    if let Ok(Some(record)) = stages::publish_record(places, &uid, &name) {
                         return Ok(Some(record));
                     }
                 }

@@ -21,6 +21,7 @@ mod node;
 mod objects;
 mod observe;
 mod plan;
+mod records;
 mod report;
 mod run;
 mod status;

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::containers::attempt::{Attempt, AttemptState, Exit};
+use crate::{
+    containers::attempt::{Attempt, AttemptState, Exit},
+    records::RecordError,
+};
 
 /// A restart waits 10 s after the second failure in a row, doubling up to 5 min.
 const FIRST_DELAY: SignedDuration = SignedDuration::from_secs(10);
@@ -94,6 +97,22 @@ pub(crate) struct Actual {
     pub(crate) stale: Vec<String>,
     /// Attempts per container, oldest first.
     pub(crate) attempts: BTreeMap<String, Vec<Attempt>>,
+    /// Records that can't be read.
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// A record that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) message: String,
+    /// A later version wrote it: nothing is done to what it is about.
+    pub(crate) newer: bool,
+}
+
+impl From<RecordError> for Fault {
+    fn from(error: RecordError) -> Fault {
+        Fault { message: error.to_string(), newer: error.is_newer() }
+    }
 }
 
 impl Actual {
@@ -146,6 +165,10 @@ impl Plan {
 
 /// Decides.
 pub(crate) fn plan(wanted: &Wanted, actual: &Actual, now: Timestamp) -> Plan {
+    // Only the version that wrote it knows what there is to be kept or ended.
+    if actual.faults.iter().any(|fault| fault.newer) {
+        return Plan::default();
+    }
     match &wanted.lifecycle {
         Lifecycle::Run => run(wanted, actual, now),
         Lifecycle::Finished => finish(actual, None, now),

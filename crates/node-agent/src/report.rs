@@ -54,6 +54,22 @@ impl Agent {
         }
     }
 
+    /// Tells of records that can't be read, each once.
+    pub(crate) fn tell_faults(&self, uid: &str, pod: Option<&Pod>, actual: &Actual, memory: &mut Memory) {
+        for fault in &actual.faults {
+            if !memory.told.insert(format!("fault {}", fault.message)) {
+                continue;
+            }
+            tracing::warn!(uid, fault = fault.message, "a record of a pod can't be used");
+            let Some(pod) = pod else { continue };
+            let (reason, next) = match fault.newer {
+                true => ("NewerRecord", "nothing is done to the pod on this node"),
+                false => ("DamagedRecord", "what it was about is found without it, where that is possible"),
+            };
+            self.recorder.warning(&reference(pod), reason, format!("{}; {next}", fault.message));
+        }
+    }
+
     /// Events that follow from a state, each told once.
     fn tell(&self, pod: &Pod, wanted: &Wanted, status: &PodStatus, memory: &mut Memory) {
         let reference = reference(pod);

@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::Api;
 use linux::{Files, Host, Kernel};
+use resources::attachment;
 use runtime::{Context, Informer, Queue, WatchConfig, work};
 use tokio::sync::watch;
 
@@ -121,7 +122,15 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
     leftovers::sweep(&*host, &layout).map_err(|error| root_error(&options.root, io::Error::other(error)))?;
     let csi = Csi::open(host.clone(), layout, drivers.clone(), options.node_name.clone(), boot_id.clone())
         .map_err(|source| root_error(&options.root, source))?;
-    let attached = stages::attached(&csi.layout).map_err(|source| root_error(&options.root, source))?;
+    let mut attached = stages::attached(&csi.layout).map_err(|source| root_error(&options.root, source))?;
+    // What a record does not tell is taken for being in use: nothing is detached that may be mounted.
+    for (uid, name) in csi.stages.unread() {
+        let volume = Api::<PersistentVolume>::all(context.client.clone()).get_opt(&name).await;
+        if let Some(csi) = volume.ok().flatten().and_then(|volume| volume.spec?.csi) {
+            let volume = attachment::status_name(&csi.driver, &csi.volume_handle);
+            attached.entry(volume).or_default().insert((uid, name));
+        }
+    }
     let in_use = Arc::new(InUse::new(&context.client, &options.node_name, attached));
     let oci = oci::find(options.runtime.as_deref());
     if oci.is_none() {

@@ -80,6 +80,7 @@ pub(crate) fn derive(facts: &Facts<'_>, last: &PodStatus) -> PodStatus {
     };
     set(&mut status, "ContainersReady", ready && !over, reason, message.clone());
     set(&mut status, "Ready", ready && !over, reason, message);
+    damage(&mut status, facts);
     status.phase = Some(phase);
     status.observed_generation = facts.pod.metadata.generation;
     status.host_ip = Some(facts.address.to_owned());
@@ -92,6 +93,37 @@ pub(crate) fn derive(facts: &Facts<'_>, last: &PodStatus) -> PodStatus {
     status.container_statuses = Some(containers);
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status
+}
+
+/// The condition that tells of records of the pod that can't be read. It is there only after there was one.
+const DAMAGED: &str = "orlop.dev/RecordsDamaged";
+/// Bytes of its message.
+const LONGEST_DAMAGE: usize = 512;
+
+fn damage(status: &mut PodStatus, facts: &Facts<'_>) {
+    let faults = &facts.actual.faults;
+    let known = status.conditions.iter().flatten().any(|condition| condition.type_ == DAMAGED);
+    if faults.is_empty() && !known {
+        return;
+    }
+    let newer = faults.iter().any(|fault| fault.newer);
+    let reason = match (faults.is_empty(), newer) {
+        (true, _) => "Repaired",
+        (false, true) => "NewerRecord",
+        (false, false) => "DamagedRecord",
+    };
+    let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
+    let message = (!messages.is_empty()).then(|| bounded(&messages.join("; "), LONGEST_DAMAGE));
+    condition(status, facts.now, DAMAGED, !faults.is_empty(), Some(reason), message);
+}
+
+/// At most so many bytes of a text, the end marked where it was cut.
+pub(crate) fn bounded(text: &str, bytes: usize) -> String {
+    if text.len() <= bytes {
+        return text.to_owned();
+    }
+    let end = (0..=bytes.saturating_sub(3)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &text[..end])
 }
 
 fn initialized(facts: &Facts<'_>) -> bool {

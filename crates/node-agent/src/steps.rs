@@ -19,7 +19,7 @@ use crate::{
     agent::{Agent, reference},
     blocking::blocking,
     containers::{
-        attempt::{self, AttemptRecord, AttemptState, Exit, FORMAT},
+        attempt::{self, AttemptRecord, AttemptState, Exit},
         bundle::{self, BindMount, Bundle, BundleError, Device},
         cgroup,
         environment::{self, EnvironmentError},
@@ -28,6 +28,7 @@ use crate::{
     leftovers::{self, Leftover},
     objects::Kind,
     plan::{Actual, Step, VolumeDirectory},
+    records::{self, RecordError},
     volumes::{
         self, Source, VolumeError,
         claim::{self, ClaimedVolume},
@@ -36,7 +37,9 @@ use crate::{
         inline,
         local::{self, LocalVolume},
         places::Places,
-        stages, subpath,
+        recover,
+        stages::{self, PublishRecord},
+        subpath,
     },
 };
 
@@ -49,7 +52,9 @@ pub(crate) enum StepError {
     Environment(#[from] EnvironmentError),
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    #[error("cannot {action}: {source}")]
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("cannot {action}: {}", linux::in_words(source))]
     Container { action: &'static str, source: std::io::Error },
     #[error("the API server was asked in vain: {}", runtime::explain(.0))]
     Api(#[from] kube::Error),
@@ -120,7 +125,7 @@ impl Agent {
                 Ok(blocking("removing sub-paths", move || subpath::clean(&*host, &layout, &uid)).await?)
             }
             (Step::TearDown(volume), _) => {
-                let left = self.tear_down(uid, volume).await?;
+                let left = self.tear_down(uid, pod, volume).await?;
                 self.tell_leftovers(pod, &left);
                 Ok(())
             }
@@ -287,11 +292,20 @@ impl Agent {
         }
     }
 
-    async fn tear_down(&self, uid: &str, volume: &VolumeDirectory) -> Result<Vec<Leftover>, VolumeError> {
+    async fn tear_down(
+        &self,
+        uid: &str,
+        pod: Option<&Arc<Pod>>,
+        volume: &VolumeDirectory,
+    ) -> Result<Vec<Leftover>, VolumeError> {
         if volume.plugin == crate::layout::CSI {
             let places = Places { layout: &self.layout, block: volume.block };
-            let record = stages::publish_record(places, uid, &volume.name).map_err(CsiError::Record)?;
-            let left = self.csi.tear_down(uid, &volume.name, volume.block).await?;
+            let record = match stages::publish_record(places, uid, &volume.name) {
+                Ok(Some(record)) => Some(record),
+                Err(error @ RecordError::Newer { .. }) => return Err(error.into()),
+                Ok(None) | Err(_) => self.recover(uid, pod, volume).await?,
+            };
+            let left = self.csi.tear_down(uid, &volume.name, volume.block, record.clone()).await?;
             if let Some(record) = record.filter(|record| record.own.attached) {
                 let name = attachment::status_name(&record.driver, &record.handle);
                 self.in_use.give_up(&name, &(uid.to_owned(), volume.name.clone()));
@@ -303,6 +317,26 @@ impl Agent {
         blocking("tearing down a volume", move || {
             local::tear_down(&*host, &layout, &uid, &volume)?;
             Ok(Vec::new())
+        })
+        .await
+    }
+
+    /// What a volume is whose record can't be read, or was never written.
+    async fn recover(
+        &self,
+        uid: &str,
+        pod: Option<&Arc<Pod>>,
+        volume: &VolumeDirectory,
+    ) -> Result<Option<PublishRecord>, VolumeError> {
+        let object = Api::<PersistentVolume>::all(self.client.clone()).get_opt(&volume.name).await?;
+        let (node, pod) = (&self.facts.name, pod.map(|pod| &**pod));
+        if let Some(record) = recover::from_objects(uid, &volume.name, node, pod, object.as_ref()) {
+            return Ok(Some(record));
+        }
+        let (host, layout, node) = (self.host.clone(), self.layout.clone(), node.clone());
+        let (uid, volume) = (uid.to_owned(), volume.clone());
+        blocking("looking for a volume's stage", move || {
+            recover::from_stages(&*host, &layout, &host.mount_table()?, &uid, &volume, &node)
         })
         .await
     }
@@ -343,7 +377,6 @@ impl Agent {
             bounding: self.bounding,
         })?;
         let record = AttemptRecord {
-            format: FORMAT,
             log: start::log_path(&self.layout.pod_logs(&namespace, &pod_name, uid), name, number),
             namespace,
             pod: pod_name,
@@ -358,6 +391,7 @@ impl Agent {
             cgroup,
             log_size: self.options.log_size,
             log_files: self.options.log_files,
+            image: container.image.clone(),
         };
         let _permit = self.starts.acquire().await;
         let termination_log =
@@ -371,7 +405,7 @@ impl Agent {
         self.recorder.normal(&reference(pod), "Created", format!("Created container: {name}"));
         let failed = |source| StepError::Container { action: "start the container", source };
         start::launch(&self.options.monitor, &directory).await.map_err(failed)?;
-        match attempt::read_json::<Exit>(&directory.join("exit.json")).map_err(failed)? {
+        match records::read::<Exit>(&directory.join("exit.json"))? {
             Some(exit) if exit.started.is_none() => {
                 let message = exit.message.unwrap_or_default();
                 self.recorder.warning(&reference(pod), "Failed", format!("Error: {message}"));
@@ -498,7 +532,7 @@ impl Agent {
             monitor::release(&directory, &record).map_err(files)?;
             if lost {
                 let exit = Exit::unknown(clock::now());
-                attempt::write_durably(&directory.join("exit.json"), &exit).map_err(files)?;
+                records::write_durably(&directory.join("exit.json"), &exit).map_err(files)?;
             }
             Ok(())
         });

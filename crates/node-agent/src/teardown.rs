@@ -6,11 +6,11 @@ use linux::{Host, Kernel, Unmount};
 
 use crate::{
     blocking::blocking,
-    containers::{cgroup, monitor, start},
+    containers::{cgroup, monitor, oci, start},
     layout::{self, Layout},
-    observe::observe,
+    observe::{Place, observe},
     run::{Drivers, boot_id},
-    volumes::{VolumeError, csi::Csi, local, places::Places, subpath},
+    volumes::{VolumeError, csi::Csi, local, places::Places, recover, stages, subpath},
 };
 
 /// What could not be removed.
@@ -67,9 +67,19 @@ async fn pod(
     boot_id: &str,
 ) -> Result<(), VolumeError> {
     let actual = {
-        let (host, layout, uid, boot_id) = (host.clone(), layout.clone(), uid.to_owned(), boot_id.to_owned());
+        let (host, layout, uid) = (host.clone(), layout.clone(), uid.to_owned());
+        let place = Place {
+            host: host.clone(),
+            layout: layout.clone(),
+            node: node.to_owned(),
+            boot_id: boot_id.to_owned(),
+            runtime: oci::find(None).unwrap_or_else(|| oci::KNOWN[0].into()),
+        };
         blocking("stopping a pod's containers", move || {
-            let actual = observe(&*host, &layout, &uid, &boot_id, &Default::default())?;
+            let actual = observe(&place, &uid, &Default::default())?;
+            if let Some(fault) = actual.faults.iter().find(|fault| fault.newer) {
+                return Err(VolumeError::Leftover(fault.message.clone()));
+            }
             for attempt in actual.attempts.values().flatten() {
                 let directory = layout.attempt(&uid, &attempt.record.container, attempt.record.number);
                 let files = |source: io::Error| VolumeError::Files { action: "stop a container", source };
@@ -86,7 +96,19 @@ async fn pod(
     };
     for volume in &actual.present {
         if volume.plugin == layout::CSI {
-            if let Err(error) = csi.tear_down(uid, &volume.name, volume.block).await {
+            let record =
+                match stages::publish_record(Places { layout, block: volume.block }, uid, &volume.name) {
+                    Ok(Some(record)) => Some(record),
+                    _ => {
+                        let (host, layout, node) = (host.clone(), layout.clone(), node.to_owned());
+                        let (uid, volume) = (uid.to_owned(), volume.clone());
+                        blocking("looking for a volume's stage", move || {
+                            recover::from_stages(&*host, &layout, &host.mount_table()?, &uid, &volume, &node)
+                        })
+                        .await?
+                    }
+                };
+            if let Err(error) = csi.tear_down(uid, &volume.name, volume.block, record).await {
                 tracing::warn!(uid, volume = volume.name, %error, "driver did not unmount; unmounting without it");
                 let target = Places { layout, block: volume.block }.target(uid, &volume.name);
                 let host = host.clone();

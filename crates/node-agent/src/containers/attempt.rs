@@ -12,18 +12,16 @@ use std::{
 };
 
 use jiff::Timestamp;
-use linux::{Files, Kernel};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-/// Version of the files in an attempt's directory.
-pub(crate) const FORMAT: u32 = 1;
+use crate::records::{self, Record, RecordError};
 
 /// What the monitor has to know, and what is needed to clean up when the API is gone.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AttemptRecord {
-    pub(crate) format: u32,
     pub(crate) namespace: String,
     pub(crate) pod: String,
     pub(crate) uid: String,
@@ -43,6 +41,13 @@ pub(crate) struct AttemptRecord {
     pub(crate) log: PathBuf,
     pub(crate) log_size: u64,
     pub(crate) log_files: usize,
+    /// The image that was asked for; None in records of version 1.
+    #[serde(default)]
+    pub(crate) image: Option<String>,
+}
+
+impl Record for AttemptRecord {
+    const FORMAT: u64 = 2;
 }
 
 impl AttemptRecord {
@@ -60,11 +65,25 @@ pub(crate) struct Started {
     pub(crate) at: Timestamp,
 }
 
+impl Record for Started {}
+
+/// The container was asked to end, and when.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct Stopping {
+    pub(crate) at: Timestamp,
+}
+
+impl Record for Stopping {
+    /// Version 0 was the time alone.
+    fn upgrade(record: &mut Value, _from: u64) {
+        *record = json!({"at": record.take()});
+    }
+}
+
 /// How a container ended.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Exit {
-    pub(crate) format: u32,
     /// Exit code; 128 + n when a signal n ended it.
     pub(crate) code: i32,
     pub(crate) signal: Option<i32>,
@@ -74,11 +93,12 @@ pub(crate) struct Exit {
     pub(crate) finished: Timestamp,
 }
 
+impl Record for Exit {}
+
 impl Exit {
     /// The end of a container that nobody saw.
     pub(crate) fn unknown(at: Timestamp) -> Exit {
         Exit {
-            format: FORMAT,
             code: 137,
             signal: None,
             reason: ExitReason::ContainerStatusUnknown,
@@ -141,25 +161,45 @@ impl Attempt {
         self.monitor.is_some()
     }
 
-    /// Reads the attempt in `dir`; None if there is no complete record (a crash while it was written).
-    pub(crate) fn read(dir: &Path, rootfs_mounted: bool, boot_id: &str) -> io::Result<Option<Attempt>> {
-        let Some(record) = read_json::<AttemptRecord>(&dir.join("attempt.json"))? else { return Ok(None) };
-        if record.format > FORMAT {
-            return Err(io::Error::other(format!(
-                "{} has format {}, newer than this version knows ({FORMAT}): use the newer orlop",
-                dir.display(),
-                record.format
-            )));
-        }
+    /// Reads the attempt in `dir`; None if there is no complete record (a crash while it was written). What can't be
+    /// read is added to `faults`, and made up for by what is known without it: `rebuilt` has what the directory's place
+    /// tells.
+    pub(crate) fn read(
+        dir: &Path,
+        rebuilt: impl FnOnce() -> AttemptRecord,
+        rootfs_mounted: bool,
+        boot_id: &str,
+        faults: &mut Vec<RecordError>,
+    ) -> Option<Attempt> {
+        let file = dir.join("attempt.json");
         // The lock is looked at before the exit record: a monitor that ends in between has written it by then.
-        let monitor = monitor_of(dir)?;
+        let monitor = monitor_of(dir).unwrap_or_else(|source| {
+            faults.push(RecordError::Read { path: dir.join("lock"), source });
+            None
+        });
+        let record = match records::read::<AttemptRecord>(&file) {
+            Ok(Some(record)) => record,
+            Ok(None) if monitor.is_none() && !rootfs_mounted => return None,
+            Ok(None) => {
+                faults.push(RecordError::Damaged { path: file, why: "it is missing".into() });
+                rebuilt()
+            }
+            Err(error) => {
+                let newer = error.is_newer();
+                faults.push(error);
+                if newer {
+                    return None;
+                }
+                rebuilt()
+            }
+        };
         let known = record.state.join(record.id()).exists();
-        let exit = read_json::<Exit>(&dir.join("exit.json"))?;
-        let state = match (exit, monitor) {
+        let state = match (exit_of(dir, faults), monitor) {
             (Some(exit), _) => AttemptState::Exited(exit),
             (None, Some(_)) => AttemptState::Running {
-                started: read_json(&dir.join("started.json"))?,
-                stopping: read_json(&dir.join("stopping.json"))?,
+                started: read_or(dir, "started.json", faults, started_as_seen),
+                stopping: read_or(dir, "stopping.json", faults, |file| Some(Stopping { at: written(file) }))
+                    .map(|stopping| stopping.at),
             },
             (None, None) if known || dir.join("pid").exists() || record.boot_id != boot_id => {
                 AttemptState::Lost
@@ -168,8 +208,41 @@ impl Attempt {
         };
         // While the monitor lives it is the one that cleans up.
         let unreleased = monitor.is_none() && (rootfs_mounted || known);
-        Ok(Some(Attempt { record, state, monitor, unreleased }))
+        Some(Attempt { record, state, monitor, unreleased })
     }
+}
+
+/// Reads one of an attempt's records; one that can't be read is made up for.
+fn read_or<T: Record>(
+    dir: &Path,
+    name: &str,
+    faults: &mut Vec<RecordError>,
+    instead: impl FnOnce(&Path) -> Option<T>,
+) -> Option<T> {
+    let file = dir.join(name);
+    records::read(&file).unwrap_or_else(|error| {
+        faults.push(error);
+        instead(&file)
+    })
+}
+
+fn exit_of(dir: &Path, faults: &mut Vec<RecordError>) -> Option<Exit> {
+    read_or(dir, "exit.json", faults, |file| {
+        let message = "The record of how the container ended is damaged".to_owned();
+        Some(Exit { message: Some(message), ..Exit::unknown(written(file)) })
+    })
+}
+
+/// The runtime has written the process id as well.
+fn started_as_seen(file: &Path) -> Option<Started> {
+    let pid = fs::read_to_string(file.with_file_name("pid")).ok()?.trim().parse().ok()?;
+    Some(Started { pid, at: written(file) })
+}
+
+/// When a file was written.
+fn written(file: &Path) -> Timestamp {
+    let time = file.metadata().and_then(|metadata| metadata.modified());
+    time.ok().and_then(|time| time.try_into().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// Takes the lock that says "the monitor of this attempt lives" and writes our process id into it.
@@ -208,36 +281,6 @@ fn open_lock(dir: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"))
 }
 
-/// Reads a record; None when it is absent.
-pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Writes a record so that it is there after a power loss, or not at all.
-pub(crate) fn write_durably<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    Kernel.write_durable(path, &serde_json::to_vec(value)?, 0o600).map_err(io::Error::other)
-}
-
-/// Writes a record so that a reader sees all of it or nothing; it may be lost in a power loss, where its content
-/// (a process, a mount) is lost too.
-pub(crate) fn write_volatile<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let new = linux::draft_of(path);
-    OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&new)?
-        .write_all(&serde_json::to_vec(value)?)?;
-    fs::rename(&new, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,14 +289,88 @@ mod tests {
     fn the_directory_tells_the_state() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
+        let read = |boot: &str, faults: &mut Vec<RecordError>| {
+            let none = || unreachable!("the record can be read");
+            Attempt::read(dir.path(), none, false, boot, faults)
+        };
         let state = |boot: &str| {
-            Attempt::read(dir.path(), false, boot)
-                .unwrap()
-                .map(|attempt| (attempt.state, attempt.monitor.is_some()))
+            let mut faults = Vec::new();
+            let attempt = read(boot, &mut faults);
+            assert!(faults.is_empty(), "{faults:?}");
+            attempt.map(|attempt| (attempt.state, attempt.monitor.is_some()))
         };
         assert_eq!(state("now"), None, "a record that is not there yet");
-        let record = AttemptRecord {
-            format: FORMAT,
+        let record = rebuilt(&at("state"));
+        records::write_durably(&at("attempt.json"), &record).unwrap();
+        assert_eq!(state("now"), Some((AttemptState::Prepared, false)));
+        assert_eq!(state("later"), Some((AttemptState::Lost, false)), "whatever ran does not run any more");
+        let monitor = lock(dir.path()).unwrap().unwrap();
+        assert!(lock(dir.path()).unwrap().is_none(), "one monitor only");
+        let running = |started| AttemptState::Running { started, stopping: None };
+        assert_eq!(state("now"), Some((running(None), true)));
+        let started = Started { pid: 2, at: Timestamp::UNIX_EPOCH };
+        records::write_volatile(&at("started.json"), &started).unwrap();
+        assert_eq!(state("now"), Some((running(Some(started)), true)));
+        let exit = Exit { code: 3, ..Exit::unknown(Timestamp::UNIX_EPOCH) };
+        records::write_durably(&at("exit.json"), &exit).unwrap();
+        assert_eq!(state("now"), Some((AttemptState::Exited(exit.clone()), true)), "it still cleans up");
+        drop(monitor);
+        assert_eq!(state("now"), Some((AttemptState::Exited(exit), false)));
+        fs::remove_file(at("exit.json")).unwrap();
+        fs::create_dir_all(at("state/uid_app_0")).unwrap();
+        assert_eq!(state("now"), Some((AttemptState::Lost, false)), "its monitor was killed");
+
+        let bytes = String::from_utf8(records::render(&record).unwrap()).unwrap();
+        fs::write(at("attempt.json"), bytes.replace(r#""format":2"#, r#""format":3"#)).unwrap();
+        let mut faults = Vec::new();
+        assert_eq!(read("now", &mut faults), None);
+        assert!(faults[0].is_newer(), "{faults:?}");
+    }
+
+    /// A record, what else is there, and what is made of it.
+    #[test]
+    fn a_damaged_record_is_made_up_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let rebuilt = || rebuilt(&at("state"));
+        let whole = |name: &str| match name {
+            "attempt.json" => records::write_durably(&at(name), &rebuilt()).unwrap(),
+            "started.json" => {
+                let started = Started { pid: 7, at: Timestamp::UNIX_EPOCH };
+                records::write_volatile(&at(name), &started).unwrap();
+            }
+            "stopping.json" => {
+                records::write_volatile(&at(name), &Stopping { at: Timestamp::UNIX_EPOCH }).unwrap();
+            }
+            _ => records::write_durably(&at(name), &Exit::unknown(Timestamp::UNIX_EPOCH)).unwrap(),
+        };
+        let names = ["attempt.json", "started.json", "stopping.json", "exit.json"];
+        for damage in ["", "{", "[]", "null", "{\"format\":1}"] {
+            for (count, damaged) in names.iter().enumerate() {
+                let monitor = lock(dir.path()).unwrap();
+                fs::write(at("pid"), "7").unwrap();
+                names[..count].iter().for_each(|name| whole(name));
+                fs::write(at(damaged), damage).unwrap();
+                let mut faults = Vec::new();
+                let attempt = Attempt::read(dir.path(), rebuilt, false, "now", &mut faults).unwrap();
+                assert_eq!(faults.len(), 1, "{damaged} as {damage:?}: {faults:?}");
+                match (*damaged, &attempt.state) {
+                    ("attempt.json", AttemptState::Running { .. }) => assert_eq!(attempt.record, rebuilt()),
+                    ("started.json", AttemptState::Running { started: Some(started), .. }) => {
+                        assert_eq!(started.pid, 7);
+                    }
+                    ("stopping.json", AttemptState::Running { stopping: Some(_), .. }) => {}
+                    ("exit.json", AttemptState::Exited(exit)) => assert_eq!(exit.code, 137),
+                    (_, state) => panic!("{damaged} as {damage:?} gives {state:?}"),
+                }
+                drop(monitor);
+                names.iter().for_each(|name| drop(fs::remove_file(at(name))));
+            }
+        }
+    }
+
+    fn rebuilt(state: &Path) -> AttemptRecord {
+        AttemptRecord {
             namespace: "ns".into(),
             pod: "pod".into(),
             uid: "uid".into(),
@@ -263,32 +380,12 @@ mod tests {
             grace: 30,
             boot_id: "now".into(),
             runtime: "/usr/sbin/runc".into(),
-            state: at("state"),
+            state: state.into(),
             cgroup: "/orlop/n/uid/app-0".into(),
-            log: at("0.log"),
+            log: "/none/0.log".into(),
             log_size: 1,
             log_files: 1,
-        };
-        write_durably(&at("attempt.json"), &record).unwrap();
-        assert_eq!(state("now"), Some((AttemptState::Prepared, false)));
-        assert_eq!(state("later"), Some((AttemptState::Lost, false)), "whatever ran does not run any more");
-        let monitor = lock(dir.path()).unwrap().unwrap();
-        assert!(lock(dir.path()).unwrap().is_none(), "one monitor only");
-        let running = |started| AttemptState::Running { started, stopping: None };
-        assert_eq!(state("now"), Some((running(None), true)));
-        let started = Started { pid: 2, at: Timestamp::UNIX_EPOCH };
-        write_volatile(&at("started.json"), &started).unwrap();
-        assert_eq!(state("now"), Some((running(Some(started)), true)));
-        let exit = Exit { code: 3, ..Exit::unknown(Timestamp::UNIX_EPOCH) };
-        write_durably(&at("exit.json"), &exit).unwrap();
-        assert_eq!(state("now"), Some((AttemptState::Exited(exit.clone()), true)), "it still cleans up");
-        drop(monitor);
-        assert_eq!(state("now"), Some((AttemptState::Exited(exit), false)));
-        fs::remove_file(at("exit.json")).unwrap();
-        fs::create_dir_all(at("state/uid_app_0")).unwrap();
-        assert_eq!(state("now"), Some((AttemptState::Lost, false)), "its monitor was killed");
-
-        write_durably(&at("attempt.json"), &AttemptRecord { format: FORMAT + 1, ..record }).unwrap();
-        assert!(Attempt::read(dir.path(), false, "now").unwrap_err().to_string().contains("newer"));
+            image: None,
+        }
     }
 }

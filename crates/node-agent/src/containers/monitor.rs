@@ -19,10 +19,11 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, WaitOptions, WaitStatus, set_child_subreaper, setsid, waitpid};
 
 use super::{
-    attempt::{self, AttemptRecord, Exit, ExitReason, FORMAT, Started},
+    attempt::{self, AttemptRecord, Exit, ExitReason, Started},
     cgroup,
     log_file::{LogFile, Stream},
 };
+use crate::records;
 
 /// How long output of a container that has ended is waited for: someone outside may hold its pipe.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -45,7 +46,8 @@ pub fn main(dir: &Path) -> ExitCode {
 
 fn run(dir: &Path) -> io::Result<()> {
     let _ = setsid();
-    let record: AttemptRecord = attempt::read_json(&dir.join("attempt.json"))?
+    let record: AttemptRecord = records::read(&dir.join("attempt.json"))
+        .map_err(io::Error::other)?
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "attempt.json is missing"))?;
     let Some(_lock) = attempt::lock(dir)? else { return Ok(()) };
     if dir.join("exit.json").exists() {
@@ -68,12 +70,11 @@ fn run(dir: &Path) -> io::Result<()> {
 
     let outcome = match start(dir, &record, out_writer.into(), err_writer.into())? {
         Ok(started) => {
-            attempt::write_volatile(&dir.join("started.json"), &started)?;
+            records::write_volatile(&dir.join("started.json"), &started)?;
             tell("started");
             wait(&record, &started)?
         }
         Err(message) => Exit {
-            format: FORMAT,
             code: 128,
             signal: None,
             reason: ExitReason::StartError,
@@ -84,7 +85,7 @@ fn run(dir: &Path) -> io::Result<()> {
     };
     while drained.recv_timeout(DRAIN).is_ok() {}
     let exit = Exit { message: outcome.message.clone().or_else(|| termination_message(dir)), ..outcome };
-    attempt::write_durably(&dir.join("exit.json"), &exit)?;
+    records::write_durably(&dir.join("exit.json"), &exit)?;
     if exit.reason == ExitReason::StartError {
         tell("failed");
     }
@@ -166,7 +167,7 @@ fn wait(record: &AttemptRecord, started: &Started) -> io::Result<Exit> {
         137 if cgroup::out_of_memory(&record.cgroup) => ExitReason::OOMKilled,
         _ => ExitReason::Error,
     };
-    Ok(Exit { format: FORMAT, code, signal, reason, message: None, started: Some(started.at), finished })
+    Ok(Exit { code, signal, reason, message: None, started: Some(started.at), finished })
 }
 
 fn code_of(status: WaitStatus) -> (i32, Option<i32>) {

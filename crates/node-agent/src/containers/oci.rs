@@ -7,7 +7,7 @@ use std::{
 };
 
 /// In the order of preference: crun refuses machines that have both versions of control groups.
-const KNOWN: [&str; 3] = ["runc", "crun", "youki"];
+pub(crate) const KNOWN: [&str; 3] = ["runc", "crun", "youki"];
 
 /// The wanted runtime, or the first known one that is installed.
 pub(crate) fn find(wanted: Option<&Path>) -> Option<PathBuf> {

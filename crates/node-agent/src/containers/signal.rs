@@ -4,13 +4,14 @@ use std::{fs, future::Future, io, path::PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::attempt::{self, Started};
+use super::attempt::{self, Started, Stopping};
+use crate::records;
 
 /// Sends SIGTERM and notes when, once: the time to SIGKILL counts from the first.
 pub(crate) fn terminate(directory: &std::path::Path, monitor: i32, started: &Started) -> io::Result<()> {
     let stopping = directory.join("stopping.json");
     if !stopping.exists() {
-        attempt::write_volatile(&stopping, &clock::now())?;
+        records::write_volatile(&stopping, &Stopping { at: clock::now() })?;
     }
     send(monitor, started.pid, Signal::TERM)
 }

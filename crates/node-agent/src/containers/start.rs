@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::attempt::{self, AttemptRecord};
-use crate::volumes::VolumeError;
+use crate::{records, volumes::VolumeError};
 
 /// How long a runtime may take to start a container.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -41,8 +41,8 @@ pub(crate) fn prepare(
         mounts.push(json!({"destination": termination_log, "type": "bind", "source": message,
                            "options": ["bind", "rprivate", "rw"]}));
     }
-    attempt::write_volatile(&directory.join("config.json"), &config).map_err(files)?;
-    attempt::write_durably(&directory.join("attempt.json"), record).map_err(files)?;
+    records::replace(&directory.join("config.json"), config.to_string().as_bytes()).map_err(files)?;
+    records::write_durably(&directory.join("attempt.json"), record).map_err(files)?;
     let rootfs = directory.join("rootfs");
     if host.mount_table()?.at(&rootfs).is_none() {
         let (upper, work) = (text(&directory.join("upper")), text(&directory.join("work")));

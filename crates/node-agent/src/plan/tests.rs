@@ -1,5 +1,5 @@
 use super::*;
-use crate::containers::attempt::{AttemptRecord, ExitReason, FORMAT, Started};
+use crate::containers::attempt::{AttemptRecord, ExitReason, Started};
 
 const NOW: i64 = 1_000_000;
 
@@ -15,7 +15,6 @@ fn wanted(lifecycle: Lifecycle, restart: Restart) -> Wanted {
 
 fn attempt(container: &str, number: u32, crashes: u32, state: AttemptState) -> Attempt {
     let record = AttemptRecord {
-        format: FORMAT,
         namespace: "ns".into(),
         pod: "pod".into(),
         uid: "uid".into(),
@@ -30,6 +29,7 @@ fn attempt(container: &str, number: u32, crashes: u32, state: AttemptState) -> A
         log: "/logs/0.log".into(),
         log_size: 1,
         log_files: 1,
+        image: None,
     };
     let monitor = matches!(state, AttemptState::Running { .. }).then_some(1);
     Attempt { record, state, monitor, unreleased: false }
@@ -42,7 +42,6 @@ fn running(stopping: Option<i64>) -> AttemptState {
 
 fn exited(code: i32, finished: i64) -> AttemptState {
     AttemptState::Exited(Exit {
-        format: FORMAT,
         code,
         signal: None,
         reason: ExitReason::Error,

@@ -35,14 +35,14 @@ use super::{
     growth,
     inline::{INLINE, PERSISTENT},
     places::Places,
-    stages::{self, FORMAT, PublishRecord, PublishState, StageRecord, Stages},
+    stages::{self, PublishRecord, PublishState, StageRecord, Stages},
 };
 use crate::{
     Drivers,
     blocking::blocking,
-    containers::attempt,
     layout::Layout,
     leftovers::{self, Leftover},
+    records::{self, RecordError},
 };
 pub(crate) use error::CsiError;
 
@@ -135,9 +135,9 @@ impl Csi {
         if others && volume.access_modes.iter().any(|mode| mode == "ReadWriteOncePod") {
             return Err(CsiError::InUse.into());
         }
-        let fresh = !stage.users.contains(&publication.uid);
         let stages = driver.stages && !volume.inline;
-        let mut record = self.write_record(volume, publication, stages).await?;
+        let (mut record, is_new) = self.write_record(volume, publication, stages).await?;
+        let fresh = is_new && !stage.users.contains(&publication.uid);
         stage.users.insert(publication.uid.clone());
 
         if stages && !stage.staged {
@@ -183,22 +183,26 @@ impl Csi {
             record.own.ready = true;
             record.own.mounted = host.mount_table()?.at(&target).is_some();
             // Without durability: a power loss that takes this takes the mount as well.
-            attempt::write_volatile(&file, &record).map_err(|error| CsiError::Record(error).into())
+            records::write_volatile(&file, &record).map_err(|error| CsiError::Record(error).into())
         })
         .await?;
         Ok(put_off)
     }
 
-    /// Unpublishes the volume from the pod, unstages it after its last pod, and forgets it.
+    /// Unpublishes the volume from the pod, unstages it after its last pod, and forgets it. Without a record, because
+    /// it was never written or nothing tells what it said, what is mounted is unmounted without the driver.
     pub(crate) async fn tear_down(
         &self,
         uid: &str,
         name: &str,
         block: bool,
+        record: Option<PublishRecord>,
     ) -> Result<Vec<Leftover>, VolumeError> {
         let places = Places { layout: &self.layout, block };
-        let Some(record) = stages::publish_record(places, uid, name).map_err(CsiError::Record)? else {
-            return self.remove_directory(uid, name, block).await;
+        let Some(record) = record else {
+            let left = self.remove_directory(uid, name, block, false).await?;
+            self.stages.made_up_for(uid, name);
+            return Ok(left);
         };
         let driver = self.driver(&record.driver).await?;
         let target = places.target(uid, name);
@@ -214,7 +218,9 @@ impl Csi {
         let stage = self.stages.of(&record.driver, &record.handle);
         let mut stage = stage.lock().await;
         let staged = driver.stages && record.mode != INLINE;
-        if staged && !stage.users.iter().any(|other| other != uid) {
+        let others =
+            stage.users.iter().any(|other| other != uid) || self.stages.may_be_used_beside(uid, name);
+        if staged && !others {
             let staging_target_path = text(&places.staging(&record.driver, &record.handle, name));
             let request = NodeUnstageVolumeRequest { volume_id: record.handle.clone(), staging_target_path };
             let mut client = NodeClient::new(driver.channel.clone());
@@ -223,8 +229,9 @@ impl Csi {
             stage.staged = false;
             left = self.remove_stage(&record.driver, &record.handle, name, block).await?;
         }
-        left.extend(self.remove_directory(uid, name, block).await?);
+        left.extend(self.remove_directory(uid, name, block, true).await?);
         stage.users.remove(uid);
+        self.stages.made_up_for(uid, name);
         drop(stage);
         self.stages.prune();
         Ok(left)
@@ -268,14 +275,18 @@ impl Csi {
         let places = Places { layout: &self.layout, block: volume.block };
         let staging = places.staging(&volume.driver, &volume.handle, &volume.name);
         let file = places.stage_record(&volume.driver, &volume.handle, &volume.name);
-        let record = StageRecord { handle: volume.handle.clone(), driver: volume.driver.clone() };
+        let record = StageRecord {
+            handle: volume.handle.clone(),
+            driver: volume.driver.clone(),
+            own: BTreeMap::new(),
+        };
         let host = self.host.clone();
         blocking("writing a stage's record", {
             let staging = staging.clone();
             move || {
                 host.make_directory(&staging, 0o750)?;
                 host.make_directory(file.parent().unwrap_or(Path::new("/")), 0o750)?;
-                let content = serde_json::to_vec(&record).map_err(|error| CsiError::Record(error.into()))?;
+                let content = records::render(&record).map_err(CsiError::Record)?;
                 Ok(host.write_durable(&file, &content, 0o600)?)
             }
         })
@@ -373,15 +384,21 @@ impl Csi {
         }
     }
 
+    /// The record, and whether there was none before.
     async fn write_record(
         &self,
         volume: &ClaimedVolume,
         publication: &Publication,
         staged: bool,
-    ) -> Result<PublishRecord, VolumeError> {
+    ) -> Result<(PublishRecord, bool), VolumeError> {
         let uid = &publication.uid;
         let places = Places { layout: &self.layout, block: volume.block };
-        let old = stages::publish_record(places, uid, &volume.name).map_err(CsiError::Record)?;
+        let (old, is_new) = match stages::publish_record(places, uid, &volume.name) {
+            Ok(old) => (old.clone(), old.is_none()),
+            Err(error @ RecordError::Newer { .. }) => return Err(error.into()),
+            // What was published before is published once more: drivers must allow it.
+            Err(_) => (None, false),
+        };
         let mut volumes = old.map(|old| old.own.volumes).unwrap_or_default();
         volumes.insert(publication.volume.clone());
         let record = PublishRecord {
@@ -392,7 +409,6 @@ impl Csi {
             attachment: attachment::name(&volume.handle, &volume.driver, &self.node),
             mode: if volume.inline { INLINE } else { PERSISTENT }.into(),
             own: PublishState {
-                format: FORMAT,
                 boot_id: self.boot_id.clone(),
                 volumes,
                 staged,
@@ -404,11 +420,12 @@ impl Csi {
         let (host, file, content) = (self.host.clone(), places.record(uid, &volume.name), record.clone());
         blocking("writing a volume's record", move || {
             host.make_directory(file.parent().unwrap_or(Path::new("/")), 0o750)?;
-            let content = serde_json::to_vec(&content).map_err(|error| CsiError::Record(error.into()))?;
+            let content = records::render(&content).map_err(CsiError::Record)?;
             Ok(host.write_durable(&file, &content, 0o600)?)
         })
         .await?;
-        Ok(record)
+        self.stages.made_up_for(uid, &volume.name);
+        Ok((record, is_new))
     }
 
     /// Removes the traces of a volume that a driver has refused for good.
@@ -421,7 +438,7 @@ impl Csi {
         if stage.users.len() == 1 {
             self.remove_stage(&volume.driver, &volume.handle, &volume.name, volume.block).await?;
         }
-        self.remove_directory(uid, &volume.name, volume.block).await?;
+        self.remove_directory(uid, &volume.name, volume.block, true).await?;
         stage.users.remove(uid);
         Ok(())
     }
@@ -448,21 +465,27 @@ impl Csi {
         uid: &str,
         name: &str,
         block: bool,
+        by_driver: bool,
     ) -> Result<Vec<Leftover>, VolumeError> {
         let (host, layout) = (self.host.clone(), self.layout.clone());
         let places = Places { layout: &self.layout, block };
         let (directory, target) = (places.directory(uid, name), places.target(uid, name));
         let link = block.then(|| places.link(uid, name));
-        let has_record = places.record(uid, name).exists();
+        let record = places.record(uid, name);
         blocking("removing a volume's directory", move || {
             if let Some(link) = link {
                 host.remove_file(&link)?;
             }
-            // Without a record the driver is unknown; the mount table still tells what is there.
-            if !has_record && host.mount_table()?.at(&target).is_some() {
-                host.unmount(&target, Unmount::Plain)?;
-            }
             let mut left = Vec::new();
+            if !by_driver {
+                // The driver is unknown; the mount table still tells what is there.
+                while host.mount_table()?.at(&target).is_some() {
+                    host.unmount(&target, Unmount::Plain)?;
+                }
+                if host.exists(&record)? {
+                    left.push(leftovers::set_aside(&*host, &layout, &record)?);
+                }
+            }
             if block {
                 host.remove_file(&target)?;
                 match target.parent().map(|parent| host.remove_directory(parent)) {
@@ -474,7 +497,7 @@ impl Csi {
             } else {
                 left.extend(leftovers::remove_directory(&*host, &layout, &target)?);
             }
-            host.remove_file(&directory.join("vol_data.json"))?;
+            host.remove_file(&record)?;
             left.extend(leftovers::remove_directory(&*host, &layout, &directory)?);
             Ok(left)
         })

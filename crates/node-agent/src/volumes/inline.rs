@@ -32,7 +32,7 @@ pub(crate) fn resolve(uid: &str, name: &str, namespace: &str, source: CSIVolumeS
 }
 
 /// The identity that the volume has for its driver: the same at every try, and as kubelet gives it.
-fn handle(uid: &str, name: &str) -> String {
+pub(super) fn handle(uid: &str, name: &str) -> String {
     let digest = Sha256::digest(format!("{uid}{name}").as_bytes());
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("csi-{hex}")

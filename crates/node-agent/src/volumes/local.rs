@@ -1,6 +1,6 @@
 //! Volumes that live in the pod's own directory: emptyDir, and files made from API objects.
 
-use std::{io, path::Path};
+use std::path::Path;
 
 use linux::{
     Attributes, FilesystemMount, Host, Unmount,
@@ -9,19 +9,21 @@ use linux::{
 use serde::{Deserialize, Serialize};
 
 use super::{VolumeError, atomic, content::Payload};
-use crate::{containers::attempt, layout::Layout, plan::VolumeDirectory};
-
-/// Version of the ready marker.
-const FORMAT: u32 = 1;
+use crate::{
+    layout::Layout,
+    plan::VolumeDirectory,
+    records::{self, Record, RecordError},
+};
 
 /// Says that a volume of the pod is completely set up.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Marker {
-    pub(crate) format: u32,
     /// Contents in memory are void without their mount.
     pub(crate) memory: bool,
 }
+
+impl Record for Marker {}
 
 /// A local volume to be set up.
 #[derive(Debug)]
@@ -62,10 +64,11 @@ pub(crate) fn set_up(host: &dyn Host, layout: &Layout, volume: &LocalVolume<'_>)
         }
     }
     let ready = layout.ready(volume.uid, plugin, name);
-    if !ready.exists() {
+    // One that can't be read is written anew.
+    if !records::read::<Marker>(&ready).is_ok_and(|marker| marker.is_some()) {
         host.make_directory(ready.parent().unwrap_or(layout.root()), 0o750)?;
-        let marker = Marker { format: FORMAT, memory: volume.memory };
-        attempt::write_volatile(&ready, &marker).map_err(files)?;
+        let marker = Marker { memory: volume.memory };
+        records::write_volatile(&ready, &marker).map_err(files)?;
     }
     Ok(())
 }
@@ -76,8 +79,8 @@ pub(crate) fn is_ready(
     uid: &str,
     directory: &VolumeDirectory,
     mounted: bool,
-) -> io::Result<bool> {
-    let marker: Option<Marker> = attempt::read_json(&layout.ready(uid, &directory.plugin, &directory.name))?;
+) -> Result<bool, RecordError> {
+    let marker: Option<Marker> = records::read(&layout.ready(uid, &directory.plugin, &directory.name))?;
     Ok(marker.is_some_and(|marker| !marker.memory || mounted))
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod host_path;
 pub(crate) mod inline;
 pub(crate) mod local;
 pub(crate) mod places;
+pub(crate) mod recover;
 pub(crate) mod stages;
 pub(crate) mod subpath;
 
@@ -17,7 +18,7 @@ use std::{io, path::PathBuf};
 
 use k8s_openapi::api::core::v1::{CSIVolumeSource, Container, Pod, Volume};
 
-use crate::layout;
+use crate::{layout, records::RecordError};
 
 /// What stands behind a volume of a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,12 +148,14 @@ pub(crate) enum VolumeError {
     Csi(#[from] csi::CsiError),
     #[error("NodeExpandVolume failed: {0}")]
     Growth(#[source] Box<VolumeError>),
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {}", linux::in_words(source))]
     Files { action: &'static str, source: io::Error },
     #[error(transparent)]
     Host(#[from] linux::Error),
     #[error("the API server was asked in vain: {}", runtime::explain(.0))]
     Api(#[from] kube::Error),
+    #[error(transparent)]
+    Record(#[from] RecordError),
     #[error("{0}")]
     Leftover(String),
     #[error("{0} took longer than a minute: a device or file system may hang, see the kernel's log")]

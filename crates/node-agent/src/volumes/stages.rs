@@ -1,7 +1,7 @@
 //! Which pods of this node use which CSI volume: a volume is staged for the first and unstaged after the last.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::Arc,
 };
@@ -11,10 +11,14 @@ use resources::attachment;
 use serde::{Deserialize, Serialize};
 
 use super::places::Places;
-use crate::{containers::attempt::read_json, in_use::Users, layout::Layout};
+use crate::{
+    in_use::Users,
+    layout::Layout,
+    records::{self, Record, RecordError},
+};
 
-/// Version of the part of `vol_data.json` that is ours.
-pub(crate) const FORMAT: u32 = 1;
+/// The key of our part of the two records.
+const OWN: &str = "orlop.dev";
 
 /// `vol_data.json` beside a CSI volume's target path: kubelet's keys, and what we need beyond them. It is durable
 /// before the driver is called, so whatever a driver has done can be undone.
@@ -37,11 +41,14 @@ pub(crate) struct PublishRecord {
     pub(crate) own: PublishState,
 }
 
+impl Record for PublishRecord {
+    const PART: Option<&'static str> = Some(OWN);
+}
+
 /// What kubelet's record lacks.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PublishState {
-    pub(crate) format: u32,
     /// Mounts are void after another boot.
     pub(crate) boot_id: String,
     /// The pod's names for the volume.
@@ -64,6 +71,13 @@ pub(crate) struct StageRecord {
     pub(crate) handle: String,
     #[serde(rename = "driverName")]
     pub(crate) driver: String,
+    /// What kubelet's record lacks: version and sum.
+    #[serde(rename = "orlop.dev", default)]
+    pub(crate) own: BTreeMap<String, serde_json::Value>,
+}
+
+impl Record for StageRecord {
+    const PART: Option<&'static str> = Some(OWN);
 }
 
 /// One volume on this node. Whoever holds it is the only one to call the driver's stage methods for it.
@@ -82,23 +96,44 @@ type Volume = (String, String);
 #[derive(Debug, Default)]
 pub(crate) struct Stages {
     volumes: Mutex<HashMap<Volume, Arc<tokio::sync::Mutex<Stage>>>>,
+    /// UID and volume name of the pods whose record can't be read: they may use the volume of that name.
+    unread: Mutex<BTreeSet<(String, String)>>,
 }
 
 impl Stages {
     /// Reads the records of all pods. Blocks.
     pub(crate) fn load(layout: &Layout) -> io::Result<Stages> {
         let mut volumes: HashMap<Volume, Stage> = HashMap::new();
+        let mut unread = BTreeSet::new();
         for (uid, name, record) in records(layout)? {
             match record {
                 Ok(record) => {
                     volumes.entry((record.driver, record.handle)).or_default().users.insert(uid);
                 }
-                Err(error) => tracing::warn!(uid, volume = name, %error, "volume record is not readable"),
+                Err(error) => {
+                    tracing::warn!(uid, volume = name, %error, "volume record is not readable");
+                    unread.insert((uid, name));
+                }
             }
         }
         let volumes =
             volumes.into_iter().map(|(key, stage)| (key, Arc::new(tokio::sync::Mutex::new(stage)))).collect();
-        Ok(Stages { volumes: Mutex::new(volumes) })
+        Ok(Stages { volumes: Mutex::new(volumes), unread: Mutex::new(unread) })
+    }
+
+    /// UID and volume name of the pods whose records could not be read.
+    pub(crate) fn unread(&self) -> Vec<(String, String)> {
+        self.unread.lock().iter().cloned().collect()
+    }
+
+    /// Whether another pod may use the volume of this name, which its record does not tell.
+    pub(crate) fn may_be_used_beside(&self, uid: &str, name: &str) -> bool {
+        self.unread.lock().iter().any(|(other, volume)| other != uid && volume == name)
+    }
+
+    /// The pod's record was written anew, or is gone.
+    pub(crate) fn made_up_for(&self, uid: &str, name: &str) {
+        self.unread.lock().remove(&(uid.to_owned(), name.to_owned()));
     }
 
     /// The volume's entry.
@@ -115,17 +150,12 @@ impl Stages {
 }
 
 /// The record of a pod's CSI volume.
-pub(crate) fn publish_record(places: Places<'_>, uid: &str, name: &str) -> io::Result<Option<PublishRecord>> {
-    let file = places.record(uid, name);
-    let record: Option<PublishRecord> = read_json(&file)?;
-    match &record {
-        Some(record) if record.own.format > FORMAT => Err(io::Error::other(format!(
-            "{} has format {}, newer than this version knows ({FORMAT}): use the newer orlop",
-            file.display(),
-            record.own.format
-        ))),
-        _ => Ok(record),
-    }
+pub(crate) fn publish_record(
+    places: Places<'_>,
+    uid: &str,
+    name: &str,
+) -> Result<Option<PublishRecord>, RecordError> {
+    records::read(&places.record(uid, name))
 }
 
 /// Whether a CSI volume of a pod is completely set up, and still is.
@@ -146,8 +176,11 @@ pub(crate) fn attached(layout: &Layout) -> io::Result<Users> {
     Ok(users)
 }
 
+/// UID of a pod, name of a volume, and the record.
+type Found = (String, String, Result<PublishRecord, RecordError>);
+
 /// UID, name and record of every CSI volume that a pod of this node has.
-fn records(layout: &Layout) -> io::Result<Vec<(String, String, io::Result<PublishRecord>)>> {
+fn records(layout: &Layout) -> io::Result<Vec<Found>> {
     let mut records = Vec::new();
     for uid in names(&layout.pods())? {
         for (block, directory) in [
@@ -168,7 +201,9 @@ fn names(directory: &std::path::Path) -> io::Result<Vec<String>> {
         Ok(entries) => {
             Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
         Err(error) => Err(error),
     }
 }
@@ -186,13 +221,7 @@ mod tests {
             node: "n".into(),
             attachment: "a".into(),
             mode: "Persistent".into(),
-            own: PublishState {
-                format: FORMAT,
-                boot_id: "now".into(),
-                ready,
-                mounted,
-                ..PublishState::default()
-            },
+            own: PublishState { boot_id: "now".into(), ready, mounted, ..PublishState::default() },
         };
         for (ready, was_mounted, boot, is_mounted, expected) in [
             (true, true, "now", true, true),
@@ -220,9 +249,8 @@ mod tests {
         let users = Stages::load(&layout).unwrap().of("d", "h");
         assert_eq!(users.try_lock().unwrap().users, BTreeSet::from(["u".to_owned()]));
 
-        let newer =
-            PublishRecord { own: PublishState { format: FORMAT + 1, ..PublishState::default() }, ..record };
-        std::fs::write(&file, serde_json::to_vec(&newer).unwrap()).unwrap();
+        let own = String::from_utf8(records::render(&record).unwrap()).unwrap();
+        std::fs::write(&file, own.replace(r#""format":1"#, r#""format":2"#)).unwrap();
         assert!(
             publish_record(Places { layout: &layout, block: false }, "u", "pv")
                 .unwrap_err()
