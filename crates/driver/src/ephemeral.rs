@@ -51,6 +51,7 @@ impl Driver {
     ) -> Result<v1::NodeUnpublishVolumeResponse, Status> {
         let request = v1::NodeUnpublishVolumeRequest { volume_id: volume.id.to_string(), ..request.clone() };
         let Unpublish { volume: id, target } = Unpublish::check(&request)?;
+        let id = id?;
         let drives = self.drives.clone();
         let work = async move {
             drives.unpublish(&id, &target).await.map_err(refused_unmount)?;
@@ -61,15 +62,12 @@ impl Driver {
     }
 }
 
-/// The answer for what never was, or was ephemeral and went with its target.
-pub(crate) async fn gone_already(
-    target: &str,
-    refusal: Refusal,
-) -> Result<v1::NodeUnpublishVolumeResponse, Status> {
-    let target = Path::new(target).to_owned();
-    match tokio::task::spawn_blocking(move || target.symlink_metadata().is_err()).await {
-        Ok(true) => Ok(v1::NodeUnpublishVolumeResponse {}),
-        _ => Err(refusal.into()),
+/// Takes away what never was a volume of ours, or was ephemeral and went: no more than what bears our mark is left of it.
+/// What is mounted there may be a volume of a drive that is not in the machine now.
+pub(crate) async fn gone_already(drives: &Drives, at: &Path, refusal: Refusal) -> Result<(), Status> {
+    match drives.unpublish_gone(at).await.map_err(refused_unmount)? {
+        true => Ok(()),
+        false => Err(refusal.into()),
     }
 }
 

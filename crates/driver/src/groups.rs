@@ -56,7 +56,9 @@ impl group_controller_server::GroupController for Driver {
             let asked = match OneGroup::check(&id, request.snapshot_ids) {
                 Ok(asked) => asked,
                 // What never existed is deleted.
-                Err(Refusal::ForeignVolume(_)) => return Ok(v1::DeleteVolumeGroupSnapshotResponse {}),
+                Err(Refusal::ForeignVolume(_) | Refusal::TooLong { .. }) => {
+                    return Ok(v1::DeleteVolumeGroupSnapshotResponse {});
+                }
                 Err(refusal) => return Err(refusal.into()),
             };
             if let Some(group) = self.drives.group(&asked.id) {

@@ -4,7 +4,7 @@ use crate::call::Answer;
 use crate::controller::{condition, signed};
 use crate::ephemeral::gone_already;
 use crate::flight::Key;
-use crate::request::{Access, Ephemeral, ExpandOnNode, Publish, Refusal, Stage, Stats, Unpublish, Unstage};
+use crate::request::{Access, Ephemeral, ExpandOnNode, Publish, Stage, Stats, Unpublish, Unstage};
 use crate::serve::Driver;
 use crate::status::{refused, refused_unmount};
 use csi::v1::node_service_capability::{Rpc, Type, rpc};
@@ -59,6 +59,13 @@ impl node_server::Node for Driver {
         self.answer("NodeUnstageVolume", &request.volume_id, async {
             let Unstage { volume, staging } = Unstage::check(&request)?;
             let drives = self.drives.clone();
+            let volume = match volume {
+                Ok(volume) => volume,
+                Err(refusal) => {
+                    gone_already(&drives, &staging, refusal).await?;
+                    return Ok(v1::NodeUnstageVolumeResponse {});
+                }
+            };
             let key = Key::Volume(volume.clone());
             let work = async move { drives.unstage(&volume, &staging).await.map_err(refused_unmount) };
             self.flights.run(key, work).await?;
@@ -113,13 +120,15 @@ impl node_server::Node for Driver {
         }
         request.volume_id = self.identity(request.volume_id)?;
         self.answer("NodeUnpublishVolume", &request.volume_id, async {
-            let Unpublish { volume, target } = match Unpublish::check(&request) {
-                Err(refusal @ Refusal::ForeignVolume(_)) => {
-                    return gone_already(&request.target_path, refusal).await;
-                }
-                checked => checked?,
-            };
+            let Unpublish { volume, target } = Unpublish::check(&request)?;
             let drives = self.drives.clone();
+            let volume = match volume {
+                Ok(volume) => volume,
+                Err(refusal) => {
+                    gone_already(&drives, &target, refusal).await?;
+                    return Ok(v1::NodeUnpublishVolumeResponse {});
+                }
+            };
             let key = Key::Volume(volume.clone());
             let work = async move { drives.unpublish(&volume, &target).await.map_err(refused_unmount) };
             self.flights.run(key, work).await?;

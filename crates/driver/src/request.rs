@@ -89,6 +89,14 @@ impl Sizes {
     }
 }
 
+/// Of what is to be taken away, length is no matter: nothing that is too long was ever made.
+fn present(field: &'static str, value: &str) -> Result<(), Refusal> {
+    match value.is_empty() {
+        true => Err(Refusal::Missing { field }),
+        false => Ok(()),
+    }
+}
+
 fn text(field: &'static str, value: &str) -> Result<(), Refusal> {
     match value.len() {
         0 => Err(Refusal::Missing { field }),

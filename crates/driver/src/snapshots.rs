@@ -28,7 +28,7 @@ impl Driver {
         let id = match OneSnapshot::check(&request.snapshot_id) {
             Ok(OneSnapshot(id)) => id,
             // What never existed is deleted.
-            Err(Refusal::ForeignVolume(_)) => return Ok(()),
+            Err(Refusal::ForeignVolume(_) | Refusal::TooLong { .. }) => return Ok(()),
             Err(refusal) => return Err(refusal.into()),
         };
         let drives = self.drives.clone();

@@ -120,7 +120,8 @@ impl Coded for MountError {
             Self::OtherAccess { .. } | Self::Published { .. } | Self::Open { .. } => Code::FailedPrecondition,
             Self::Busy(_) => Code::Aborted,
             Self::Taken { .. } => Code::AlreadyExists,
-            Self::Flag(_) | Self::Path(_) => Code::InvalidArgument,
+            Self::Occupied { .. } => Code::FailedPrecondition,
+            Self::Flag(_) | Self::Path { .. } | Self::Place { .. } => Code::InvalidArgument,
             Self::Host(_) => Code::Internal,
             Self::TimedOut => Code::DeadlineExceeded,
         }

@@ -2,6 +2,7 @@
 
 mod world;
 
+use csi::v1::group_controller_client::GroupControllerClient;
 use csi::v1::volume_capability::access_mode::Mode;
 use csi::v1::{self, volume_usage::Unit};
 use driver::Name;
@@ -223,18 +224,26 @@ async fn refusals_change_nothing() {
     request.capacity_range = Some(v1::CapacityRange { required_bytes: 1, limit_bytes: 2 });
     assert_eq!(code(world.controller.create_volume(request).await), Code::OutOfRange);
 
-    for snapshot in ["none", "0a1b/none"] {
+    // Text that no drive could have given, and what may lie on a drive that is only away.
+    let away = "6d9b8d5b-8a6e-4b9c-9a3e-2f6f2f3f4a5b/none";
+    let never = ["none", "0a1b/none", "x/y", "ü/†", &"x".repeat(3000)].map(str::to_owned);
+    for snapshot in never.iter().map(String::as_str).chain([away]) {
         let request = v1::DeleteSnapshotRequest { snapshot_id: snapshot.into(), ..Default::default() };
         let answer = world.controller.delete_snapshot(request).await;
-        match snapshot {
-            "none" => drop(answer.expect("what never was is deleted")),
-            // Its drive may only be away, with the snapshot on it.
-            _ => assert_eq!(code(answer), Code::Unavailable),
+        let group =
+            v1::DeleteVolumeGroupSnapshotRequest { group_snapshot_id: snapshot.into(), ..Default::default() };
+        let of_group =
+            GroupControllerClient::new(world.channel.clone()).delete_volume_group_snapshot(group).await;
+        let of_volume = world.delete(snapshot).await;
+        match snapshot == away {
+            true => assert_eq!([code(answer), code(of_group), code(of_volume)], [Code::Unavailable; 3]),
+            false => {
+                answer.expect("what never was is deleted");
+                of_group.expect("what never was is deleted");
+                of_volume.expect("what never was is deleted");
+            }
         }
     }
-    world.delete("not ours").await.expect("what never was is deleted");
-    // Its drive may only be away, with the volume on it.
-    assert_eq!(code(world.delete("0a1b/none").await), Code::Unavailable);
 
     let request = v1::GetCapacityRequest { accessible_topology: Some(elsewhere), ..Default::default() };
     let none = world.controller.get_capacity(request).await.expect("answered").into_inner();

@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use linux::{Attributes, BindSource, Host, LoopDevice, MountTable, Unmount};
+use linux::{Attributes, BindSource, Host, LoopDevice, MountTable, Target, TargetKind, Unmount};
 
 use crate::{
     MountError, VolumeId,
     layout::Layout,
-    staging::{parent_for, plain, remove_target},
+    staging::{clear, put},
+    target::plain,
 };
 
 /// How often, and how far apart, a detached device is looked at until its last user is gone: a child process holds every
@@ -68,12 +69,12 @@ impl BlockVolume<'_> {
     }
 
     /// Shows its device at `target`.
-    pub(crate) fn publish(&self, staging: &Path, target: &Path, read_only: bool) -> Result<(), MountError> {
+    pub(crate) fn publish(&self, staging: &Path, target: &Target, read_only: bool) -> Result<(), MountError> {
         let staged = self.devices()?.into_iter().find(|one| !one.read_only && !one.leaving);
         let Some(staged) = staged else {
             return Err(MountError::NotStaged { id: self.id.clone(), staging: staging.to_owned() });
         };
-        let at = parent_for(self.host, target)?;
+        let at = target.at.clone();
         let table = self.host.mount_table()?;
         if let Some(mount) = table.at(&at) {
             let shown = self.devices()?.into_iter().find(|one| table.shows(mount, &one.device));
@@ -92,25 +93,25 @@ impl BlockVolume<'_> {
             }
             false => staged.device,
         };
-        if self.host.length(&at)?.is_none() {
-            self.host.write_durable(&at, b"", 0o600)?;
-        }
-        Ok(self.host.bind(BindSource::Path(&device), &at, Attributes::default())?)
+        let (source, kind) = (BindSource::Path(&device), TargetKind::File);
+        put(self.host, source, target, kind, self.id, Attributes::default())
     }
 
     /// Takes it from `target`, and detaches the device that its readers had after the last of them. `false` when
     /// something else is mounted there.
-    pub(crate) fn unpublish(&self, at: &Path) -> Result<bool, MountError> {
+    pub(crate) fn unpublish(&self, target: &Target) -> Result<bool, MountError> {
+        let mut shown = false;
         // One volume may lie there twice, when two calls once raced; the table shrinks with every turn.
         loop {
             let (devices, table) = (self.devices()?, self.host.mount_table()?);
-            let Some(mount) = table.at(at) else { break };
+            let Some(mount) = table.at(&target.at) else { break };
             if !devices.iter().any(|one| table.shows(mount, &one.device)) {
                 return Ok(false);
             }
-            self.host.unmount(at, Unmount::Plain)?;
+            self.host.unmount_at(target)?;
+            shown = true;
         }
-        remove_target(self.host, at)?;
+        clear(self.host, self.id, target, shown)?;
         let table = self.host.mount_table()?;
         for reader in self.devices()?.into_iter().filter(|one| one.read_only) {
             if self.shown_at(&table, &reader).is_none() {

@@ -14,6 +14,11 @@ impl DriveId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether a drive can have this identity. Text of another form was never given to one, nor to a volume on it.
+    pub fn is_possible(&self) -> bool {
+        uuid::Uuid::try_parse(&self.0).is_ok_and(|uuid| uuid.hyphenated().to_string() == self.0)
+    }
 }
 
 impl fmt::Display for DriveId {
@@ -173,4 +178,22 @@ pub struct Capacity {
     pub largest_block_volume: u64,
     /// The smallest volume that is made.
     pub smallest_volume: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DriveId;
+
+    #[test]
+    fn an_identity_is_what_a_file_system_can_have() {
+        for (text, expected) in [
+            ("6d9b8d5b-8a6e-4b9c-9a3e-2f6f2f3f4a5b", true),
+            ("6D9B8D5B-8A6E-4B9C-9A3E-2F6F2F3F4A5B", false),
+            ("6d9b8d5b8a6e4b9c9a3e2f6f2f3f4a5b", false),
+            ("x", false),
+            ("", false),
+        ] {
+            assert_eq!(DriveId(text.to_owned()).is_possible(), expected, "{text}");
+        }
+    }
 }

@@ -8,11 +8,11 @@ use std::{
 };
 
 use linux::Host;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::{
-    BackendKind, Capacity, CreateError, CreateVolume, DeleteError, Drive, DriveId, DriveSelector,
+    BackendKind, Capacity, Confines, CreateError, CreateVolume, DeleteError, Drive, DriveId, DriveSelector,
     ExpandError, Force, GroupSnapshot, InitialiseError, MountError, MountFlags, OpenError, Snapshot,
     SnapshotError, SnapshotId, Source, Stats, StatsError, Throttle, Volume, VolumeId,
     backend::Copies,
@@ -35,6 +35,8 @@ pub struct Drives {
 pub(crate) struct Inner {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) root: PathBuf,
+    /// Where volumes may be shown.
+    pub(crate) confines: RwLock<Confines>,
     pub(crate) state: Mutex<State>,
     changed: watch::Sender<u64>,
     /// Making, growing and mounting volumes.
@@ -83,6 +85,7 @@ impl Drives {
         let drives = Self {
             inner: Arc::new(Inner {
                 host,
+                confines: RwLock::new(Confines { below: Vec::new(), never: vec![root.clone()] }),
                 root,
                 state: Mutex::new(state),
                 changed: watch::Sender::new(0),
@@ -381,6 +384,12 @@ impl Drives {
         volumes
     }
 
+    /// From now on volumes are shown within these confines only. What is shown elsewhere already can be taken away.
+    pub fn confine(&self, mut confines: Confines) {
+        confines.never.push(self.inner.root.clone());
+        *self.inner.confines.write() = confines;
+    }
+
     /// Shows the volume at `staging` (made if missing). Idempotent.
     ///
     /// # Errors
@@ -468,7 +477,8 @@ impl Drives {
             .map_err(|_| MountError::TimedOut)?
     }
 
-    /// Takes the volume from `target` and removes the directory or file. Fine when nothing is there.
+    /// Takes the volume from `target` and removes the directory or file. Fine when nothing is there; what is not the
+    /// volume's is left.
     ///
     /// # Errors
     /// When something that is not ours is mounted there, or the kernel refuses.
@@ -481,8 +491,21 @@ impl Drives {
             .map_err(|_| MountError::TimedOut)?
     }
 
+    /// Removes what a volume that is gone was shown at, if it bears a mark of ours. `false` when something is mounted there.
+    ///
+    /// # Errors
+    /// When the path can't be used, or the kernel refuses.
+    pub async fn unpublish_gone(&self, target: &Path) -> Result<bool, MountError> {
+        let (inner, target) = (self.inner.clone(), target.to_owned());
+        self.inner
+            .quick
+            .run(move || show::unpublish_gone(&inner, &target))
+            .await
+            .map_err(|_| MountError::TimedOut)?
+    }
+
     /// Takes the volume from `staging` and removes the directory; a block volume is detached. Fine when nothing is
-    /// there.
+    /// there; what is not the volume's is left.
     ///
     /// # Errors
     /// When something that is not ours is mounted there, or the kernel refuses; for a block volume also

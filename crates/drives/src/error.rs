@@ -458,9 +458,30 @@ pub enum MountError {
     /// An option that a volume can't have.
     #[error(transparent)]
     Flag(#[from] UnsupportedFlag),
-    /// A relative path or one with `..`.
-    #[error("{0} is not an absolute plain path")]
-    Path(PathBuf),
+    /// What is there is not empty, or of another kind.
+    #[error("{at} can't show a volume: {by} is there; name a new or empty place")]
+    Occupied {
+        /// Where.
+        at: PathBuf,
+        /// What is there.
+        by: linux::Obstacle,
+    },
+    /// No volume is shown there, whatever is there.
+    #[error("{at} can't show a volume: {why}; name another place")]
+    Place {
+        /// Where.
+        at: PathBuf,
+        /// Whose place it is, or which places there are.
+        why: String,
+    },
+    /// A path that nothing can be at.
+    #[error("{path} can't be used: {why}")]
+    Path {
+        /// The path as it was given.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The kernel refused.
     #[error(transparent)]
     Host(#[from] linux::Error),

@@ -12,8 +12,8 @@ use std::{
 };
 
 use linux::{
-    Attributes, BindSource, DeviceNumber, Error, Files, FilesystemMount, Mount, MountTable, Mounts, Result,
-    Space, Unmount,
+    Attributes, BindSource, DeviceNumber, Error, Files, FilesystemMount, Mount, MountTable, Mounts, Obstacle,
+    Result, Space, Target, TargetKind, Targets, Unmount,
 };
 use parking_lot::Mutex;
 
@@ -36,6 +36,8 @@ struct Machine {
     loops: BTreeMap<PathBuf, PathBuf>,
     /// Loop devices that can't write.
     readers: BTreeSet<PathBuf>,
+    /// By the place where a volume is or was shown.
+    marks: BTreeMap<PathBuf, String>,
     /// Disks that answer with errors.
     broken: BTreeSet<PathBuf>,
     calls: usize,
@@ -522,6 +524,70 @@ impl Mounts for FakeHost {
             let at = machine.mounts.iter().rposition(|mount| mount.target == target);
             Ok(at.map(|at| machine.mounts.remove(at)).is_some())
         })
+    }
+}
+
+impl Targets for FakeHost {
+    fn show_at(
+        &self,
+        source: BindSource<'_>,
+        target: &Target,
+        kind: TargetKind,
+        mark: &str,
+        attributes: Attributes,
+    ) -> Result<Option<Obstacle>> {
+        let at = &target.at;
+        let parent = at.parent().unwrap_or(at);
+        if !self.exists(parent)? {
+            self.make_directory(parent, 0o750)?;
+        }
+        let obstacle = self.ask("look at", at, |machine| {
+            Ok(match (machine.node(at), kind) {
+                (None, _) => None,
+                (Some(Node::Directory { .. }), TargetKind::Directory) => {
+                    let (disk, inside) = machine.locate(at);
+                    let children = machine.disks[&disk].now.children(&inside);
+                    (!children.is_empty()).then_some(Obstacle::FullDirectory)
+                }
+                (Some(Node::Directory { .. }), TargetKind::File) => Some(Obstacle::Directory),
+                (Some(_), TargetKind::Directory) => Some(Obstacle::File),
+                (Some(Node::File(content)), TargetKind::File) if content.is_empty() => None,
+                (Some(_), TargetKind::File) => Some(Obstacle::FullFile),
+            })
+        })?;
+        if obstacle.is_some() {
+            return Ok(obstacle);
+        }
+        if !self.exists(at)? {
+            match kind {
+                TargetKind::Directory => self.make_directory(at, 0o750)?,
+                TargetKind::File => self.write_durable(at, b"", 0o600)?,
+            }
+        }
+        self.change("mark", at, |machine| {
+            machine.marks.insert(at.clone(), mark.to_owned());
+            Ok(())
+        })?;
+        self.bind(source, at, attributes).map(|()| None)
+    }
+
+    fn unmount_at(&self, target: &Target) -> Result<bool> {
+        self.unmount(&target.at, Unmount::Plain)
+    }
+
+    fn mark_at(&self, target: &Target) -> Result<Option<String>> {
+        self.ask("look at", &target.at, |machine| {
+            Ok(machine.node(&target.at).and_then(|_| machine.marks.get(&target.at)).cloned())
+        })
+    }
+
+    fn remove_at(&self, target: &Target) -> Result<bool> {
+        let removed = match self.remove_directory(&target.at) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => self.remove_file(&target.at)?,
+            removed => removed?,
+        };
+        self.machine.lock().marks.remove(&target.at);
+        Ok(removed)
     }
 }
 

@@ -262,6 +262,7 @@ pub(crate) fn delete(inner: &Inner, id: &SnapshotId) -> Result<(), DeleteError> 
         else {
             return match state.drive(&id.drive) {
                 Some(_) => Ok(()),
+                None if !state.knows(&id.drive) && !id.drive.is_possible() => Ok(()),
                 None => Err(no_drive(id.drive.clone())),
             };
         };

@@ -35,6 +35,7 @@ mod show;
 mod snapshot;
 mod staging;
 mod state;
+mod target;
 mod throttle;
 mod volume;
 mod work;
@@ -54,6 +55,7 @@ pub use error::{
     SourceError, StatsError,
 };
 pub use mount_flags::{MountFlags, UnsupportedFlag};
+pub use target::Confines;
 pub use throttle::Throttle;
 pub use volume::{
     AccessType, CreateVolume, GroupSnapshot, Inodes, InvalidVolumeId, Origin, Snapshot, SnapshotId, Stats,

@@ -17,6 +17,7 @@ use crate::{
     record::VolumeRecord,
     staging::{self, Shown},
     state::LOST,
+    target,
 };
 
 enum Unavailable {
@@ -79,7 +80,9 @@ pub(crate) fn stage(
                 .to_owned(),
         });
     }
-    staging::stage(inner.host.as_ref(), &Shown { id, layout: &site.layout }, at, attributes)
+    let host = inner.host.as_ref();
+    let at = target::to_show(host, &inner.confines.read(), at)?;
+    staging::stage(host, &Shown { id, layout: &site.layout }, &at, attributes)
 }
 
 pub(crate) fn publish(
@@ -90,7 +93,9 @@ pub(crate) fn publish(
     attributes: Attributes,
 ) -> Result<(), MountError> {
     let site = to_show(inner, id, AccessType::Mount)?;
-    staging::publish(inner.host.as_ref(), &Shown { id, layout: &site.layout }, staged, target, attributes)
+    let host = inner.host.as_ref();
+    let target = target::to_show(host, &inner.confines.read(), target)?;
+    staging::publish(host, &Shown { id, layout: &site.layout }, staged, &target, attributes)
 }
 
 fn block<'a>(site: &'a Site, id: &'a VolumeId) -> linux::Result<BlockVolume<'a>> {
@@ -121,7 +126,8 @@ pub(crate) fn publish_block(
     read_only: bool,
 ) -> Result<(), MountError> {
     let site = to_show(inner, id, AccessType::Block)?;
-    block(&site, id)?.publish(staged, target, read_only)
+    let target = target::to_show(inner.host.as_ref(), &inner.confines.read(), target)?;
+    block(&site, id)?.publish(staged, &target, read_only)
 }
 
 pub(crate) fn elsewhere(
@@ -131,7 +137,7 @@ pub(crate) fn elsewhere(
 ) -> Result<Option<PathBuf>, MountError> {
     let (site, record) = for_mounting(inner, id)?;
     let host = inner.host.as_ref();
-    let besides = besides.iter().filter_map(|path| staging::plain(host, path).transpose());
+    let besides = besides.iter().filter_map(|path| target::plain(host, path).transpose());
     let besides = besides.collect::<Result<Vec<_>, _>>()?;
     match record.access {
         AccessType::Mount => staging::elsewhere(host, &Shown { id, layout: &site.layout }, &besides),
@@ -162,15 +168,15 @@ fn known(inner: &Inner, id: &VolumeId) -> Known {
 /// drive is gone.
 pub(crate) fn unpublish(inner: &Inner, id: &VolumeId, target: &Path) -> Result<(), MountError> {
     let host = inner.host.as_ref();
-    let Some(at) = staging::plain(host, target)? else { return Ok(()) };
+    let Some(target) = target::to_hide(host, target)? else { return Ok(()) };
     let Known { layout, serving, block } = known(inner, id);
     if block {
         let own = lvm::own_device(host, &id.drive, &id.key)?;
-        if (BlockVolume { host, id, layout: &layout, own }).unpublish(&at)? {
+        if (BlockVolume { host, id, layout: &layout, own }).unpublish(&target)? {
             return Ok(());
         }
     }
-    staging::hide(host, id, serving.then_some(&layout), &at)
+    hide(inner, id, serving.then_some(&layout), &target)
 }
 
 /// Takes a volume from where it is staged; also without the volume.
@@ -181,10 +187,45 @@ pub(crate) fn unstage(inner: &Inner, id: &VolumeId, staging: &Path) -> Result<()
         let own = lvm::own_device(host, &id.drive, &id.key)?;
         BlockVolume { host, id, layout: &layout, own }.unstage()?;
     }
-    match staging::plain(host, staging)? {
+    match target::to_hide(host, staging)? {
         None => Ok(()),
-        Some(at) => staging::hide(host, id, serving.then_some(&layout), &at),
+        Some(staging) => hide(inner, id, serving.then_some(&layout), &staging),
     }
+}
+
+/// As [`staging::hide`]; a mount where no volume can be is nothing in the way of ours.
+fn hide(
+    inner: &Inner,
+    id: &VolumeId,
+    layout: Option<&Layout>,
+    target: &linux::Target,
+) -> Result<(), MountError> {
+    let host = inner.host.as_ref();
+    match staging::hide(host, id, layout, target) {
+        Err(MountError::Taken { .. })
+            if target::to_show(host, &inner.confines.read(), &target.at).is_err() =>
+        {
+            Ok(())
+        }
+        hidden => hidden,
+    }
+}
+
+/// Removes what a volume that is gone was shown at, if it is marked as such. `false` when something is mounted there,
+/// which may be anybody's.
+pub(crate) fn unpublish_gone(inner: &Inner, target: &Path) -> Result<bool, MountError> {
+    let host = inner.host.as_ref();
+    let Some(target) = target::to_hide(host, target)? else { return Ok(true) };
+    if host.mount_table()?.at(&target.at).is_some() {
+        return Ok(target::to_show(host, &inner.confines.read(), &target.at).is_err());
+    }
+    let marked = host.mark_at(&target)?.and_then(|mark| mark.parse::<VolumeId>().ok());
+    if let Some(id) = marked
+        && matches!(live(inner, &id), Err(Unavailable::NoVolume))
+    {
+        host.remove_at(&target)?;
+    }
+    Ok(true)
 }
 
 pub(crate) fn shown(inner: &Inner, drive: &DriveId) -> Result<Vec<(VolumeId, PathBuf)>, MountError> {
@@ -227,7 +268,7 @@ pub(crate) fn stats(inner: &Inner, id: &VolumeId, path: &Path) -> Result<Stats, 
     };
     match is_at {
         Ok(true) => {}
-        Ok(false) | Err(MountError::Path(_)) => return Err(not_mounted()),
+        Ok(false) | Err(MountError::Path { .. }) => return Err(not_mounted()),
         Err(MountError::Host(error)) => return Err(error.into()),
         Err(_) => return Err(not_mounted()),
     }

@@ -1,14 +1,15 @@
 //! Showing volumes at paths, and taking them away again. The mount table tells what is where; targets are never looked
 //! at, because a dead volume would block whoever looks.
 
-use std::{
-    io::ErrorKind,
-    path::{Component, Path, PathBuf},
+use std::path::{Path, PathBuf};
+
+use linux::{Attributes, BindSource, Host, Mount, MountTable, Target, TargetKind};
+
+use crate::{
+    DriveId, MountError, VolumeId, backend,
+    layout::Layout,
+    target::{plain, unusable},
 };
-
-use linux::{Attributes, BindSource, Host, Mount, MountTable, Unmount};
-
-use crate::{DriveId, MountError, VolumeId, backend, layout::Layout};
 
 /// A volume as the mount table shows it.
 pub(crate) struct Shown<'a> {
@@ -42,24 +43,11 @@ impl Shown<'_> {
     }
 }
 
-/// A path that can be compared with the mount table. `None` when its parent is missing.
-pub(crate) fn plain(host: &dyn Host, path: &Path) -> Result<Option<PathBuf>, MountError> {
-    let fine = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    if !path.is_absolute() || !fine || path.file_name().is_none() {
-        return Err(MountError::Path(path.to_owned()));
-    }
-    match host.real_path(path) {
-        Ok(path) => Ok(Some(path)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Shows the volume's directory at `staging`.
 pub(crate) fn stage(
     host: &dyn Host,
     volume: &Shown<'_>,
-    staging: &Path,
+    staging: &Target,
     attributes: Attributes,
 ) -> Result<(), MountError> {
     let directory = volume.layout.volume(&volume.id.key);
@@ -71,7 +59,7 @@ pub(crate) fn publish(
     host: &dyn Host,
     volume: &Shown<'_>,
     staging: &Path,
-    target: &Path,
+    target: &Target,
     attributes: Attributes,
 ) -> Result<(), MountError> {
     let not_staged = || MountError::NotStaged { id: volume.id.clone(), staging: staging.to_owned() };
@@ -87,11 +75,11 @@ fn show(
     host: &dyn Host,
     volume: &Shown<'_>,
     source: &Path,
-    target: &Path,
+    target: &Target,
     attributes: Attributes,
 ) -> Result<(), MountError> {
-    let at = parent_for(host, target)?;
     let table = host.mount_table()?;
+    let at = target.at.clone();
     match table.at(&at) {
         None => {}
         Some(mount) if !volume.is(&table, mount) => {
@@ -105,28 +93,31 @@ fn show(
             };
         }
     }
-    host.make_directory(&at, 0o750)?;
-    host.bind(BindSource::Path(source), &at, attributes)?;
+    put(host, BindSource::Path(source), target, TargetKind::Directory, volume.id, attributes)
+}
+
+/// Shows something of the volume at a place where nothing is mounted.
+pub(crate) fn put(
+    host: &dyn Host,
+    source: BindSource<'_>,
+    target: &Target,
+    kind: TargetKind,
+    id: &VolumeId,
+    attributes: Attributes,
+) -> Result<(), MountError> {
+    match host.show_at(source, target, kind, &id.to_string(), attributes) {
+        Ok(None) => Ok(()),
+        Ok(Some(by)) => Err(MountError::Occupied { at: target.at.clone(), by }),
+        Err(error) => Err(unusable(&target.at, error)),
+    }
+}
+
+/// Removes the empty directory, or empty file, that the volume was mounted on just now, or that is marked as its own.
+pub(crate) fn clear(host: &dyn Host, id: &VolumeId, target: &Target, shown: bool) -> Result<(), MountError> {
+    if shown || host.mark_at(target)?.is_some_and(|mark| mark == id.to_string()) {
+        host.remove_at(target)?;
+    }
     Ok(())
-}
-
-/// The plain path of a target whose parent directory is there.
-pub(crate) fn parent_for(host: &dyn Host, target: &Path) -> Result<PathBuf, MountError> {
-    if plain(host, target)?.is_none() {
-        host.make_directory(target.parent().unwrap_or(target), 0o750)?;
-    }
-    Ok(plain(host, target)?.unwrap_or_else(|| target.to_owned()))
-}
-
-/// Removes the empty directory, or empty file, that something was mounted on.
-pub(crate) fn remove_target(host: &dyn Host, at: &Path) -> Result<(), MountError> {
-    match host.remove_directory(at) {
-        Err(error) if error.kind() == ErrorKind::NotADirectory => match host.length(at)? {
-            Some(0) => Ok(host.remove_file(at).map(drop)?),
-            _ => Err(MountError::Taken { at: at.to_owned(), why: "a file with content is there".to_owned() }),
-        },
-        removed => Ok(removed.map(drop)?),
-    }
 }
 
 /// What a mount of the volume lacks of what is asked for now, or has beyond it.
@@ -146,13 +137,16 @@ fn differs(mount: &Mount, asked: Attributes) -> Option<String> {
         .map(|(option, _)| format!("the volume is mounted there without {option} already"))
 }
 
-/// Takes the volume from a path and removes the directory. What is not the volume's is left alone.
+/// Takes the volume from a path and removes the directory. What is not the volume's is left alone, and refused when it is
+/// a mount.
 pub(crate) fn hide(
     host: &dyn Host,
     id: &VolumeId,
     layout: Option<&Layout>,
-    at: &Path,
+    target: &Target,
 ) -> Result<(), MountError> {
+    let at = target.at.as_path();
+    let mut shown = false;
     // One volume may lie there twice, when two calls once raced; the table shrinks with every turn.
     loop {
         let table = host.mount_table()?;
@@ -174,9 +168,10 @@ pub(crate) fn hide(
             );
             return Err(MountError::Taken { at: at.to_owned(), why });
         }
-        host.unmount(at, Unmount::Plain)?;
+        host.unmount_at(target)?;
+        shown = true;
     }
-    remove_target(host, at)
+    clear(host, id, target, shown)
 }
 
 /// Where the volume as a whole is mounted, besides its drive and these paths.

@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use rustix::io::Errno;
+
 /// A request that the kernel (or a program) refused.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {object}: {}", in_words(source))]
@@ -33,6 +35,18 @@ impl Error {
     /// The kernel's error number, where one is behind this.
     pub fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()
+    }
+
+    /// In words, when the kernel says of a path that nothing can be there.
+    pub fn unusable_path(&self) -> Option<&'static str> {
+        match Errno::from_raw_os_error(self.errno()?) {
+            Errno::NOTDIR => Some("a part of it is no directory"),
+            Errno::LOOP => {
+                Some("a part of it is a symbolic link that leads nowhere, or came there meanwhile")
+            }
+            Errno::NAMETOOLONG => Some("a part of it is longer than 255 bytes, or all of it than 4095"),
+            _ => None,
+        }
     }
 }
 

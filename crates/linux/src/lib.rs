@@ -20,6 +20,7 @@ pub mod ownership;
 mod program;
 mod project_quota;
 mod superblock;
+mod targets;
 
 pub use block::{BlockDevice, BlockDevices, DeviceNumber};
 pub use btrfs::{Btrfs, SubvolumeId, SubvolumeQuota};
@@ -32,11 +33,13 @@ pub use mounts::{Attributes, BindSource, FilesystemMount, Mounts, Unmount};
 pub use program::{Output, Programs};
 pub use project_quota::{ProjectId, ProjectQuota, ProjectUsage};
 pub use superblock::{Signature, filesystem_size, probe_superblock};
+pub use targets::{Obstacle, Target, TargetKind, Targets};
 
 /// One machine: its files, mounts, block devices, file-system features and programs. All calls block.
 pub trait Host:
     Files
     + Mounts
+    + Targets
     + BlockDevices
     + LoopDevices
     + Btrfs
@@ -52,6 +55,7 @@ pub trait Host:
 impl<T> Host for T where
     T: Files
         + Mounts
+        + Targets
         + BlockDevices
         + LoopDevices
         + Btrfs

@@ -110,16 +110,7 @@ impl Mounts for Kernel {
     }
 
     fn bind(&self, source: BindSource<'_>, target: &Path, attributes: Attributes) -> Result<()> {
-        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        if attributes.recursive {
-            flags |= OpenTreeFlags::AT_RECURSIVE;
-        }
-        let tree = match source {
-            BindSource::Path(path) => open_tree(CWD, path, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW),
-            BindSource::Open(fd) => open_tree(fd, "", flags | OpenTreeFlags::AT_EMPTY_PATH),
-        }
-        .context("open for a bind mount", source)?;
-        set_attributes(tree.as_fd(), attributes).context("set mount attributes of", source)?;
+        let tree = detached(source, attributes)?;
         place(tree, target)
     }
 
@@ -160,6 +151,21 @@ impl Mounts for Kernel {
             Err(error) => Err(error).context("unmount", target.display()),
         }
     }
+}
+
+/// What a bind mount shows, with its attributes, and nowhere yet.
+pub(crate) fn detached(source: BindSource<'_>, attributes: Attributes) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if attributes.recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let tree = match source {
+        BindSource::Path(path) => open_tree(CWD, path, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW),
+        BindSource::Open(fd) => open_tree(fd, "", flags | OpenTreeFlags::AT_EMPTY_PATH),
+    }
+    .context("open for a bind mount", source)?;
+    set_attributes(tree.as_fd(), attributes).context("set mount attributes of", source)?;
+    Ok(tree)
 }
 
 /// Puts a detached tree in its place. Without `T_SYMLINKS` a symbolic link at the target is refused.

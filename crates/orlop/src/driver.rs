@@ -22,8 +22,20 @@ pub(crate) struct Driver {
     /// Label a drive, named by its device, file or id, for classes to choose it by; kept on the drive. May be repeated.
     #[arg(long = "drive-label", value_name = "DRIVE:KEY=VALUE", value_parser = label)]
     labels: Vec<Label>,
+    /// A directory beneath which volumes may be staged and published, such as /var/lib/kubelet. May be repeated [default:
+    /// wherever a place is new or empty, but in the system's own directories].
+    #[arg(long = "kubelet-dir", value_name = "DIR", value_parser = absolute)]
+    kubelet_dirs: Vec<PathBuf>,
     #[command(flatten)]
     storage: Storage,
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err("write an absolute path, for example /var/lib/kubelet".to_owned()),
+    }
 }
 
 /// The path of a unix endpoint.
@@ -120,6 +132,7 @@ pub(crate) async fn driver(arguments: Driver) -> anyhow::Result<()> {
     let root = data.node(&storage::node_name(0)).join("drives");
     let sources = &layout.nodes[0];
     let drives = storage::open(&info.node_id, root, sources, arguments.storage.making()).await?;
+    drives.confine(drives::Confines { below: arguments.kubelet_dirs, never: vec![data.path().to_owned()] });
     let labelled = attach(&drives, &arguments.labels).await;
     let served = match labelled.and_then(|()| Ok(data.remember(&layout)?)) {
         Ok(()) => {

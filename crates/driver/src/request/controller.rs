@@ -1,6 +1,6 @@
 //! Requests to the Controller service.
 
-use super::{Access, Parameters, Refusal, Sizes, parameters, snapshot, text, volume};
+use super::{Access, Parameters, Refusal, Sizes, parameters, present, snapshot, text, volume};
 use csi::v1;
 use drives::{AccessType, BackendKind, CreateVolume, Throttle, VolumeId};
 use std::collections::BTreeMap;
@@ -107,7 +107,7 @@ pub(crate) struct Delete(pub(crate) VolumeId);
 
 impl Delete {
     pub(crate) fn check(request: &v1::DeleteVolumeRequest) -> Result<Self, Refusal> {
-        text("volume_id", &request.volume_id)?;
+        present("volume_id", &request.volume_id)?;
         volume(&request.volume_id).map(Self)
     }
 }

@@ -1,6 +1,6 @@
 //! Requests to the Node service.
 
-use super::{Access, Refusal, Sizes, any_path, mount_point, text, volume};
+use super::{Access, Refusal, Sizes, any_path, mount_point, present, text, volume};
 use csi::v1;
 use drives::VolumeId;
 use std::path::PathBuf;
@@ -21,15 +21,16 @@ impl Stage {
 }
 
 pub(crate) struct Unstage {
-    pub(crate) volume: VolumeId,
+    /// Or why no volume of ours ever had that identity.
+    pub(crate) volume: Result<VolumeId, Refusal>,
     pub(crate) staging: PathBuf,
 }
 
 impl Unstage {
     pub(crate) fn check(request: &v1::NodeUnstageVolumeRequest) -> Result<Self, Refusal> {
-        text("volume_id", &request.volume_id)?;
+        present("volume_id", &request.volume_id)?;
         let staging = mount_point("staging_target_path", &request.staging_target_path)?;
-        Ok(Self { volume: volume(&request.volume_id)?, staging })
+        Ok(Self { volume: volume(&request.volume_id), staging })
     }
 }
 
@@ -57,15 +58,16 @@ impl Publish {
 }
 
 pub(crate) struct Unpublish {
-    pub(crate) volume: VolumeId,
+    /// Or why no volume of ours ever had that identity.
+    pub(crate) volume: Result<VolumeId, Refusal>,
     pub(crate) target: PathBuf,
 }
 
 impl Unpublish {
     pub(crate) fn check(request: &v1::NodeUnpublishVolumeRequest) -> Result<Self, Refusal> {
-        text("volume_id", &request.volume_id)?;
+        present("volume_id", &request.volume_id)?;
         let target = mount_point("target_path", &request.target_path)?;
-        Ok(Self { volume: volume(&request.volume_id)?, target })
+        Ok(Self { volume: volume(&request.volume_id), target })
     }
 }
 

@@ -6,7 +6,7 @@ use csi::v1::node_client::NodeClient;
 use csi::v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
 use csi::v1::{self, CapacityRange};
 use driver::{Name, NodeInfo, ServeError};
-use drives::{BackendKind, Drives, Force, Source};
+use drives::{BackendKind, Confines, Drives, Force, Source};
 use linux::{Kernel, LoopDevices, Mounts, Unmount};
 use std::collections::BTreeMap;
 use std::fs;
@@ -169,6 +169,12 @@ impl World {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.ground.path(name)
+    }
+
+    /// Lets volumes be shown below these directories only.
+    pub(crate) fn confine(&self, below: &[&str]) {
+        let below = below.iter().map(|name| self.path(name)).collect();
+        self.drives.confine(Confines { below, never: Vec::new() });
     }
 
     fn capability(&self) -> v1::VolumeCapability {

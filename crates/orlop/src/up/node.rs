@@ -53,6 +53,8 @@ impl Node {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             made.with_context(|| format!("creating {}", directory.display()))?;
         }
+        let below = vec![self.root.clone()];
+        self.drives.confine(drives::Confines { below, never: vec![self.root.join("drives")] });
         let node = self.clone();
         let shutdown = drivers.shutdown();
         drivers.spawn("driver", async move {
