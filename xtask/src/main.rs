@@ -1,5 +1,6 @@
 //! What a developer types: `cargo xtask demo`, `cargo xtask test`, and the parts of both.
 
+mod attack;
 mod checks;
 mod command;
 mod conformance;
@@ -40,6 +41,12 @@ enum Task {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Attacks on a whole Orlop: hostile input, kills, damaged files, full disks, second holders. Takes minutes.
+    Attack {
+        /// Only attacks whose name contains this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
     /// The benchmarks, on a release build.
     Bench,
 }
@@ -69,6 +76,10 @@ fn main() -> anyhow::Result<()> {
             packages::install()?;
             packages::install_for_guest()?;
             guest::run(all, &filter)
+        }
+        Task::Attack { filter } => {
+            packages::install()?;
+            attack::run(&filter)
         }
         Task::Bench => {
             packages::install()?;

@@ -1,6 +1,6 @@
 //! A driver on its socket, called as an orchestrator calls it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -135,6 +135,14 @@ impl Caller {
         self.controller.clone().controller_expand_volume(request).await.map(drop)
     }
 
+    /// The names of all volumes.
+    pub async fn names(&self) -> BTreeSet<String> {
+        let request = v1::ListVolumesRequest::default();
+        let listed = self.controller.clone().list_volumes(request).await.expect("listed").into_inner();
+        let ids = listed.entries.into_iter().filter_map(|entry| entry.volume).map(|volume| volume.volume_id);
+        ids.map(|id| id.rsplit_once('/').expect("a drive and a name").1.to_owned()).collect()
+    }
+
     pub async fn delete(&self, volume: &Volume) -> Result<(), Status> {
         let request = v1::DeleteVolumeRequest { volume_id: volume.id.clone(), ..Default::default() };
         self.controller.clone().delete_volume(request).await.map(drop)
@@ -150,4 +158,50 @@ pub fn capability() -> v1::VolumeCapability {
         access_type: Some(AccessType::Mount(MountVolume::default())),
         access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
     }
+}
+
+/// A running `orlop driver`. Dropping it kills it; stopping it in order is [`Running::stop`].
+pub struct Running(Option<Child>);
+
+impl Running {
+    /// Starts it, and waits until it serves.
+    pub fn start(place: &Place, arguments: &[&str]) -> Running {
+        let log = std::fs::File::options().create(true).append(true).open(place.path().join("driver.log"));
+        let child = driver(place, arguments).stderr(log.expect("the log")).spawn().expect("the driver");
+        let mut running = Running(Some(child));
+        super::wait_until("the driver serves", || {
+            let ended = running.0.as_mut().expect("running").try_wait().expect("waiting");
+            assert!(ended.is_none(), "the driver ended: {}", log_end(place));
+            socket(place).exists()
+        });
+        running
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.as_ref().expect("running").id()
+    }
+
+    /// `kill -9`; the socket stays behind, as after any crash.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    /// SIGTERM, and a clean end.
+    pub fn stop(mut self) {
+        stop(self.0.take().expect("running"));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+fn log_end(place: &Place) -> String {
+    let log = std::fs::read_to_string(place.path().join("driver.log")).unwrap_or_default();
+    log.lines().rev().take(5).collect::<Vec<_>>().join("\n")
 }
