@@ -7,6 +7,7 @@ mod conformance;
 mod demo;
 mod guest;
 mod packages;
+mod parts;
 mod tools;
 
 use clap::{Parser, Subcommand};
@@ -59,13 +60,15 @@ fn main() -> anyhow::Result<()> {
             demo::run(check)
         }
         Task::Test => {
-            packages::install()?;
-            checks::without_build()?;
-            checks::lints_and_tests()?;
-            conformance::run_where_possible()?;
-            packages::install_for_guest()?;
-            guest::run(false, "")?;
-            demo::run(true)
+            let mut parts = parts::Parts::default();
+            parts.run("packages", packages::install)?;
+            parts.run("format, directions, licences", checks::without_build)?;
+            parts.run("clippy", checks::lints)?;
+            parts.run("tests", checks::tests)?;
+            parts.run("conformance", conformance::run_where_possible)?;
+            parts.run("packages for the guest", packages::install_for_guest)?;
+            parts.run("guest", || guest::run(false, ""))?;
+            parts.run("demo", || demo::run(true))
         }
         Task::Check => checks::without_build(),
         Task::Conformance => {
