@@ -1,5 +1,7 @@
 //! Request bodies: bounded, JSON or YAML (and protobuf, as far as kubectl sends it).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body::Body;
@@ -36,6 +38,32 @@ where
     };
     let media_type = if media_type.is_empty() { "application/json".into() } else { media_type };
     Ok(Payload { media_type, bytes })
+}
+
+/// How much of a body that nobody wanted is taken from its client, and for how long.
+const DRAINED: usize = 2 * MAX_BODY;
+const DRAINING: Duration = Duration::from_secs(5);
+
+/// Takes what is left of a body, so that a client that is still sending it gets the answer and not a broken connection.
+pub(crate) async fn drain<B>(headers: &HeaderMap, body: &mut B)
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+{
+    // Whoever waits to be asked for the body has not begun to send it.
+    if body.is_end_stream() || headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let mut left = DRAINED;
+    let drained = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // The answer is given in any case.
+    let _ = tokio::time::timeout(DRAINING, drained).await;
 }
 
 impl Payload {

@@ -7,19 +7,22 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PublicKeyData,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest, Sha256};
 
+use crate::authorize;
 use crate::server::User;
 
 /// Why credentials can't be made or read.
@@ -92,6 +95,10 @@ impl Credentials {
                 ca
             }
         };
+        let ca_der =
+            CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|error| files.damaged("ca.crt", error))?;
+        check_key(&ca_der, &ca_key)
+            .map_err(|()| files.damaged("ca.crt", "it is of another key than ca.key"))?;
         let issuer =
             Issuer::from_ca_cert_pem(&ca, &ca_key).map_err(|error| files.damaged("ca.crt", error))?;
         let admin_key = files.key("admin.key")?;
@@ -117,9 +124,10 @@ impl Credentials {
         }
         let server_key = KeyPair::generate().map_err(unmade)?;
         let server = server(hosts)?.signed_by(&server_key, &issuer).map_err(unmade)?;
-        let ca_der =
-            CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|error| files.damaged("ca.crt", error))?;
-        let tls = tls(ca_der, server.der().clone(), &server_key)?;
+        let clients = clients(ca_der)?;
+        check_admin(&admin_certificate, &admin_key, &*clients)
+            .map_err(|why| files.damaged("admin.crt", why))?;
+        let tls = tls(clients, server.der().clone(), &server_key)?;
         Ok(Self(Arc::new(Inner {
             ca,
             admin_certificate,
@@ -217,18 +225,46 @@ fn admin() -> Result<CertificateParams, CredentialsError> {
     Ok(params)
 }
 
+/// Why the administrator's certificate is of no use: cut short, of another key or authority, over, or of no group that
+/// may do anything.
+fn check_admin(pem: &str, key: &KeyPair, clients: &dyn ClientCertVerifier) -> Result<(), String> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| error.to_string())?;
+    check_key(&der, key).map_err(|()| "it is of another key than admin.key".to_owned())?;
+    let now = Duration::from_secs(u64::try_from(clock::now().as_second()).unwrap_or(0));
+    clients
+        .verify_client_cert(&der, &[], UnixTime::since_unix_epoch(now))
+        .map_err(|error| error.to_string())?;
+    match user_of_certificate(&der) {
+        Some(user) if authorize::is_master(&user) => Ok(()),
+        _ => Err(format!("it does not name the group {ADMIN_GROUP}")),
+    }
+}
+
+/// Whether the certificate is of this key.
+fn check_key(certificate: &CertificateDer<'_>, key: &KeyPair) -> Result<(), ()> {
+    match x509_parser::parse_x509_certificate(certificate) {
+        Ok((_, parsed)) if parsed.public_key().raw == key.subject_public_key_info() => Ok(()),
+        _ => Err(()),
+    }
+}
+
+/// Who checks clients' certificates, which are asked for and not required.
+fn clients(ca: CertificateDer<'static>) -> Result<Arc<dyn ClientCertVerifier>, CredentialsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(ca).map_err(unmade)?;
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(unmade)
+}
+
 fn tls(
-    ca: CertificateDer<'static>,
+    clients: Arc<dyn ClientCertVerifier>,
     certificate: CertificateDer<'static>,
     key: &KeyPair,
 ) -> Result<rustls::ServerConfig, CredentialsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(ca).map_err(unmade)?;
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(unmade)?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(unmade)?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -336,7 +372,34 @@ mod tests {
         first.write_kubeconfig(&kubeconfig, "https://127.0.0.1:1").unwrap();
         assert_eq!(std::fs::metadata(&kubeconfig).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(first.user_of_token(second.token()).is_some());
-        assert!(first.user_of_token("").is_none() && first.user_of_token("x").is_none());
+        let half = &second.token()[..second.token().len() / 2];
+        for wrong in ["", "x", half, &format!("{}0", second.token())] {
+            assert!(first.user_of_token(wrong).is_none(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_or_swapped_is_noticed_at_the_start_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (own, other) = (directory.path().join("own"), directory.path().join("other"));
+        Credentials::open(&own, &hosts()).unwrap();
+        Credentials::open(&other, &hosts()).unwrap();
+        for name in ["admin.crt", "ca.crt", "admin.key", "ca.key", "token"] {
+            let path = own.join(name);
+            let whole = std::fs::read_to_string(&path).unwrap();
+            let cut = [0, 1, whole.len() / 3].map(|length| whole[..length].to_owned());
+            let swapped = std::fs::read_to_string(other.join(name)).unwrap();
+            // Any token is one, and any authority, as long as the rest is of it.
+            let swapped = Some(swapped).filter(|_| name != "token");
+            for bad in cut.into_iter().chain(swapped) {
+                std::fs::write(&path, &bad).unwrap();
+                let error = Credentials::open(&own, &hosts()).expect_err(name);
+                assert!(matches!(error, CredentialsError::Damaged { .. }), "{name}: {error}");
+                assert_eq!(std::fs::read_to_string(&path).unwrap(), bad, "{name}");
+            }
+            std::fs::write(&path, whole).unwrap();
+        }
+        Credentials::open(&own, &hosts()).unwrap();
     }
 
     #[test]

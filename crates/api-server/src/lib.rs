@@ -8,6 +8,7 @@
 
 mod admission;
 mod answer;
+mod authorize;
 mod body;
 mod bounds;
 mod catalog;

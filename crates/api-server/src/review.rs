@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::answer::{self, Answer};
+use crate::authorize;
 use crate::error::ApiError;
 use crate::request::{ResourcePath, Verb};
 use crate::server::User;
@@ -29,8 +30,8 @@ pub(crate) fn find(path: &ResourcePath) -> Option<Review> {
     }
 }
 
-/// Answers a review. Whoever has a credential may do everything, so what exactly was asked does not matter, and
-/// clients that ask in protobuf are answered too.
+/// Answers a review. A user may do everything or nothing, so what exactly was asked does not matter, and clients that
+/// ask in protobuf are answered too.
 pub(crate) fn answer(review: Review, verb: Verb, user: &User) -> Result<Answer, ApiError> {
     if verb != Verb::Create {
         return Err(ApiError::MethodNotAllowed);
@@ -38,19 +39,26 @@ pub(crate) fn answer(review: Review, verb: Verb, user: &User) -> Result<Answer, 
     let body = match review {
         Review::Access => json!({
             "kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": {},
-            "status": {"allowed": true},
+            "status": {"allowed": authorize::is_master(user)},
         }),
-        Review::Rules => json!({
-            "kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": {},
-            "status": {
-                "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
-                "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
-                "incomplete": false,
-            },
-        }),
+        Review::Rules => {
+            let (resources, others) = match authorize::is_master(user) {
+                true => (
+                    json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]),
+                    json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]),
+                ),
+                false => (json!([]), json!([{"verbs": ["get"], "nonResourceURLs": ["*"]}])),
+            };
+            json!({
+                "kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": {},
+                "status": {"resourceRules": resources, "nonResourceRules": others, "incomplete": false},
+            })
+        }
         Review::Subject => {
             let mut groups: Vec<Value> = user.groups.iter().map(|group| group.as_str().into()).collect();
-            groups.push("system:authenticated".into());
+            if !groups.contains(&"system:authenticated".into()) {
+                groups.push("system:authenticated".into());
+            }
             json!({
                 "kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
                 "status": {"userInfo": {"username": user.name, "groups": groups}},

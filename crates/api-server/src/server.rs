@@ -22,7 +22,9 @@ use crate::negotiate::{self, Shape};
 use crate::request::{self, Path, Query, ResourcePath, Verb};
 use crate::selector::Selection;
 use crate::unreadable::Unreadable;
-use crate::{crds, delete, discovery, events, log, namespaces, pods, read, review, scale, watch, write};
+use crate::{
+    authorize, crds, delete, discovery, events, log, namespaces, pods, read, review, scale, watch, write,
+};
 
 /// Bounds of a server, and where its UIDs come from.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub struct Options {
     pub max_watches: usize,
     /// How long any request but a watch or a followed log may take.
     pub request_timeout: Duration,
+    /// How long a connection may stay without showing a credential, the TLS handshake included.
+    pub stranger_timeout: Duration,
     /// How long Events are kept after their last change.
     pub event_ttl: Duration,
     /// Events that are kept; the oldest go first.
@@ -70,6 +74,7 @@ impl Default for Options {
         Self {
             max_watches: 4096,
             request_timeout: Duration::from_secs(60),
+            stranger_timeout: Duration::from_secs(15),
             event_ttl: Duration::from_secs(3600),
             max_events: 20_000,
             uids: Uids::random(),
@@ -218,6 +223,10 @@ impl ApiServer {
         }
     }
 
+    pub(crate) fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
     /// The server as a `tower::Service` for clients in this process, which are trusted to be `user`.
     pub fn in_process(&self, user: &str) -> InProcess {
         let user = User { name: user.to_owned(), groups: vec!["system:masters".into()] };
@@ -230,8 +239,11 @@ impl ApiServer {
         B: Body<Data = Bytes> + Send,
     {
         let (parts, body) = request.into_parts();
+        let mut body = Box::pin(body);
         let timeout = self.shared.options.request_timeout;
-        let answered = tokio::time::timeout(timeout, respond(&self.shared, user, parts, body, ends)).await;
+        let responding = respond(&self.shared, user, &parts, &mut body, ends);
+        let answered = tokio::time::timeout(timeout, responding).await;
+        body::drain(&parts.headers, &mut body).await;
         match answered.unwrap_or(Err(ApiError::Timeout)) {
             Ok(answer) => answer,
             Err(error) => {
@@ -246,24 +258,26 @@ impl ApiServer {
 
 async fn respond<B>(
     shared: &Arc<Shared>,
-    user: &User,
-    parts: http::request::Parts,
-    body: B,
+    sender: &User,
+    parts: &http::request::Parts,
+    body: &mut B,
     ends: CancellationToken,
 ) -> Result<Answer, ApiError>
 where
-    B: Body<Data = Bytes> + Send,
+    B: Body<Data = Bytes> + Send + Unpin,
 {
+    let user = &authorize::acting(sender, &parts.headers)?;
     let path = request::parse_path(parts.uri.path()).ok_or(ApiError::UnknownPath)?;
     let query = Query::parse(parts.uri.query().unwrap_or(""))?;
     let path = match path {
-        Path::Document(document) => return discovery::answer(&shared.catalog, &document, &parts),
+        Path::Document(document) => return discovery::answer(&shared.catalog, &document, parts),
         Path::Resource(path) => path,
     };
     let verb = request::verb(&parts.method, &path, query.watch)?;
     if let Some(review) = review::find(&path) {
         return review::answer(review, verb, user);
     }
+    authorize::check(user, verb, &path)?;
     let target = Target::resolve(&shared.catalog, path)?;
     if let Some(unserved) = target.subresource.as_deref().and_then(pods::unserved)
         && target.served.is_builtin("Pod")
