@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     match run(arguments.role) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", runtime::explain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

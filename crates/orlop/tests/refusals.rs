@@ -119,6 +119,51 @@ fn manifests_that_are_wrong_are_refused_by_the_server() {
 }
 
 #[test]
+fn what_is_refused_of_a_file_stops_nothing_else() {
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "512Mi"]);
+    let file = place.path().join("mixed.json").display().to_string();
+    let claim = |name: &str| {
+        let spec = r#"{"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}"#;
+        format!(r#"{{"metadata": {{"name": "{name}"}}, "spec": {spec}}}"#)
+    };
+    let manifest = format!(
+        r#"{{"apiVersion": "example.org/v1", "kind": "Foo", "metadata": {{"name": "foreign"}}}}
+           {{"apiVersion": "v1", "kind": "PersistentVolumeClaimList", "items": [{}, {}]}}
+           {{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "No Name"}}}}
+           {{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "after"}}}}"#,
+        claim("first"),
+        claim("second")
+    );
+    std::fs::write(&file, manifest).unwrap();
+
+    let applied = orlop.attempt(BINARY, &["apply", "-f", &file]);
+    assert_eq!(applied.status.code(), Some(1));
+    let printed = String::from_utf8_lossy(&applied.stdout);
+    assert_eq!(printed.matches("created").count(), 3, "{printed}");
+    let errors = String::from_utf8_lossy(&applied.stderr);
+    says(&errors, &["does not serve kind \"Foo\"", "ConfigMap \"No Name\" is invalid", "2 of 5 objects"]);
+    assert!(!errors.contains("Status {"), "debug text: {errors}");
+
+    let both = orlop.run(BINARY, &["get", "pvc,cm"]);
+    says(&both, &["persistentvolumeclaim/first", "persistentvolumeclaim/second", "configmap/after"]);
+    let listed = orlop.run(BINARY, &["get", "pvc,cm", "-o", "yaml"]);
+    says(&listed, &["kind: List", "kind: PersistentVolumeClaim", "kind: ConfigMap"]);
+    says(&orlop.run(BINARY, &["get", "pvc/first", "-o", "json"]), &["\"name\": \"first\""]);
+    let all = orlop.attempt(BINARY, &["get", "all"]);
+    says(&String::from_utf8_lossy(&all.stderr), &["No resources found"]);
+
+    let deleted = orlop.attempt(BINARY, &["delete", "-f", &file]);
+    assert_eq!(deleted.status.code(), Some(1));
+    says(&String::from_utf8_lossy(&deleted.stderr), &["does not serve kind \"Foo\""]);
+    says(
+        &String::from_utf8_lossy(&orlop.attempt(BINARY, &["get", "pvc,cm"]).stderr),
+        &["No resources found"],
+    );
+    orlop.stop();
+}
+
+#[test]
 fn claims_that_can_not_be_filled_stay_pending_and_say_why() {
     let place = Place::new();
     let orlop = place.up(&["--loop-drive", "512Mi"]);

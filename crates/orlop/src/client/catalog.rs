@@ -28,9 +28,21 @@ impl Resource {
         }
     }
 
+    fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+
+    fn is_same_kind(&self, other: &Resource) -> bool {
+        self.group() == other.group() && self.resource.name == other.resource.name
+    }
+
+    fn is_in(&self, category: &str) -> bool {
+        let listed = self.resource.verbs.iter().any(|verb| verb == "list");
+        listed && self.resource.categories.iter().flatten().any(|known| known == category)
+    }
+
     fn answers_to(&self, word: &str) -> bool {
-        let group = self.api_version.split_once('/').map_or("", |(group, _)| group);
-        let resource = &self.resource;
+        let (group, resource) = (self.group(), &self.resource);
         resource.name == word
             || resource.singular_name == word
             || resource.kind.to_lowercase() == word
@@ -64,11 +76,30 @@ impl Catalog {
         }
     }
 
+    /// The resources that a user's words mean, separated by commas; a word may be a category, such as `all`.
+    pub(super) fn words(&self, words: &str) -> anyhow::Result<Vec<&Resource>> {
+        let mut found: Vec<&Resource> = Vec::new();
+        for word in words.split(',') {
+            let category: Vec<&Resource> = self.0.iter().filter(|resource| resource.is_in(word)).collect();
+            let meant = if category.is_empty() { vec![self.word(word)?] } else { category };
+            for resource in meant {
+                // Every kind in one version only.
+                if !found.iter().any(|known| known.is_same_kind(resource)) {
+                    found.push(resource);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// The resource of a manifest.
     pub(super) fn manifest(&self, api_version: &str, kind: &str) -> anyhow::Result<&Resource> {
         let found = self.0.iter().find(|r| r.api_version == api_version && r.resource.kind == kind);
         found.with_context(|| {
-            format!("the server does not serve kind {kind:?} in version {api_version:?}; check both words")
+            format!(
+                "the server does not serve kind {kind:?} in version {api_version:?}; check both words, or apply its \
+                 CustomResourceDefinition first"
+            )
         })
     }
 }

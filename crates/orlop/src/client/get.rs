@@ -2,20 +2,20 @@
 
 use std::io::Write;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use futures::{AsyncBufReadExt, StreamExt};
 use serde_json::Value;
 
-use super::catalog::Catalog;
-use super::{Connection, JSON, send};
+use super::catalog::{Catalog, Resource};
+use super::{Connection, JSON, escape, send};
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 /// Arguments of `orlop get`.
 #[derive(Args)]
 pub(crate) struct Get {
-    /// Resource type: plural, singular or short name, for example pvc.
+    /// Resource types: plural, singular or short names or a category, for example pvc, pvc,pv or all; or KIND/NAME.
     kind: String,
     /// Name of one object; all objects when absent.
     name: Option<String>,
@@ -47,45 +47,75 @@ enum Output {
 pub(crate) async fn get(arguments: Get) -> anyhow::Result<()> {
     let client = arguments.connection.open().await?;
     let catalog = Catalog::load(&client).await?;
-    let resource = catalog.word(&arguments.kind)?;
-    let mut path = resource.path(&arguments.connection.namespace);
-    if arguments.all_namespaces {
-        path = path.replacen(&format!("/namespaces/{}", arguments.connection.namespace), "", 1);
-    }
-    let mut query = Vec::new();
-    if let Some(selector) = &arguments.selector {
-        query.push(format!("labelSelector={}", escape(selector)));
-    }
+    let (words, name) = match (arguments.kind.split_once('/'), &arguments.name) {
+        (Some((word, name)), None) => (word, Some(name)),
+        (Some(_), Some(_)) => bail!("name an object as KIND/NAME or as KIND NAME, not both"),
+        (None, name) => (arguments.kind.as_str(), name.as_deref()),
+    };
+    let resources = catalog.words(words)?;
+    let table = matches!(arguments.output, Output::Table | Output::Wide);
+    let accept = if table { TABLE } else { JSON };
     if arguments.watch {
-        query.push("watch=true".to_owned());
-        query.extend(
-            arguments
-                .name
-                .as_ref()
-                .map(|name| format!("fieldSelector={}", escape(&format!("metadata.name={name}")))),
-        );
-    } else if let Some(name) = &arguments.name {
-        path = format!("{path}/{name}");
+        let [resource] = resources[..] else { bail!("only one kind can be watched at a time; name one") };
+        return watch(&client, &arguments.path(resource, name), accept, arguments.output).await;
     }
-    let path = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
-    let accept = if matches!(arguments.output, Output::Table | Output::Wide) { TABLE } else { JSON };
-    if arguments.watch {
-        return watch(&client, &path, accept, arguments.output).await;
+    let mut answers = Vec::new();
+    for resource in &resources {
+        answers
+            .push(send(&client, "GET", &arguments.path(resource, name), (accept, JSON), Vec::new()).await?);
     }
-    let answer = send(&client, "GET", &path, (accept, JSON), Vec::new()).await?;
     let mut out = std::io::stdout().lock();
     match arguments.output {
-        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?,
-        Output::Yaml => write!(out, "{}", serde_saphyr::to_string(&answer)?)?,
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&joined(answers))?)?,
+        Output::Yaml => write!(out, "{}", serde_saphyr::to_string(&joined(answers))?)?,
         Output::Table | Output::Wide => {
-            let text = Columns::of(&answer, arguments.output).render(&answer, true);
-            match text.is_empty() {
+            let tables = resources.iter().zip(&answers).map(|(resource, answer)| {
+                let prefix = if resources.len() > 1 { resource.display("") } else { String::new() };
+                Columns::of(answer, arguments.output).render(answer, true, &prefix)
+            });
+            let tables: Vec<String> = tables.filter(|text| !text.is_empty()).collect();
+            match tables.is_empty() {
                 true => eprintln!("No resources found."),
-                false => write!(out, "{text}")?,
+                false => write!(out, "{}", tables.join("\n"))?,
             }
         }
     }
     Ok(())
+}
+
+impl Get {
+    /// What to ask of the server for one kind.
+    fn path(&self, resource: &Resource, name: Option<&str>) -> String {
+        let namespace = &self.connection.namespace;
+        let mut path = resource.path(namespace);
+        if self.all_namespaces {
+            path = path.replacen(&format!("/namespaces/{namespace}"), "", 1);
+        }
+        let mut query = Vec::new();
+        if let Some(selector) = &self.selector {
+            query.push(format!("labelSelector={}", escape(selector)));
+        }
+        match name {
+            Some(name) if self.watch => {
+                query.push(format!("fieldSelector={}", escape(&format!("metadata.name={name}"))));
+            }
+            Some(name) => path = format!("{path}/{}", escape(name)),
+            None => {}
+        }
+        if self.watch {
+            query.push("watch=true".to_owned());
+        }
+        if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) }
+    }
+}
+
+/// Several answers as one list; a single answer as it is. The items of a typed list get the type that it stands for.
+fn joined(mut answers: Vec<Value>) -> Value {
+    if answers.len() == 1 {
+        return answers.remove(0);
+    }
+    let items: Vec<Value> = answers.into_iter().flat_map(super::unfold).collect();
+    serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
 }
 
 async fn watch(client: &kube::Client, path: &str, accept: &str, output: Output) -> anyhow::Result<()> {
@@ -101,7 +131,7 @@ async fn watch(client: &kube::Client, path: &str, accept: &str, output: Output) 
             let event: Value = serde_json::from_str(&line)?;
             let first = columns.is_none();
             let columns = columns.get_or_insert_with(|| Columns::of(&event["object"], output));
-            write!(out, "{}", columns.render(&event["object"], first))?;
+            write!(out, "{}", columns.render(&event["object"], first, ""))?;
         }
         out.flush()?;
     }
@@ -122,9 +152,10 @@ impl Columns {
     }
 
     /// Rows padded to the widest cell of each column, three blanks apart; nothing for a table without rows.
-    fn render(&self, table: &Value, heading: bool) -> String {
+    /// `prefix` is put before each name, which is the first cell.
+    fn render(&self, table: &Value, heading: bool, prefix: &str) -> String {
         let rows: Vec<Vec<String>> =
-            table["rows"].as_array().into_iter().flatten().map(|row| self.cells(row)).collect();
+            table["rows"].as_array().into_iter().flatten().map(|row| self.cells(row, prefix)).collect();
         if rows.is_empty() {
             return String::new();
         }
@@ -136,25 +167,20 @@ impl Columns {
         lines.iter().map(|line| pad(line, &widths)).collect()
     }
 
-    fn cells(&self, row: &Value) -> Vec<String> {
+    fn cells(&self, row: &Value, prefix: &str) -> Vec<String> {
         let cell = |at: usize| match &row["cells"][at] {
             Value::String(text) => text.clone(),
             Value::Null => "<none>".to_owned(),
             other => other.to_string(),
         };
-        self.0.iter().map(|(at, _)| cell(*at)).collect()
+        let prefix_of = |at: usize| if at == 0 { prefix } else { "" };
+        self.0.iter().map(|(at, _)| format!("{}{}", prefix_of(*at), cell(*at))).collect()
     }
 }
 
 fn pad(line: &[String], widths: &[usize]) -> String {
     let cells: Vec<String> = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
     format!("{}\n", cells.join("   ").trim_end())
-}
-
-/// Percent-encodes a query value.
-fn escape(text: &str) -> String {
-    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|b| if keep(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 #[cfg(test)]
@@ -168,12 +194,12 @@ mod tests {
             "rows": [{"cells": ["a", "n1", "5s"]}, {"cells": ["longer", null, 7]}],
         });
         assert_eq!(
-            Columns::of(&table, Output::Table).render(&table, true),
+            Columns::of(&table, Output::Table).render(&table, true, ""),
             "NAME     AGE\na        5s\nlonger   7\n"
         );
         assert_eq!(
-            Columns::of(&table, Output::Wide).render(&table, false),
-            "a        n1       5s\nlonger   <none>   7\n"
+            Columns::of(&table, Output::Wide).render(&table, false, "pod/"),
+            "pod/a        n1       5s\npod/longer   <none>   7\n"
         );
     }
 

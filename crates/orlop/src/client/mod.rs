@@ -58,4 +58,29 @@ async fn send(
     client.request(request).await
 }
 
+/// The objects of a list, each with its type; anything else is itself. The items of a typed list, such as
+/// `PersistentVolumeClaimList`, may leave their type out: the list's name says it.
+fn unfold(document: serde_json::Value) -> Vec<serde_json::Value> {
+    let of_items = document["kind"].as_str().and_then(|kind| kind.strip_suffix("List")).map(str::to_owned);
+    let (Some(kind), Some(items)) = (of_items, document["items"].as_array()) else { return vec![document] };
+    let typed = |item: &serde_json::Value| {
+        let mut item = item.clone();
+        if !kind.is_empty() && item.is_object() {
+            for (field, value) in [("apiVersion", &document["apiVersion"]), ("kind", &kind.as_str().into())] {
+                if item[field].is_null() {
+                    item[field] = value.clone();
+                }
+            }
+        }
+        item
+    };
+    items.iter().map(typed).flat_map(unfold).collect()
+}
+
+/// Percent-encodes a query value or a part of a path.
+fn escape(text: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|b| if keep(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
 const JSON: &str = "application/json";

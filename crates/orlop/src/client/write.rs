@@ -10,7 +10,7 @@ use futures::{AsyncBufReadExt, StreamExt};
 use serde_json::Value;
 
 use super::catalog::{Catalog, Resource};
-use super::{Connection, JSON, send};
+use super::{Connection, JSON, escape, send};
 
 /// Arguments of `orlop apply`.
 #[derive(Args)]
@@ -42,71 +42,117 @@ pub(crate) struct Delete {
 
 /// Creates what is missing and merges the manifest into what exists. Fields that an earlier manifest had
 /// and this one has not are kept: kubectl's three-way merge needs kubectl.
+///
+/// # Errors
+/// That some objects were refused, each of which has been told by then; all others are applied.
 pub(crate) async fn apply(arguments: Apply) -> anyhow::Result<()> {
     let documents = read(&arguments.filename)?;
     let client = arguments.connection.open().await?;
     let catalog = Catalog::load(&client).await?;
+    let mut refused = Refused::default();
     for document in &documents {
-        let target = Target::of(&catalog, document, &arguments.connection.namespace)?;
-        let body = serde_json::to_vec(document)?;
-        let existing = send(&client, "GET", &target.object(), (JSON, JSON), Vec::new()).await;
-        let done = match existing {
-            Ok(before) => {
-                let path = format!("{}?fieldValidation=Strict", target.object());
-                let after =
-                    send(&client, "PATCH", &path, (JSON, "application/merge-patch+json"), body).await?;
-                let same = before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"];
-                if same { "unchanged" } else { "configured" }
-            }
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                let path = format!("{}?fieldValidation=Strict", target.collection);
-                send(&client, "POST", &path, (JSON, JSON), body).await?;
-                "created"
-            }
-            Err(error) => return Err(error.into()),
-        };
-        println!("{} {done}", target.display);
+        match apply_one(&client, &catalog, document, &arguments.connection.namespace).await {
+            Ok(done) => println!("{done}"),
+            Err(error) => refused.tell(&error),
+        }
     }
-    Ok(())
+    refused.end(documents.len(), "applied")
+}
+
+async fn apply_one(
+    client: &kube::Client,
+    catalog: &Catalog,
+    document: &Value,
+    namespace: &str,
+) -> anyhow::Result<String> {
+    let target = Target::of(catalog, document, namespace)?;
+    let body = serde_json::to_vec(document)?;
+    let existing = send(client, "GET", &target.object(), (JSON, JSON), Vec::new()).await;
+    let done = match existing {
+        Ok(before) => {
+            let path = format!("{}?fieldValidation=Strict", target.object());
+            let after = send(client, "PATCH", &path, (JSON, "application/merge-patch+json"), body).await?;
+            let same = before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"];
+            if same { "unchanged" } else { "configured" }
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let path = format!("{}?fieldValidation=Strict", target.collection);
+            send(client, "POST", &path, (JSON, JSON), body).await?;
+            "created"
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(format!("{} {done}", target.display))
+}
+
+/// How many objects were refused: the others are dealt with all the same.
+#[derive(Default)]
+struct Refused(usize);
+
+impl Refused {
+    fn tell(&mut self, error: &anyhow::Error) {
+        self.0 += 1;
+        eprintln!("error: {}", runtime::explain(error.as_ref()));
+    }
+
+    fn end(self, of: usize, done: &str) -> anyhow::Result<()> {
+        match self.0 {
+            0 => Ok(()),
+            refused => bail!("{refused} of {of} objects could not be {done}; what is wrong stands above"),
+        }
+    }
 }
 
 /// Deletes objects and waits until they are gone.
+///
+/// # Errors
+/// That some objects were refused, each of which has been told by then, or that some did not go in time.
 pub(crate) async fn delete(arguments: Delete) -> anyhow::Result<()> {
     let client = arguments.connection.open().await?;
     let catalog = Catalog::load(&client).await?;
     let namespace = &arguments.connection.namespace;
-    let targets = match (&arguments.filename, &arguments.kind, &arguments.name) {
+    let wanted: Vec<anyhow::Result<Target>> = match (&arguments.filename, &arguments.kind, &arguments.name) {
         (Some(file), _, _) => {
             let documents = read(file)?;
-            documents
-                .iter()
-                .rev()
-                .map(|document| Target::of(&catalog, document, namespace))
-                .collect::<Result<_, _>>()?
+            documents.iter().rev().map(|document| Target::of(&catalog, document, namespace)).collect()
         }
-        (None, Some(kind), Some(name)) => vec![Target::new(catalog.word(kind)?, namespace, name)],
-        _ => bail!("name what to delete: `-f FILE`, or KIND NAME"),
+        (None, Some(kind), Some(name)) => vec![Ok(Target::new(catalog.word(kind)?, namespace, name))],
+        (None, Some(kind), None) if kind.contains('/') => {
+            let (kind, name) = kind.split_once('/').unwrap_or_default();
+            vec![Ok(Target::new(catalog.word(kind)?, namespace, name))]
+        }
+        _ => bail!("name what to delete: `-f FILE`, KIND NAME, or KIND/NAME"),
     };
-    for target in &targets {
-        match send(&client, "DELETE", &target.object(), (JSON, JSON), Vec::new()).await {
-            Ok(_) => println!("{} deleted", target.display),
-            Err(kube::Error::Api(status)) if status.code == 404 && arguments.filename.is_some() => {
-                println!("{} was not there", target.display);
+    let (count, mut refused, mut going) = (wanted.len(), Refused::default(), Vec::new());
+    for target in wanted {
+        let deleted = match &target {
+            Ok(target) => match send(&client, "DELETE", &target.object(), (JSON, JSON), Vec::new()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 && arguments.filename.is_some() => {
+                    Ok("was not there")
+                }
+                result => result.map(|_| "deleted").map_err(anyhow::Error::from),
+            },
+            Err(_) => Ok(""),
+        };
+        match (target, deleted) {
+            (Ok(target), Ok(done)) => {
+                println!("{} {done}", target.display);
+                going.push(target);
             }
-            Err(error) => return Err(error.into()),
+            (Err(error), _) | (_, Err(error)) => refused.tell(&error),
         }
     }
-    if arguments.timeout == 0 {
-        return Ok(());
+    if arguments.timeout > 0 {
+        let all = futures::future::try_join_all(going.iter().map(|target| gone(&client, target)));
+        match tokio::time::timeout(Duration::from_secs(arguments.timeout), all).await {
+            Ok(done) => drop(done?),
+            Err(_) => bail!(
+                "not all objects are gone after {} s; `orlop get KIND NAME -o yaml` shows the finalizers that hold one",
+                arguments.timeout
+            ),
+        }
     }
-    let all = futures::future::try_join_all(targets.iter().map(|target| gone(&client, target)));
-    match tokio::time::timeout(Duration::from_secs(arguments.timeout), all).await {
-        Ok(done) => done.map(drop),
-        Err(_) => bail!(
-            "not all objects are gone after {} s; `orlop get KIND NAME -o yaml` shows the finalizers that hold one",
-            arguments.timeout
-        ),
-    }
+    refused.end(count, "deleted")
 }
 
 /// Waits until the object is gone (another object of the same name counts as gone).
@@ -121,7 +167,8 @@ async fn gone(client: &kube::Client, target: &Target) -> anyhow::Result<()> {
         let version = before["metadata"]["resourceVersion"].as_str().unwrap_or("0");
         let path = format!(
             "{}?watch=true&resourceVersion={version}&fieldSelector=metadata.name%3D{}",
-            target.collection, target.name
+            target.collection,
+            escape(&target.name)
         );
         let mut lines = client.request_stream(http::Request::get(&path).body(Vec::new())?).await?.lines();
         while let Some(line) = lines.next().await {
@@ -161,7 +208,7 @@ impl Target {
     }
 
     fn object(&self) -> String {
-        format!("{}/{}", self.collection, self.name)
+        format!("{}/{}", self.collection, escape(&self.name))
     }
 }
 
@@ -177,12 +224,15 @@ fn read(path: &Path) -> anyhow::Result<Vec<Value>> {
     parse(&text).with_context(|| format!("{} is not a valid manifest", path.display()))
 }
 
+/// YAML documents, or JSON ones, one after the other.
 fn parse(text: &str) -> anyhow::Result<Vec<Value>> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
-    let unfolded = documents.into_iter().flat_map(|document| match document["items"].as_array() {
-        Some(items) if document["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) => items.clone(),
-        _ => vec![document],
-    });
+    let json = || serde_json::Deserializer::from_str(text).into_iter().collect::<Result<Vec<Value>, _>>();
+    // YAML takes most JSON, but not several documents without a line between them.
+    let documents = match text.trim_start().starts_with('{').then(json) {
+        Some(Ok(documents)) => documents,
+        _ => serde_saphyr::from_multiple(text)?,
+    };
+    let unfolded = documents.into_iter().flat_map(super::unfold);
     let documents: Vec<Value> = unfolded.filter(|document| !document.is_null()).collect();
     if documents.is_empty() {
         bail!("it holds no object");
@@ -200,6 +250,29 @@ mod tests {
         let kinds: Vec<String> =
             parse(text).unwrap().iter().map(|d| d["kind"].as_str().unwrap().to_owned()).collect();
         assert_eq!(kinds, ["A", "B", "C"]);
+    }
+
+    #[test]
+    fn json_streams_and_typed_lists_are_read() {
+        let claims = r#"{"apiVersion": "v1", "kind": "PersistentVolumeClaimList", "items": [{"metadata": {"name": "a"}},
+            {"metadata": {"name": "b"}, "kind": "PersistentVolumeClaim"}]}"#;
+        let yaml = r#"{"kind": "A"}
+---
+{kind: B}"#;
+        for (text, expected) in [
+            (
+                format!("{}{claims}", r#"{"kind": "Pod"}"#),
+                vec!["Pod", "PersistentVolumeClaim", "PersistentVolumeClaim"],
+            ),
+            (yaml.to_owned(), vec!["A", "B"]),
+            (r#"{"kind": "List", "items": [{"kind": "AList", "items": [{}]}]}"#.to_owned(), vec!["A"]),
+        ] {
+            let documents = parse(&text).unwrap();
+            let kinds: Vec<&str> =
+                documents.iter().filter_map(|document| document["kind"].as_str()).collect();
+            assert_eq!(kinds, expected, "{text}");
+        }
+        assert_eq!(parse(claims).unwrap()[0]["apiVersion"], "v1");
     }
 
     #[test]
