@@ -20,6 +20,7 @@ use crate::{
     inventory::{self, Removals},
     label, show, snapshot,
     state::{Found, Serving, Slot, State},
+    waiting,
     work::{self, Workers},
 };
 
@@ -55,6 +56,14 @@ impl Inner {
     /// Tells everyone who watches that capacity, drives or volumes changed.
     pub(crate) fn notify(&self) {
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Removes in the background what a crash left half deleted: a large volume takes its time.
+    pub(crate) fn finish(self: &Arc<Self>, removals: Removals) {
+        for (id, steps) in removals {
+            let inner = self.clone();
+            self.slow.detach(move |tries| change::remove(&inner, &id, &steps, tries));
+        }
     }
 }
 
@@ -96,17 +105,10 @@ impl Drives {
                 trying: Mutex::new(()),
             }),
         };
-        drives.finish(removals);
+        drives.inner.finish(removals);
+        tokio::spawn(waiting::watch(Arc::downgrade(&drives.inner)));
         tokio::spawn(failing::watch(Arc::downgrade(&drives.inner), drives.changed()));
         Ok(drives)
-    }
-
-    /// Removes in the background what a crash left half deleted: a large volume takes its time.
-    fn finish(&self, removals: Removals) {
-        for (id, steps) in removals {
-            let inner = self.inner.clone();
-            self.inner.slow.detach(move |tries| change::remove(&inner, &id, &steps, tries));
-        }
     }
 
     /// The sources that carried nothing of ours when opened: to be given to [`initialise`](Self::initialise), if that
@@ -129,12 +131,23 @@ impl Drives {
         let inner = self.inner.clone();
         work::alone(initialise::DEADLINE, move || {
             let _one_at_a_time = inner.initialising.lock();
-            let serving = initialise::initialise(&inner.host, &inner.root, &source, backend, force)?;
+            // One that failed has its file claimed already.
+            let mut claim = inner.state.lock().slot_mut(&source).and_then(|slot| slot.claim.take());
+            let made = initialise::initialise(&inner.host, &inner.root, &source, backend, force, &mut claim);
+            let serving = match made {
+                Ok(serving) => serving,
+                Err(refusal) => {
+                    if let Some(slot) = inner.state.lock().slot_mut(&source) {
+                        slot.claim = claim;
+                    }
+                    return Err(refusal);
+                }
+            };
             let id = serving.id.clone();
             let mut state = inner.state.lock();
             state.blank.retain(|blank| blank.path() != source.path());
             state.slots.retain(|slot| slot.source.path() != source.path());
-            state.slots.push(Slot { source, found: Found::Serving(serving) });
+            state.slots.push(Slot { source: source.clone(), claim, found: Found::Serving(serving) });
             drop(state);
             inner.notify();
             Ok(id)

@@ -120,6 +120,14 @@ pub enum InitialiseError {
         /// The kernel's word.
         error: linux::Error,
     },
+    /// Another process's drive.
+    #[error("{source_path} can't become a drive here: {reason}")]
+    Taken {
+        /// The device or file.
+        source_path: Source,
+        /// Who has it, and what to do.
+        reason: String,
+    },
     /// Not the same device any more.
     #[error("{0} changed while it was looked at; look again and retry")]
     Changed(PathBuf),

@@ -9,6 +9,7 @@ use std::{
     ffi::{OsStr, OsString},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use linux::{
@@ -60,9 +61,13 @@ pub(crate) enum Fault {
 /// A drive that is not in the machine.
 pub(crate) struct Pulled(FileSystem);
 
+/// Who has what for itself, by disk and path on it.
+type Claimants = Arc<Mutex<BTreeMap<(PathBuf, PathBuf), Arc<()>>>>;
+
 #[derive(Default)]
 pub(crate) struct FakeHost {
     machine: Mutex<Machine>,
+    claims: Claimants,
 }
 
 const SIZE: u64 = 1 << 30;
@@ -117,6 +122,11 @@ impl FakeHost {
         machine.disks.insert(image.to_owned(), disk);
     }
 
+    /// The process is gone, and with it what it had for itself.
+    pub(crate) fn kill(&self) {
+        self.claims.lock().clear();
+    }
+
     /// Counts changing calls from 0 again, and lets the fault happen.
     pub(crate) fn arm(&self, fault: Option<Fault>) {
         let mut machine = self.machine.lock();
@@ -131,6 +141,7 @@ impl FakeHost {
 
     /// Mounts and loop devices are gone, and so is what was not durable. A disk that was broken works again.
     pub(crate) fn lose_power(&self) {
+        self.kill();
         let mut machine = self.machine.lock();
         for disk in machine.disks.values_mut() {
             disk.now = disk.durable.clone();
@@ -516,8 +527,12 @@ impl Mounts for FakeHost {
         })
     }
 
-    fn unmount(&self, target: &Path, _: Unmount) -> Result<bool> {
+    fn unmount(&self, target: &Path, how: Unmount) -> Result<bool> {
+        let claimed = self.claims.lock().keys().cloned().collect::<Vec<_>>();
         self.change("unmount", target, |machine| {
+            if how == Unmount::Plain && claimed.contains(&machine.locate(target)) {
+                return Err(no(io::ErrorKind::ResourceBusy));
+            }
             if machine.fault.take_if(|fault| *fault == Fault::Hold).is_some() {
                 return Err(no(io::ErrorKind::ResourceBusy));
             }

@@ -78,7 +78,9 @@ fn request(size: u64) -> CreateVolume {
     CreateVolume { name: "pvc-1".to_owned(), required: size, ..CreateVolume::default() }
 }
 
+/// As a process that was just begun; the one before is gone.
 async fn open(host: &Arc<FakeHost>) -> Drives {
+    host.kill();
     Drives::open(host.clone(), PathBuf::from("/drives"), vec![source()]).await.expect("open")
 }
 
@@ -205,6 +207,7 @@ async fn broken_off_and_restarted(at: usize) -> Option<World> {
     world.arm(Ending::Crash, 3);
     world.drives.create(request(SIZE)).await.expect_err("it broke off");
     world.host.arm(Some(Fault::Fail(at)));
+    world.host.kill();
     let opened = Drives::open(world.host.clone(), PathBuf::from("/drives"), vec![source()]).await.ok()?;
     opened.drives().iter().any(|drive| drive.state == DriveState::Ready).then(|| {
         world.drives = opened;

@@ -2,11 +2,12 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use linux::{BlockDevice, Host, Signature, probe_superblock};
+use linux::{BlockDevice, Claim, Host, Signature, probe_superblock};
 
 use crate::{
     BackendKind, DriveId, Force, InitialiseError, Source,
     backend::{self, Backend},
+    claim::{self, Hold},
     execute::Site,
     expected,
     layout::{Layout, Maker},
@@ -71,8 +72,12 @@ pub(crate) fn initialise(
     source: &Source,
     kind: Option<BackendKind>,
     force: Force,
+    claim: &mut Option<Claim>,
 ) -> Result<Serving, InitialiseError> {
+    hold(host.as_ref(), root, source, claim)?;
     refuse_missing(host.as_ref(), root, source)?;
+    make_file(host.as_ref(), source)?;
+    hold(host.as_ref(), root, source, claim)?;
     let device = attach(host.as_ref(), source)?;
     let made = take_in(host, root, source, &device, kind, force);
     if made.is_err() && matches!(source, Source::LoopFile { .. }) && device.mounted_at.is_empty() {
@@ -80,6 +85,36 @@ pub(crate) fn initialise(
         let _ = host.detach_loop(&device.path);
     }
     made
+}
+
+/// Claims the file of a drive, if it is there, unless that was done.
+fn hold(
+    host: &dyn Host,
+    root: &Path,
+    source: &Source,
+    claimed: &mut Option<Claim>,
+) -> Result<(), InitialiseError> {
+    let failed = |error| InitialiseError::Failed { source_path: source.clone(), error };
+    if claimed.is_some() {
+        return Ok(());
+    }
+    let path = match source {
+        Source::LoopFile { path, .. } => host.exists(path).map_err(failed)?.then(|| path.clone()),
+        // What is wrong with it is said later.
+        Source::Device(path) => host
+            .block_device(path)
+            .ok()
+            .and_then(|device| claim::file_behind(host, &device).map(Path::to_owned)),
+    };
+    let Some(path) = &path else { return Ok(()) };
+    match claim::claim(host, path).map_err(failed)? {
+        Hold::Theirs(reason) => Err(InitialiseError::Taken { source_path: source.clone(), reason }),
+        Hold::Ours(claim) => {
+            claim::sign(host, root, path);
+            *claimed = Some(claim);
+            Ok(())
+        }
+    }
 }
 
 fn take_in(
@@ -171,8 +206,14 @@ fn finish(
             serial: device.serial.clone(),
         },
     };
+    let hold = open::mount_and_claim(host.as_ref(), root, backend, &device.path, &layout);
+    let claim = match hold.map_err(failed)? {
+        Hold::Ours(claim) => claim,
+        Hold::Theirs(reason) => {
+            return Err(InitialiseError::Taken { source_path: source.clone(), reason });
+        }
+    };
     let make = || {
-        open::mount(host.as_ref(), backend, &device.path, layout.mount())?;
         backend.prepare(host.as_ref(), layout.mount())?;
         host.make_directory(&layout.records(), 0o700)?;
         host.make_directory(&layout.trash(), 0o700)?;
@@ -181,10 +222,11 @@ fn finish(
         host.write_durable(&layout.drive_record(), &render(&record), 0o600)?;
         expected::remember(host.as_ref(), root, id, source)
     };
-    make().map_err(|error| {
+    if let Err(error) = make() {
+        drop(claim);
         open::unmount_quietly(host.as_ref(), backend, layout.mount());
-        failed(error)
-    })?;
+        return Err(failed(error));
+    }
     Ok(Serving {
         id: id.clone(),
         device: device.path.clone(),
@@ -193,6 +235,7 @@ fn finish(
         failing: None,
         tried: false,
         site: Site { host: host.clone(), backend, layout },
+        claim: Some(claim),
         volumes: Default::default(),
         labels: Default::default(),
     })
@@ -223,25 +266,31 @@ fn device_path(host: &dyn Host, source: &Source) -> linux::Result<Option<std::pa
     }
 }
 
-/// The device of a source; a file is made and attached as needed.
-fn attach(host: &dyn Host, source: &Source) -> Result<BlockDevice, InitialiseError> {
+/// Makes the file of a source that is one, unless it is there.
+fn make_file(host: &dyn Host, source: &Source) -> Result<(), InitialiseError> {
     let failed = |error| InitialiseError::Failed { source_path: source.clone(), error };
-    if let Source::LoopFile { path, size } = source
-        && !host.exists(path).map_err(failed)?
-    {
-        if *size < SMALLEST_DRIVE {
-            return Err(InitialiseError::TooSmall {
-                device: path.clone(),
-                size: *size,
-                smallest: SMALLEST_DRIVE,
-            });
-        }
-        if let Some(parent) = path.parent() {
-            host.make_directory(parent, 0o700).map_err(failed)?;
-        }
-        host.make_image(path, *size).map_err(failed)?;
+    let Source::LoopFile { path, size } = source else { return Ok(()) };
+    if host.exists(path).map_err(failed)? {
+        return Ok(());
     }
-    let device = device_path(host, source).map_err(failed)?.unwrap_or_default();
+    if *size < SMALLEST_DRIVE {
+        return Err(InitialiseError::TooSmall {
+            device: path.clone(),
+            size: *size,
+            smallest: SMALLEST_DRIVE,
+        });
+    }
+    if let Some(parent) = path.parent() {
+        host.make_directory(parent, 0o700).map_err(failed)?;
+    }
+    host.make_image(path, *size).map_err(failed)
+}
+
+/// The device of a source.
+fn attach(host: &dyn Host, source: &Source) -> Result<BlockDevice, InitialiseError> {
+    let device = device_path(host, source)
+        .map_err(|error| InitialiseError::Failed { source_path: source.clone(), error })?
+        .unwrap_or_default();
     host.block_device(&device)
         .map_err(|error| InitialiseError::NoDevice { source_path: source.clone(), error })
 }

@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use linux::{Attributes, BindSource, Host, Unmount};
+use linux::{Attributes, BindSource, BlockDevice, Claim, Host, Unmount};
 
 use crate::{
-    Source, VolumeId,
+    DriveId, Source, VolumeId,
+    backend::Backend,
+    claim::{self, Hold},
     drives::Inner,
     expected, group,
+    layout::Maker,
     open::{self, Opened, Sighted},
     plan::Step,
     state::{Found, Serving, Slot, State},
@@ -22,16 +25,16 @@ pub(crate) fn take(host: &Arc<dyn Host>, root: &Path, sources: Vec<Source>) -> (
         tracing::warn!(%error, "it is not known which drives were here before");
         Vec::new()
     });
-    let sighted: Vec<(Source, Sighted)> = sources
+    let sighted: Vec<(Source, Sighted, Option<Claim>)> = sources
         .into_iter()
         .map(|source| {
-            let found = open::look(host.as_ref(), &source);
-            (source, found)
+            let (found, claim) = open::look(host.as_ref(), root, &source);
+            (source, found, claim)
         })
         .collect();
     let copies = open::copies(&sighted);
     let (mut state, mut removals) = (State::default(), Removals::new());
-    for (source, sighted) in sighted {
+    for (source, sighted, claim) in sighted {
         let was_here =
             || remembered.iter().find(|(_, place)| place.path() == source.path()).map(|(id, _)| id.clone());
         let found = match sighted {
@@ -41,19 +44,11 @@ pub(crate) fn take(host: &Arc<dyn Host>, root: &Path, sources: Vec<Source>) -> (
                     "{} carry the same drive {id}: one is a copy of the other; detach the copy and restart",
                     places.join(" and ")
                 );
-                Some(Found::Failed { id: Some(id), backend: None, reason })
+                Some(Found::Failed { id: Some(id), backend: None, reason, held: false })
             }
             Sighted::Drive { id, maker, backend, device } => {
-                let Opened { found, removals: steps } =
-                    open::open(host, root, (&id, maker), backend, &device);
-                removals.extend(
-                    steps.into_iter().map(|(key, steps)| (VolumeId { drive: id.clone(), key }, steps)),
-                );
-                if matches!(found, Some(Found::Serving(_)))
-                    && let Err(error) = expected::remember(host.as_ref(), root, &id, &source)
-                {
-                    tracing::warn!(%error, drive = %id, "the place of a drive could not be remembered");
-                }
+                let (found, of_drive) = open_one(host, root, &source, (&id, maker), backend, &device);
+                removals.extend(of_drive);
                 found
             }
             Sighted::Blank => was_here().map(|id| {
@@ -61,20 +56,18 @@ pub(crate) fn take(host: &Arc<dyn Host>, root: &Path, sources: Vec<Source>) -> (
                     "{source} held the drive {id}, and does not any more; bring it back, or forget the drive {id} to \
                      use this place anew"
                 );
-                Found::Failed { id: Some(id), backend: None, reason }
+                Found::Failed { id: Some(id), backend: None, reason, held: false }
             }),
-            Sighted::Unusable(reason) => Some(Found::Failed { id: was_here(), backend: None, reason }),
+            Sighted::Unusable(reason) => {
+                Some(Found::Failed { id: was_here(), backend: None, reason, held: false })
+            }
+            Sighted::Held(reason) => Some(Found::Failed { id: was_here(), backend: None, reason, held: true }),
         };
         match found {
             None => state.blank.push(source),
             Some(found) => {
-                match &found {
-                    Found::Serving(drive) => tracing::info!(
-                        drive = %drive.id, %source, volumes = drive.volumes.len(), free = drive.free(), "drive is ready"
-                    ),
-                    Found::Failed { reason, .. } => tracing::error!(%source, reason, "drive can't serve"),
-                }
-                state.slots.push(Slot { source, found });
+                announce(&source, &found);
+                state.slots.push(Slot { source, claim, found });
             }
         }
     }
@@ -85,6 +78,35 @@ pub(crate) fn take(host: &Arc<dyn Host>, root: &Path, sources: Vec<Source>) -> (
     }
     removals.extend(group::broken(&mut state));
     (state, removals)
+}
+
+/// Opens a drive, and remembers where it is.
+pub(crate) fn open_one(
+    host: &Arc<dyn Host>,
+    root: &Path,
+    source: &Source,
+    (id, maker): (&DriveId, Maker),
+    backend: &'static dyn Backend,
+    device: &BlockDevice,
+) -> (Option<Found>, Removals) {
+    let Opened { found, removals } = open::open(host, root, (id, maker), backend, device);
+    if matches!(found, Some(Found::Serving(_)))
+        && let Err(error) = expected::remember(host.as_ref(), root, id, source)
+    {
+        tracing::warn!(%error, drive = %id, "the place of a drive could not be remembered");
+    }
+    let of_drive = |(key, steps)| (VolumeId { drive: id.clone(), key }, steps);
+    (found, removals.into_iter().map(of_drive).collect())
+}
+
+/// Says in the log how a drive is.
+pub(crate) fn announce(source: &Source, found: &Found) {
+    match found {
+        Found::Serving(drive) => tracing::info!(
+            drive = %drive.id, %source, volumes = drive.volumes.len(), free = drive.free(), "drive is ready"
+        ),
+        Found::Failed { reason, .. } => tracing::error!(%source, reason, "drive can't serve"),
+    }
 }
 
 /// Notes beside the drives which volumes they have.
@@ -113,8 +135,8 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
     let host = inner.host.as_ref();
     let mut state = inner.state.lock();
     let mut first_error = None;
-    state.slots.retain(|slot| {
-        let drive = match &slot.found {
+    state.slots.retain_mut(|slot| {
+        let drive = match &mut slot.found {
             Found::Serving(drive) => drive,
             Found::Failed { id, .. } => {
                 let Err(error) =
@@ -127,7 +149,7 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
                 return true;
             }
         };
-        let close = || {
+        let mut close = || {
             // The kernel would let the drive's own mount go, and its volumes live on at other places.
             let table = host.mount_table()?;
             let mount = drive.site.layout.mount();
@@ -149,7 +171,13 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
                 }
             }
             drive.site.backend.wind_down(host, mount)?;
-            open::unmount_when_idle(host, mount)?;
+            // A claim keeps the file system in use. From here on nothing is changed on it.
+            drive.claim = None;
+            open::unmount_when_idle(host, mount).inspect_err(|_| {
+                if let Ok(Hold::Ours(claim)) = claim::claim(host, mount) {
+                    drive.claim = Some(claim);
+                }
+            })?;
             host.remove_directory(mount)?;
             drive.site.backend.let_go(host, mount)?;
             match slot.source {

@@ -8,6 +8,7 @@ mod allocate;
 mod backend;
 mod block;
 mod change;
+mod claim;
 mod content;
 mod directpv;
 mod drive;
@@ -38,6 +39,7 @@ mod state;
 mod target;
 mod throttle;
 mod volume;
+mod waiting;
 mod work;
 
 pub use allocate::{ACCESS_TIER, DriveSelector};

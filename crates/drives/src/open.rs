@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
-use linux::{BlockDevice, FilesystemMount, Host, Signature, Unmount};
+use linux::{BlockDevice, Claim, FilesystemMount, Host, Signature, Unmount};
 
 use crate::{
     BackendKind, DriveId, Source,
     backend::{self, Backend},
+    claim::{self, Hold},
     directpv,
     execute::Site,
     initialise::{LABEL, signature},
@@ -35,6 +36,8 @@ pub(crate) enum Sighted {
     Drive { id: DriveId, maker: Maker, backend: &'static dyn Backend, device: Box<BlockDevice> },
     /// Nothing can be told.
     Unusable(String),
+    /// Another process has it: who.
+    Held(String),
 }
 
 /// The identity in the signature of a drive, and who made it.
@@ -52,32 +55,59 @@ fn kind_of(signature: &Signature) -> Option<BackendKind> {
     signature.kind.parse().ok()
 }
 
-/// Looks at a source without mounting anything.
-pub(crate) fn look(host: &dyn Host, source: &Source) -> Sighted {
-    let device = match source {
-        Source::Device(path) => path.clone(),
-        Source::LoopFile { path, .. } => match host.exists(path) {
-            Ok(false) => return Sighted::Blank,
-            Ok(true) => match host.attach_loop(path) {
-                Ok(device) => device,
-                Err(error) => return Sighted::Unusable(error.to_string()),
-            },
-            Err(error) => return Sighted::Unusable(error.to_string()),
-        },
-    };
-    let found = host.block_device(&device).and_then(|device| Ok((signature(host, &device.path)?, device)));
-    match found {
-        Ok((Some(signature), device)) => match identity(&signature).zip(kind_of(&signature)) {
-            Some(((id, maker), kind)) => {
-                Sighted::Drive { id, maker, backend: backend::of(kind), device: Box::new(device) }
-            }
-            None => Sighted::Blank,
-        },
-        Ok((None, _)) => Sighted::Blank,
-        Err(error) => {
-            Sighted::Unusable(format!("{error}; check the device and its cable, or stop listing it"))
+/// Looks at a source without mounting anything, and claims the file behind it before that gets a device.
+pub(crate) fn look(host: &dyn Host, root: &Path, source: &Source) -> (Sighted, Option<Claim>) {
+    let mut claimed = None;
+    let sighted = sight(host, root, source, &mut claimed).unwrap_or_else(|error| {
+        Sighted::Unusable(format!("{error}; check the device and its cable, or stop listing it"))
+    });
+    (sighted, claimed)
+}
+
+fn sight(
+    host: &dyn Host,
+    root: &Path,
+    source: &Source,
+    claimed: &mut Option<Claim>,
+) -> linux::Result<Sighted> {
+    let mut hold = |file: &Path| match claim::claim(host, file)? {
+        Hold::Theirs(who) => Ok(Some(Sighted::Held(who))),
+        Hold::Ours(claim) => {
+            claim::sign(host, root, file);
+            *claimed = Some(claim);
+            Ok::<_, linux::Error>(None)
         }
-    }
+    };
+    let device = match source {
+        Source::Device(path) => {
+            let device = host.block_device(path)?;
+            if let Some(file) = claim::file_behind(host, &device) {
+                if let Some(held) = hold(file)? {
+                    return Ok(held);
+                }
+                // Refuses a file with several devices.
+                host.attach_loop(file)?;
+            }
+            device
+        }
+        Source::LoopFile { path, .. } => {
+            if !host.exists(path)? {
+                return Ok(Sighted::Blank);
+            }
+            if let Some(held) = hold(path)? {
+                return Ok(held);
+            }
+            host.block_device(&host.attach_loop(path)?)?
+        }
+    };
+    let signature = signature(host, &device.path)?;
+    let known = signature.as_ref().and_then(|signature| identity(signature).zip(kind_of(signature)));
+    Ok(match known {
+        Some(((id, maker), kind)) => {
+            Sighted::Drive { id, maker, backend: backend::of(kind), device: Box::new(device) }
+        }
+        None => Sighted::Blank,
+    })
 }
 
 /// Mounts a drive, unless it is: after a crash of ours it still is.
@@ -169,9 +199,16 @@ fn read_record(
     }
     host.make_directory(layout.mount(), 0o700)?;
     let device = device.to_string_lossy();
-    let mut look = backend.mounting(&device);
-    look.attributes.read_only = !in_use;
-    host.mount(&FilesystemMount { options: Vec::new(), ..look }, layout.mount())?;
+    let mount = |read_only| {
+        let mut look = backend.mounting(&device);
+        look.attributes.read_only = read_only;
+        host.mount(&FilesystemMount { options: Vec::new(), ..look }, layout.mount())
+    };
+    match mount(!in_use) {
+        // It is mounted where this process does not see it.
+        Err(error) if !in_use && error.kind() == ErrorKind::ResourceBusy => mount(false),
+        mounted => mounted,
+    }?;
     let content = host.read(&layout.drive_record());
     unmount_when_idle(host, layout.mount())?;
     content
@@ -209,6 +246,58 @@ pub(crate) fn peek(
     }
 }
 
+fn unable(id: &DriveId, backend: &dyn Backend, reason: String, held: bool) -> Found {
+    Found::Failed { id: Some(id.clone()), backend: Some(backend.kind()), reason, held }
+}
+
+/// Mounts a drive and claims it. One that is somebody else's is let go as it was found, with its words for it.
+pub(crate) fn mount_and_claim(
+    host: &dyn Host,
+    root: &Path,
+    backend: &dyn Backend,
+    device: &Path,
+    layout: &Layout,
+) -> linux::Result<Hold> {
+    let was_mounted = host.mount_table()?.at(layout.mount()).is_some();
+    mount(host, backend, device, layout.mount())?;
+    let hold = claim::claim(host, layout.mount());
+    match &hold {
+        Ok(Hold::Ours(_)) => {
+            // What DirectPV made is left as it is.
+            if layout.maker() == Maker::Orlop {
+                claim::sign(host, root, layout.mount());
+            }
+            unmount_predecessors(host, backend, layout.mount());
+        }
+        Ok(Hold::Theirs(_)) if !was_mounted => {
+            unmount_when_idle(host, layout.mount())?;
+            host.remove_directory(layout.mount())?;
+        }
+        _ => {}
+    }
+    hold
+}
+
+/// Whoever had the drive before, in another directory, is gone, or it could not be claimed. What that left mounted of
+/// it goes, unless volumes are used through it.
+fn unmount_predecessors(host: &dyn Host, backend: &dyn Backend, mount: &Path) {
+    let unmount = || {
+        let table = host.mount_table()?;
+        let Some(own) = table.at(mount) else { return Ok(()) };
+        let is_left = |other: &&linux::Mount| {
+            let is_drive = other.root == Path::new("/") && other.target.file_name() == mount.file_name();
+            other.device == own.device && is_drive && other.target != mount
+        };
+        table.iter().filter(is_left).try_for_each(|left| {
+            backend.wind_down(host, &left.target)?;
+            unmount_when_idle(host, &left.target)
+        })
+    };
+    if let Err(error) = unmount() {
+        tracing::warn!(%error, "what an earlier process left mounted of a drive stays");
+    }
+}
+
 /// What opening a drive came to.
 pub(crate) struct Opened {
     pub(crate) found: Option<Found>,
@@ -227,10 +316,7 @@ pub(crate) fn open(
     let layout = Layout::of(maker, root.join(id.as_str()));
     let failed = |reason: String| {
         unmount_quietly(host.as_ref(), backend, layout.mount());
-        Opened {
-            found: Some(Found::Failed { id: Some(id.clone()), backend: Some(backend.kind()), reason }),
-            removals: Vec::new(),
-        }
+        Opened { found: Some(unable(id, backend, reason, false)), removals: Vec::new() }
     };
     if device.read_only {
         let why = "is read-only: find out why (a failing disk, a write-protect switch, a mapping made so)";
@@ -239,8 +325,7 @@ pub(crate) fn open(
     match let_go_of_pulled(host.as_ref(), backend, &device.path, layout.mount()) {
         Ok(None) => {}
         Ok(Some(reason)) => {
-            let found = Found::Failed { id: Some(id.clone()), backend: Some(backend.kind()), reason };
-            return Opened { found: Some(found), removals: Vec::new() };
+            return Opened { found: Some(unable(id, backend, reason, false)), removals: Vec::new() };
         }
         Err(error) => return failed(error.to_string()),
     }
@@ -266,31 +351,32 @@ pub(crate) fn open(
     }
     let site = Site { host: host.clone(), backend, layout: layout.clone() };
     let start = || {
-        mount(host.as_ref(), backend, &device.path, layout.mount())?;
+        let claim = match mount_and_claim(host.as_ref(), root, backend, &device.path, &layout)? {
+            Hold::Ours(claim) => claim,
+            Hold::Theirs(who) => return Ok(Err(who)),
+        };
         if maker == Maker::DirectPv {
             directpv::verify(&site, id)?;
         }
         backend.prepare(host.as_ref(), layout.mount())?;
-        let stock = take_stock(&site)?;
-        let foreign = foreign(&site, &stock.0)?;
-        let labels = label::read(host.as_ref(), &site.layout)?;
-        Ok::<_, linux::Error>((stock, foreign, labels))
+        let (volumes, removals) = take_stock(&site)?;
+        let serving = Serving {
+            id: id.clone(),
+            device: device.path.clone(),
+            size: device.size,
+            foreign: foreign(&site, &volumes)?,
+            failing: None,
+            tried: false,
+            labels: label::read(host.as_ref(), &site.layout)?,
+            site: site.clone(),
+            claim: Some(claim),
+            volumes,
+        };
+        Ok::<_, linux::Error>(Ok((serving, removals)))
     };
     match start() {
-        Ok(((volumes, removals), foreign, labels)) => {
-            let serving = Serving {
-                id: id.clone(),
-                device: device.path.clone(),
-                size: device.size,
-                foreign,
-                failing: None,
-                tried: false,
-                site,
-                volumes,
-                labels,
-            };
-            Opened { found: Some(Found::Serving(serving)), removals }
-        }
+        Ok(Ok((serving, removals))) => Opened { found: Some(Found::Serving(serving)), removals },
+        Ok(Err(who)) => Opened { found: Some(unable(id, backend, who, true)), removals: Vec::new() },
         // What a kernel without quotas says to a mount that asks for them.
         Err(error) if backend.kind() == BackendKind::Xfs && error.kind() == ErrorKind::InvalidInput => {
             failed(format!("{error} (does this kernel have XFS project quotas?)"))
@@ -377,9 +463,9 @@ fn foreign(site: &Site, volumes: &BTreeMap<String, Entry>) -> linux::Result<u64>
 }
 
 /// Two devices with one identity: one is a copy, and nobody knows which.
-pub(crate) fn copies(sighted: &[(Source, Sighted)]) -> BTreeMap<DriveId, Vec<PathBuf>> {
+pub(crate) fn copies(sighted: &[(Source, Sighted, Option<Claim>)]) -> BTreeMap<DriveId, Vec<PathBuf>> {
     let mut places: BTreeMap<DriveId, Vec<PathBuf>> = BTreeMap::new();
-    for (source, found) in sighted {
+    for (source, found, _) in sighted {
         if let Sighted::Drive { id, .. } = found {
             places.entry(id.clone()).or_default().push(source.path().to_owned());
         }

@@ -5,6 +5,8 @@ use std::{
     path::PathBuf,
 };
 
+use linux::Claim;
+
 use crate::{
     AccessType, BackendKind, Capacity, CreateVolume, Drive, DriveId, DriveSelector, DriveState, OVERCOMMIT,
     Origin, Snapshot, Source, Volume, VolumeId,
@@ -27,12 +29,30 @@ pub(crate) struct State {
 /// One source and what it turned out to be.
 pub(crate) struct Slot {
     pub(crate) source: Source,
+    /// Keeps others from the file behind the drive, if there is one.
+    pub(crate) claim: Option<Claim>,
     pub(crate) found: Found,
 }
 
 pub(crate) enum Found {
     Serving(Serving),
-    Failed { id: Option<DriveId>, backend: Option<BackendKind>, reason: String },
+    Failed {
+        id: Option<DriveId>,
+        backend: Option<BackendKind>,
+        reason: String,
+        /// Another process holds it, and may let it go.
+        held: bool,
+    },
+}
+
+impl Found {
+    /// The drive, as far as known.
+    pub(crate) fn id(&self) -> Option<&DriveId> {
+        match self {
+            Self::Serving(serving) => Some(&serving.id),
+            Self::Failed { id, .. } => id.as_ref(),
+        }
+    }
 }
 
 /// A mounted drive with its volumes.
@@ -47,6 +67,8 @@ pub(crate) struct Serving {
     /// It is being tried whether it takes writes again.
     pub(crate) tried: bool,
     pub(crate) site: Site,
+    /// Keeps others from its file system; given up before that is unmounted.
+    pub(crate) claim: Option<Claim>,
     pub(crate) volumes: BTreeMap<String, Entry>,
     pub(crate) labels: BTreeMap<String, String>,
 }
@@ -190,6 +212,10 @@ impl State {
             Found::Serving(serving) => Some(serving),
             Found::Failed { .. } => None,
         })
+    }
+
+    pub(crate) fn slot_mut(&mut self, source: &Source) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|slot| slot.source.path() == source.path())
     }
 
     pub(crate) fn drive(&self, id: &DriveId) -> Option<&Serving> {
@@ -356,7 +382,7 @@ impl Slot {
                 labels: serving.labels.clone(),
                 trouble: serving.trouble(),
             },
-            Found::Failed { id, backend, reason } => Drive {
+            Found::Failed { id, backend, reason, .. } => Drive {
                 id: id.clone(),
                 source: self.source.clone(),
                 device: None,

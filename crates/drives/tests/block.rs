@@ -129,6 +129,7 @@ async fn a_reader_can_t_write_and_a_restart_finds_all_devices_again() {
     assert!(!Kernel.block_device(&device).expect("device").read_only);
 
     // As after kill -9.
+    drop(drives);
     let drives = bench.open(&["a.img"]).await;
     let devices = || Kernel.loops_of(&image(&drives, &volume)).expect("sysfs");
     assert_eq!(devices().len(), 2);

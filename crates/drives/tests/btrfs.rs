@@ -79,12 +79,11 @@ async fn a_restart_finds_everything_on_the_drives_and_puts_a_lost_limit_back() {
     Kernel.limit_subvolume(&mount, id, None).expect("lose the limit");
 
     // As after kill -9: mounted still.
+    let capacity = drives.capacity(None, &DriveSelector::default());
+    drop(drives);
     let killed = bench.open(&["a.img", "b.img"]).await;
     assert_eq!(killed.volumes(), before);
-    assert_eq!(
-        killed.capacity(None, &DriveSelector::default()),
-        drives.capacity(None, &DriveSelector::default())
-    );
+    assert_eq!(killed.capacity(None, &DriveSelector::default()), capacity);
     assert_eq!(Kernel.subvolume_quota(&mount, id).expect("quota").expect("quota").limit, Some(32 * MIB));
     // As after a reboot, with the devices in another order.
     killed.close().await.expect("close");
@@ -102,6 +101,7 @@ async fn a_drive_whose_file_went_away_while_it_was_mounted_is_not_let_go_silentl
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
     let mount = drives.drives()[0].mount.clone().expect("mounted");
+    drop(drives);
     fs::rename(bench.path("a.img"), bench.path("moved.img")).expect("take the file away");
 
     let lost = bench.open(&["a.img"]).await;

@@ -143,17 +143,18 @@ async fn a_full_volume_can_be_cloned_and_a_full_drive_refuses() {
 
     // A restart finds it all.
     let (volumes, snapshots) = (drives.volumes(), drives.snapshots());
-    let again = bench.open(&["a.img", "b.img"]).await;
-    assert_eq!((again.volumes(), again.snapshots()), (volumes, snapshots));
+    drop(drives);
+    let drives = bench.open(&["a.img", "b.img"]).await;
+    assert_eq!((drives.volumes(), drives.snapshots()), (volumes, snapshots));
     drives.unstage(&volume, &live).await.expect("unstage");
     let missing = drives.delete(&snapshot.id).await;
     assert!(matches!(missing, Ok(()) | Err(DeleteError::Busy(_))), "{missing:?}");
-    assert!(again.snapshot(&snapshot.id).is_some(), "a snapshot is no volume");
+    assert!(drives.snapshot(&snapshot.id).is_some(), "a snapshot is no volume");
     for id in [&volume, &clone.id, &restored.id, &blocker, &filler] {
-        again.delete(id).await.expect("delete");
+        drives.delete(id).await.expect("delete");
     }
-    again.delete_snapshot(&snapshot.id).await.expect("delete");
-    assert!(again.drives().iter().all(|drive| drive.free == drive.capacity));
-    bench.leaves_nothing(&again);
-    again.close().await.expect("close");
+    drives.delete_snapshot(&snapshot.id).await.expect("delete");
+    assert!(drives.drives().iter().all(|drive| drive.free == drive.capacity));
+    bench.leaves_nothing(&drives);
+    drives.close().await.expect("close");
 }

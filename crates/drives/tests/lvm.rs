@@ -119,8 +119,10 @@ async fn a_volume_of_each_file_system_lives_grows_and_goes() {
         drives.unstage(&volume.id, &at).await.expect("unstage");
 
         // As after kill -9, and as after an orderly stop.
+        let volumes = drives.volumes();
+        drop(drives);
         let killed = open(&bench).await;
-        assert_eq!(killed.volumes(), drives.volumes());
+        assert_eq!(killed.volumes(), volumes);
         killed.close().await.expect("close");
         let again = open(&bench).await;
         assert_eq!(again.drives()[0].state, DriveState::Ready);
@@ -173,8 +175,10 @@ async fn a_block_volume_is_a_logical_volume_and_shows_nothing_of_others() {
     assert!(Kernel.block_device(&reader).expect("device").read_only);
 
     // As after kill -9.
+    drop(drives);
     let drives = open(&bench).await;
     assert!(drives.close().await.is_err(), "it is in use");
+    drop(drives);
     let drives = open(&bench).await;
     let used = drives.delete(&volume.id).await;
     assert!(matches!(used, Err(DeleteError::InUse { .. })), "{used:?}");
@@ -246,8 +250,10 @@ async fn a_thin_snapshot_under_load_holds_one_moment() {
         });
         let snapshot = drives.snapshots().remove(0);
         assert!(snapshot.size < volume.size, "it counts what was written: {}", snapshot.size);
+        let snapshots = drives.snapshots();
+        drop(drives);
         let killed = open(&bench).await;
-        assert_eq!(killed.snapshots(), drives.snapshots());
+        assert_eq!(killed.snapshots(), snapshots);
         let origin = Some(Origin::Snapshot(snapshot.id.clone()));
         let wanted = CreateVolume { origin, ..request("restored", 352 * MIB) };
         let restored = killed.create(wanted.clone()).await.expect("restore");
@@ -268,6 +274,7 @@ async fn a_thin_snapshot_under_load_holds_one_moment() {
         }
         killed.delete_snapshot(&snapshot.id).await.expect("delete");
         nothing_is_left(&bench, &killed);
+        drop(killed);
         drives = open(&bench).await;
     }
     assert_eq!(drives.capacity(None, &DriveSelector::default()).available, capacity);

@@ -76,6 +76,7 @@ async fn two_hundred_volumes_on_one_drive_hold_their_own() {
     }
 
     // As after kill -9: everything is known, mounted and served.
+    drop(drives);
     let drives = open().await;
     let mut found = drives.volumes();
     found.sort_by_key(|volume| volume.name[4..].parse::<u64>().expect("a number"));

@@ -211,6 +211,7 @@ async fn fails_alone_and_is_whole_afterwards(condition: Condition) {
     if let Err(error) = soon("close", drives.close()).await {
         eprintln!("{condition:?} close: {error}");
     }
+    drop(drives);
     let drives = world.open().await;
     let reason = world.failure(&drives);
     eprintln!("{condition:?} reopened: {reason:?}");
@@ -223,6 +224,7 @@ async fn fails_alone_and_is_whole_afterwards(condition: Condition) {
     }
 
     world.mapped.turn(Condition::Good);
+    drop(drives);
     let drives = world.open().await;
     journal::settle(&drives).await;
     world.has_what_was_before(&drives).await;
@@ -274,6 +276,7 @@ async fn a_drive_that_forgets_has_all_from_before_and_nothing_half_made_since() 
     mapper::remove_all(&format!("orlop_{}", bad.as_str().replace('-', "")));
 
     world.mapped.turn(Condition::Good);
+    drop(drives);
     let drives = world.open().await;
     journal::settle(&drives).await;
     world.has_what_was_before(&drives).await;

@@ -6,6 +6,7 @@
 pub mod beneath;
 mod block;
 mod btrfs;
+mod claim;
 mod copy;
 mod error;
 mod files;
@@ -24,6 +25,7 @@ mod targets;
 
 pub use block::{BlockDevice, BlockDevices, DeviceNumber};
 pub use btrfs::{Btrfs, SubvolumeId, SubvolumeQuota};
+pub use claim::{Claim, Claimed, Claims};
 pub use error::{Error, Result, in_words};
 pub use files::{Files, Space, draft_of, is_draft};
 pub use loops::{LoopDevice, LoopDevices};
@@ -40,6 +42,7 @@ pub trait Host:
     Files
     + Mounts
     + Targets
+    + Claims
     + BlockDevices
     + LoopDevices
     + Btrfs
@@ -56,6 +59,7 @@ impl<T> Host for T where
     T: Files
         + Mounts
         + Targets
+        + Claims
         + BlockDevices
         + LoopDevices
         + Btrfs

@@ -137,12 +137,21 @@ impl LoopDevices for Kernel {
         // A device that was detached while somebody held it open goes with its last user: using it again would lose it
         // then, and a second device on the same file beside a mounted one would destroy its file system.
         for attempt in 0.. {
-            match self.loop_of(&file)? {
-                Some(device) if attempt < GOING_ATTEMPTS && is_going(&device) => {
+            match &writing(&file)?[..] {
+                [] => break,
+                devices if attempt < GOING_ATTEMPTS && devices.iter().any(|device| is_going(device)) => {
                     std::thread::sleep(GOING_PAUSE)
                 }
-                Some(device) => return Ok(device),
-                None => break,
+                [device] => return Ok(device.clone()),
+                [one, other, ..] => {
+                    let why = format!(
+                        "it has two that write already, {} and {}, which would destroy each other's work: detach the one \
+                         that nothing uses (losetup -d)",
+                        one.display(),
+                        other.display()
+                    );
+                    return Err(Error::because("attach to a loop device", file.display(), why));
+                }
             }
         }
         attach(&file, false)
@@ -163,22 +172,7 @@ impl LoopDevices for Kernel {
     }
 
     fn loop_of(&self, file: &Path) -> Result<Option<PathBuf>> {
-        let wanted = match std::fs::metadata(file) {
-            Ok(metadata) => (metadata.dev(), metadata.ino()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).context("look at", file.display()),
-        };
-        for (number, sysfs) in attached()? {
-            let Ok(text) = std::fs::read(sysfs.join("loop/backing_file")) else { continue };
-            let backing = PathBuf::from(OsString::from_vec(text.trim_ascii_end().to_vec()));
-            // The path is only a name: the file it was attached by may have been replaced since.
-            if std::fs::metadata(&backing).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == wanted)
-                && backs(&device_node(number)?, wanted.1)
-            {
-                return Ok(Some(device_node(number)?));
-            }
-        }
-        Ok(None)
+        Ok(writing(file)?.into_iter().next())
     }
 
     fn refresh_loop(&self, device: &Path) -> Result<()> {
@@ -243,16 +237,38 @@ fn refuse_discards(device: &Path) -> Result<()> {
     }
 }
 
-/// Whether the loop device really serves the file with this inode number: the name in sysfs outlives a file that was
-/// deleted and made again. (Device numbers are no help: btrfs gives the loop driver another than it gives `stat`.)
-fn backs(device: &Path, inode: u64) -> bool {
-    let Ok(node) = rustix::fs::open(device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
-        return false;
+/// The loop devices that write this file, by whatever name it was attached.
+fn writing(file: &Path) -> Result<Vec<PathBuf>> {
+    let wanted = match std::fs::metadata(file) {
+        Ok(metadata) => (metadata.dev(), metadata.ino()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context("look at", file.display()),
     };
+    let mut found = Vec::new();
+    for (number, sysfs) in attached()? {
+        let Ok(text) = std::fs::read(sysfs.join("loop/backing_file")) else { continue };
+        let backing = PathBuf::from(OsString::from_vec(text.trim_ascii_end().to_vec()));
+        let device = device_node(number)?;
+        let Some((serves, inode)) = served(&device) else { continue };
+        // The path is only a name: the file it was attached by may have been replaced since, or be seen in another mount
+        // namespace only. Device numbers alone are no help: btrfs gives the loop driver another than `stat`.
+        let named = || std::fs::metadata(&backing).is_ok_and(|named| (named.dev(), named.ino()) == wanted);
+        let is_it = inode == wanted.1 && (serves == wanted.0 || named());
+        let is_reader = std::fs::read(sysfs.join("ro")).is_ok_and(|flag| flag.trim_ascii() == b"1");
+        if is_it && !is_reader {
+            found.push(device);
+        }
+    }
+    Ok(found)
+}
+
+/// The device and inode number of the file that a loop device serves, as the loop driver knows them.
+fn served(device: &Path) -> Option<(u64, u64)> {
+    let node = rustix::fs::open(device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let mut status = blank_status();
     // SAFETY: LOOP_GET_STATUS64 fills a loop_info64; any bytes make a valid one.
     let known = unsafe { ioctl::with::<LOOP_GET_STATUS64, _>(node.as_fd(), &mut status) };
-    known.is_ok() && status.lo_inode == inode
+    known.is_ok().then_some((status.lo_device, status.lo_inode))
 }
 
 fn configure(

@@ -1,16 +1,18 @@
 //! The devices of the machine in memory, and what its file systems count.
 
 use std::{
+    collections::btree_map::Entry,
     ffi::OsStr,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use linux::{
-    BlockDevice, BlockDevices, Btrfs, Error, LogicalVolume, LogicalVolumes, LoopDevice, LoopDevices, Making,
-    Output, Programs, ProjectId, ProjectQuota, ProjectUsage, Result, SubvolumeId, SubvolumeQuota,
-    VolumeGroup,
+    BlockDevice, BlockDevices, Btrfs, Claim, Claimed, Claims, Error, LogicalVolume, LogicalVolumes,
+    LoopDevice, LoopDevices, Making, Output, Programs, ProjectId, ProjectQuota, ProjectUsage, Result,
+    SubvolumeId, SubvolumeQuota, VolumeGroup,
 };
 
 use super::{FakeHost, FileSystem, Machine, Node, SIZE, no};
@@ -56,6 +58,41 @@ impl BlockDevices for FakeHost {
 
     fn check_exclusive(&self, device: &Path) -> Result<()> {
         self.ask("take", device, |_| Ok(()))
+    }
+}
+
+impl Claims for FakeHost {
+    fn claim(&self, path: &Path) -> Result<Claimed> {
+        let at = self.ask("claim", path, |machine| match machine.node(path) {
+            Some(_) => Ok(machine.locate(path)),
+            None => Err(no(io::ErrorKind::NotFound)),
+        })?;
+        let (claims, token) = (self.claims.clone(), Arc::new(()));
+        match claims.lock().entry(at.clone()) {
+            Entry::Occupied(_) => return Ok(Claimed::Theirs { holder: Some("somebody".to_owned()) }),
+            Entry::Vacant(free) => free.insert(token.clone()),
+        };
+        Ok(Claimed::Ours(Claim::new(Held { claims, at, token })))
+    }
+
+    fn sign(&self, path: &Path, _: &str) -> Result<()> {
+        self.ask("sign", path, |_| Ok(()))
+    }
+}
+
+/// Gives a claim up, unless it ended with its process.
+struct Held {
+    claims: super::Claimants,
+    at: (PathBuf, PathBuf),
+    token: Arc<()>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut claims = self.claims.lock();
+        if claims.get(&self.at).is_some_and(|token| Arc::ptr_eq(token, &self.token)) {
+            claims.remove(&self.at);
+        }
     }
 }
 

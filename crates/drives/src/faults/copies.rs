@@ -207,6 +207,7 @@ async fn recovers_from_every_step_of_a_copy(real: &RealDrive) {
             break;
         }
         site.execute(&steps[..done]).unwrap_or_else(|error| panic!("up to step {done}: {error}"));
+        drop(drives);
         let drives = real.restart().await;
         let found: Vec<String> = drives.volumes().into_iter().map(|volume| volume.name).collect();
         match done == steps.len() {

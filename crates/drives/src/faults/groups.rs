@@ -96,6 +96,7 @@ impl World {
 }
 
 async fn open(host: &Arc<FakeHost>, sources: Vec<Source>) -> Drives {
+    host.kill();
     Drives::open(host.clone(), PathBuf::from("/drives"), sources).await.expect("open")
 }
 
