@@ -61,6 +61,7 @@ impl Coded for CreateError {
             Self::Incompatible { .. } => Code::AlreadyExists,
             Self::NoSpace { .. } => Code::ResourceExhausted,
             Self::OutOfReach { .. } => Code::Unavailable,
+            Self::Unfit { .. } => Code::FailedPrecondition,
             Self::OutOfRange(_) => Code::OutOfRange,
             Self::Refused(_) => Code::InvalidArgument,
             Self::Source(source) => source.code(),

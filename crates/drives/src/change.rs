@@ -124,6 +124,10 @@ fn existing(state: &State, request: &CreateVolume) -> Result<Option<Volume>, Cre
         // An earlier call stopped half-way and could not clean up: that is where this one goes on.
         return Ok(None);
     }
+    if let Some(reason) = &entry.unfit {
+        let id = VolumeId { drive: serving.id.clone(), key: entry.record.key.clone() };
+        return Err(CreateError::Unfit { id, reason: reason.clone() });
+    }
     let volume = serving.volume(entry);
     let why = if volume.size < request.required {
         format!("{} bytes are asked for now", request.required)
@@ -367,9 +371,7 @@ pub(crate) fn delete(inner: &Inner, id: &VolumeId, is_snapshot: bool) -> Result<
             }
             return Err(DeleteError::NoDrive { id: id.clone(), drive: id.drive.clone() });
         }
-        let Some((serving, entry)) =
-            state.entry(id).filter(|(_, entry)| entry.record.is_snapshot() == is_snapshot)
-        else {
+        let Some((serving, entry)) = state.entry(id).filter(|(_, entry)| entry.may_be(is_snapshot)) else {
             return Ok(());
         };
         if entry.busy {
@@ -473,7 +475,7 @@ pub(crate) fn expand(
             };
         }
         let Some((serving, entry)) = state.volume(id) else { return Err(ExpandError::NotFound(id.clone())) };
-        if entry.busy || !entry.live() || entry.lost {
+        if entry.busy || !entry.live() || entry.unfit.is_some() {
             return Err(ExpandError::Busy(id.clone()));
         }
         let record = entry.record.clone();
@@ -536,7 +538,7 @@ pub(crate) fn throttle(inner: &Inner, id: &VolumeId, throttle: Throttle) -> Resu
             return Err(ExpandError::NoDrive { drive: id.drive.clone(), reason: state.why_not(&id.drive) });
         }
         let Some((serving, entry)) = state.volume(id) else { return Err(ExpandError::NotFound(id.clone())) };
-        if entry.busy || !entry.live() || entry.lost {
+        if entry.busy || !entry.live() || entry.unfit.is_some() {
             return Err(ExpandError::Busy(id.clone()));
         }
         if entry.record.throttle == throttle {

@@ -47,8 +47,7 @@ pub(crate) fn find(state: &State, origin: &Origin) -> Result<Found, SourceError>
     if entry.busy || !entry.live() {
         return Err(SourceError::Busy(id.clone()));
     }
-    if entry.lost {
-        let reason = "its directory is gone; restore the drive from a backup".to_owned();
+    if let Some(reason) = entry.unfit.clone() {
         return Err(SourceError::NoDrive { id: id.clone(), reason });
     }
     let (backend, record) = (serving.site.backend, &entry.record);

@@ -205,6 +205,14 @@ pub enum CreateError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The volume of that name is there, and can't be used.
+    #[error("volume {id} is there already and can't be used: {reason}")]
+    Unfit {
+        /// The volume.
+        id: VolumeId,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The sizes make no sense.
     #[error("{0}")]
     OutOfRange(String),

@@ -4,6 +4,7 @@
 mod adopted;
 mod block;
 mod copies;
+mod damage;
 mod groups;
 
 use std::{

@@ -319,14 +319,19 @@ fn remove(
 /// proves nothing.
 pub(crate) fn broken(state: &mut State) -> Removals {
     let mut groups: BTreeMap<SnapshotId, (GroupRecord, Vec<SnapshotId>)> = BTreeMap::new();
-    for (serving, entry) in members(state, |_| true).filter(|(_, entry)| entry.live() && !entry.lost) {
+    for (serving, entry) in
+        members(state, |_| true).filter(|(_, entry)| entry.live() && entry.unfit.is_none())
+    {
         let Some(group) = &entry.record.group else { continue };
         let member = SnapshotId { drive: serving.id.clone(), key: entry.record.key.clone() };
         groups.entry(group.id.clone()).or_insert_with(|| (group.clone(), Vec::new())).1.push(member);
     }
     let mut removals = Removals::new();
     for (group, complete) in groups.into_values() {
-        let missing = |id: &&SnapshotId| state.drive(&id.drive).is_some() && !complete.contains(*id);
+        // Nor does one whose record is damaged.
+        let is_unfit = |id: &SnapshotId| state.entry(id).is_some_and(|(_, entry)| entry.unfit.is_some());
+        let missing =
+            |id: &&SnapshotId| state.drive(&id.drive).is_some() && !complete.contains(*id) && !is_unfit(id);
         if group.members.iter().find(missing).is_none() {
             continue;
         }

@@ -12,7 +12,7 @@ use crate::{
     expected,
     layout::{Layout, Maker},
     open,
-    record::{DeviceFacts, DriveRecord, FORMAT, render},
+    record::{DeviceFacts, DriveRecord, FORMAT},
     state::Serving,
 };
 
@@ -219,7 +219,7 @@ fn finish(
         host.make_directory(&layout.trash(), 0o700)?;
         host.make_directory(&layout.volumes(), 0o711)?;
         host.sync_filesystem(layout.mount())?;
-        host.write_durable(&layout.drive_record(), &render(&record), 0o600)?;
+        open::keep_record(host.as_ref(), &layout, &record)?;
         expected::remember(host.as_ref(), root, id, source)
     };
     if let Err(error) = make() {
@@ -233,6 +233,7 @@ fn finish(
         size: device.size,
         foreign: 0,
         failing: None,
+        unread: false,
         tried: false,
         site: Site { host: host.clone(), backend, layout },
         claim: Some(claim),

@@ -8,17 +8,25 @@ use crate::{
     DriveId,
     drives::Inner,
     layout::Layout,
-    record::{FORMAT, Labels, parse, render},
+    record::{FORMAT, Labels, RecordError, parse, render},
 };
 
-/// The labels that are on a mounted drive.
-pub(crate) fn read(host: &dyn Host, layout: &Layout) -> linux::Result<BTreeMap<String, String>> {
+/// The labels that are on a mounted drive; none where they are damaged.
+pub(crate) fn read(host: &dyn Host, layout: &Layout) -> linux::Result<Option<BTreeMap<String, String>>> {
     let file = layout.labels();
-    let Some(bytes) = host.read(&file)? else { return Ok(BTreeMap::new()) };
-    match parse::<Labels>(&bytes) {
-        Ok(found) => Ok(found.labels),
-        Err(error) => Err(linux::Error::because("use labels", file.display(), error.to_string())),
-    }
+    let why = match host.read(&file) {
+        Ok(None) => return Ok(Some(BTreeMap::new())),
+        Ok(Some(bytes)) => match parse::<Labels>(&bytes) {
+            Ok(found) => return Ok(Some(found.labels)),
+            Err(error @ RecordError::Newer { .. }) => {
+                return Err(linux::Error::because("use labels", file.display(), error.to_string()));
+            }
+            Err(error) => error.to_string(),
+        },
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(file = %file.display(), why, "the labels of a drive can't be used; label it again");
+    Ok(None)
 }
 
 /// Replaces a drive's labels, on the drive first.
@@ -27,9 +35,9 @@ pub(crate) fn write(inner: &Inner, id: &DriveId, labels: BTreeMap<String, String
         let state = inner.state.lock();
         let drive =
             state.drive(id).ok_or_else(|| linux::Error::because("label drive", id, state.why_not(id)))?;
-        (drive.site.clone(), drive.labels.clone())
+        (drive.site.clone(), (!drive.unread).then(|| drive.labels.clone()))
     };
-    if known == labels {
+    if known.as_ref() == Some(&labels) {
         return Ok(());
     }
     let file = site.layout.labels();
@@ -40,6 +48,7 @@ pub(crate) fn write(inner: &Inner, id: &DriveId, labels: BTreeMap<String, String
     inner.host.write_durable(&file, &bytes, 0o600)?;
     if let Some(drive) = inner.state.lock().drive_mut(id) {
         drive.labels = labels;
+        drive.unread = false;
     }
     inner.notify();
     Ok(())

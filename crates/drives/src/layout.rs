@@ -44,6 +44,11 @@ impl Layout {
         self.mount.join(".orlop/drive.json")
     }
 
+    /// The same once more: without it nothing on the drive could be used.
+    pub(crate) fn drive_copy(&self) -> PathBuf {
+        self.mount.join(".orlop/drive.copy.json")
+    }
+
     pub(crate) fn labels(&self) -> PathBuf {
         self.mount.join(".orlop/labels.json")
     }

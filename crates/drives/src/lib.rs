@@ -36,6 +36,7 @@ mod show;
 mod snapshot;
 mod staging;
 mod state;
+mod stock;
 mod target;
 mod throttle;
 mod volume;

@@ -19,9 +19,10 @@ use crate::{
     initialise::{LABEL, signature},
     label,
     layout::{Layout, Maker},
-    plan::{self, Recovery, Step},
-    record::{DriveRecord, VolumeRecord, parse},
+    plan::Step,
+    record::{DriveRecord, FORMAT, RecordError, parse, render},
     state::{Entry, Found, Serving},
+    stock,
 };
 
 /// How often, and how far apart, a busy drive is tried again before it is left mounted: two seconds in all.
@@ -195,7 +196,7 @@ fn read_record(
     let device = &backend.bring_up(host, &device.path, layout.mount())?;
     let mounted = host.mount_table()?.at(layout.mount()).is_some_and(|mount| mount.source == *device);
     if mounted {
-        return host.read(&layout.drive_record());
+        return drive_record(host, layout);
     }
     host.make_directory(layout.mount(), 0o700)?;
     let device = device.to_string_lossy();
@@ -209,9 +210,34 @@ fn read_record(
         Err(error) if !in_use && error.kind() == ErrorKind::ResourceBusy => mount(false),
         mounted => mounted,
     }?;
-    let content = host.read(&layout.drive_record());
+    let content = drive_record(host, layout);
     unmount_when_idle(host, layout.mount())?;
     content
+}
+
+/// The record of a drive; should it be damaged, the copy of it.
+fn drive_record(host: &dyn Host, layout: &Layout) -> linux::Result<Option<Vec<u8>>> {
+    let is_damaged = |bytes: &[u8]| matches!(parse::<DriveRecord>(bytes), Err(RecordError::Damaged(_)));
+    let found = host.read(&layout.drive_record());
+    match &found {
+        Ok(None) => found,
+        Ok(Some(bytes)) if !is_damaged(bytes) => found,
+        _ => match host.read(&layout.drive_copy()) {
+            Ok(Some(copy)) if !is_damaged(&copy) => Ok(Some(copy)),
+            _ => found,
+        },
+    }
+}
+
+/// Writes the record of a drive, and the copy of it, unless they are there in the present format.
+pub(crate) fn keep_record(host: &dyn Host, layout: &Layout, record: &DriveRecord) -> linux::Result<()> {
+    let bytes = render(&DriveRecord { format: FORMAT, ..record.clone() });
+    for file in [layout.drive_record(), layout.drive_copy()] {
+        if !matches!(host.read(&file), Ok(Some(found)) if found == bytes) {
+            host.write_durable(&file, &bytes, 0o600)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads the record of a drive, which one that was never finished does not have.
@@ -338,17 +364,23 @@ pub(crate) fn open(
         }
         Err(error) => return failed(format!("{error}; check the drive (btrfs check, xfs_repair -n)")),
     };
-    match record {
-        None => {}
-        Some(Ok(record)) if record.id == *id && record.backend == backend.kind() => {}
+    let record = match record {
+        None => None,
+        Some(Ok(record)) if record.id == *id && record.backend == backend.kind() => Some(record),
         Some(Ok(record)) => {
             return failed(format!(
                 "its record says drive {} ({}); it was changed by hand",
                 record.id, record.backend
             ));
         }
-        Some(Err(error)) => return failed(format!("its record .orlop/drive.json can't be used: {error}")),
-    }
+        Some(Err(error)) => {
+            let remedy = match error {
+                RecordError::Newer { .. } => "",
+                RecordError::Damaged(_) => "; restore it from a backup, or remove the drive",
+            };
+            return failed(format!("its record .orlop/drive.json can't be used: {error}{remedy}"));
+        }
+    };
     let site = Site { host: host.clone(), backend, layout: layout.clone() };
     let start = || {
         let claim = match mount_and_claim(host.as_ref(), root, backend, &device.path, &layout)? {
@@ -359,7 +391,11 @@ pub(crate) fn open(
             directpv::verify(&site, id)?;
         }
         backend.prepare(host.as_ref(), layout.mount())?;
-        let (volumes, removals) = take_stock(&site)?;
+        let (volumes, removals) = stock::take(&site)?;
+        if let Some(record) = &record {
+            keep_record(host.as_ref(), &layout, record)?;
+        }
+        let labels = label::read(host.as_ref(), &site.layout)?;
         let serving = Serving {
             id: id.clone(),
             device: device.path.clone(),
@@ -367,7 +403,8 @@ pub(crate) fn open(
             foreign: foreign(&site, &volumes)?,
             failing: None,
             tried: false,
-            labels: label::read(host.as_ref(), &site.layout)?,
+            unread: labels.is_none(),
+            labels: labels.unwrap_or_default(),
             site: site.clone(),
             claim: Some(claim),
             volumes,
@@ -385,69 +422,6 @@ pub(crate) fn open(
     }
 }
 
-type Stock = (BTreeMap<String, Entry>, Vec<(String, Vec<Step>)>);
-
-/// Reads every volume's record and brings what is on the drive in line with it.
-fn take_stock(site: &Site) -> linux::Result<Stock> {
-    let host = site.host.as_ref();
-    let (mut volumes, mut removals) = (BTreeMap::new(), Vec::new());
-    for name in host.list(&site.layout.records())? {
-        let file = site.layout.records().join(&name);
-        let Some(key) =
-            name.to_str().and_then(|name| name.strip_suffix(".json")).filter(|key| !key.starts_with('.'))
-        else {
-            // A draft that a crash left: the record itself was never changed.
-            host.remove_file(&file)?;
-            continue;
-        };
-        let Some(bytes) = host.read(&file)? else { continue };
-        let record: VolumeRecord = parse(&bytes)
-            .map_err(|error| linux::Error::because("use record", file.display(), error.to_string()))?;
-        if record.key != key {
-            return Err(linux::Error::because("use record", file.display(), "it is about another volume"));
-        }
-        let mut entry = Entry::new(record);
-        match plan::recover(&entry.record, site.observe(&entry.record)?) {
-            Recovery::Sound => {}
-            Recovery::Repair(steps) => {
-                tracing::warn!(
-                    volume = key,
-                    size = entry.record.size,
-                    "the limit of a volume was lost; putting it back"
-                );
-                match site.execute(&steps) {
-                    // It has the bytes that it was announced with; a growth that has no room is no reason to keep the
-                    // drive from serving.
-                    Err(error) if entry.record.is_block() => {
-                        tracing::error!(volume = key, %error, "a block volume could not be given its full size");
-                        entry.doubtful = true;
-                    }
-                    repaired => repaired?,
-                }
-            }
-            Recovery::Remove(steps) => {
-                tracing::info!(volume = key, phase = ?entry.record.phase, "removing what a crash left half done");
-                entry.busy = true;
-                removals.push((key.to_owned(), steps));
-            }
-            Recovery::Lost => {
-                tracing::error!(volume = key, "what a volume held is gone");
-                entry.lost = true;
-            }
-        }
-        volumes.insert(key.to_owned(), entry);
-    }
-    if site.layout.maker() == Maker::DirectPv {
-        for directory in host.list(&site.layout.volumes())? {
-            let recorded = directory.to_str().is_some_and(|key| volumes.contains_key(key));
-            if !recorded && let Some(entry) = directpv::volume(site, &directory)? {
-                volumes.insert(entry.record.key.clone(), entry);
-            }
-        }
-    }
-    Ok((volumes, removals))
-}
-
 /// Bytes of an adopted drive that are used by what is neither a volume nor free, such as deletions that DirectPV never
 /// finished.
 fn foreign(site: &Site, volumes: &BTreeMap<String, Entry>) -> linux::Result<u64> {
@@ -456,7 +430,7 @@ fn foreign(site: &Site, volumes: &BTreeMap<String, Entry>) -> linux::Result<u64>
     }
     let space = site.host.space(site.layout.mount())?;
     let mut foreign = space.size.saturating_sub(space.available);
-    for entry in volumes.values().filter(|entry| !entry.lost && !entry.busy) {
+    for entry in volumes.values().filter(|entry| entry.unfit.is_none() && !entry.busy) {
         foreign = foreign.saturating_sub(site.used(&entry.record)?);
     }
     Ok(foreign)

@@ -5,13 +5,19 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::{
     AccessType, BackendKind, DriveId, Origin, SnapshotId, Throttle, allocate::GRAIN, backend::QuotaKey,
 };
 
-/// The format that this version writes. Format 1 knew no block volumes; its records are read as they are.
-pub(crate) const FORMAT: u32 = 2;
+/// The format that this version writes. Format 1 knew no block volumes, and formats 1 and 2 had no sums; their records
+/// are read as they are, and written anew when their drive is opened.
+pub(crate) const FORMAT: u32 = 3;
+/// From this format on each record carries a sum of its content.
+const SUMMED: u32 = 3;
+const SUM: &str = "sum";
 
 /// `.orlop/drive.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,32 +177,67 @@ pub(crate) enum Phase {
     Deleting,
 }
 
+impl Phase {
+    /// The name, as in records.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Ready => "ready",
+            Self::Deleting => "deleting",
+        }
+    }
+}
+
 /// A record that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordError {
     #[error("it is of format {found}, and this version of orlop knows up to {FORMAT}; use the newer version")]
     Newer { found: u32 },
-    #[error("it is damaged: {0}; restore it from a backup or remove the drive")]
-    Damaged(#[from] serde_json::Error),
+    #[error("it is damaged: {0}")]
+    Damaged(String),
 }
 
 /// Reads a record, its format first: the rest of a newer one may mean something else.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        format: u32,
+    let damaged = |error: serde_json::Error| RecordError::Damaged(error.to_string());
+    let mut record: Value = serde_json::from_slice(bytes).map_err(damaged)?;
+    let sum = record.as_object_mut().and_then(|record| record.remove(SUM));
+    let right = sum.as_ref().map(|sum| sum.as_str() == Some(&sum_of(&record)));
+    // Also of a format that it may not have.
+    if right == Some(false) {
+        return Err(RecordError::Damaged("its content has another sum than was written with it".to_owned()));
     }
-    let Versioned { format } = serde_json::from_slice(bytes)?;
-    if format > FORMAT {
-        return Err(RecordError::Newer { found: format });
+    match format_in(&record) {
+        None => Err(RecordError::Damaged("it says no format".to_owned())),
+        Some(found) if found > FORMAT => Err(RecordError::Newer { found }),
+        Some(SUMMED..) if right.is_none() => Err(RecordError::Damaged("it has no sum".to_owned())),
+        Some(_) => serde_json::from_value(record).map_err(damaged),
     }
-    Ok(serde_json::from_slice(bytes)?)
 }
 
-/// The bytes of a record, ending in a newline for people who print it.
+/// The format of a record that can be read.
+pub(crate) fn format_of(bytes: &[u8]) -> Option<u32> {
+    format_in(&serde_json::from_slice(bytes).ok()?)
+}
+
+fn format_in(record: &Value) -> Option<u32> {
+    record.get("format")?.as_u64().map(|format| u32::try_from(format).unwrap_or(u32::MAX))
+}
+
+fn sum_of(record: &Value) -> String {
+    let digest = Sha256::digest(record.to_string().as_bytes());
+    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes of a record with its sum, ending in a newline for people who print it.
 pub(crate) fn render(record: &impl Serialize) -> Vec<u8> {
     // Maps with text keys, numbers and text can always be written as JSON.
-    let mut bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
+    let mut record = serde_json::to_value(record).unwrap_or_default();
+    let sum = sum_of(&record);
+    if let Some(record) = record.as_object_mut() {
+        record.insert(SUM.to_owned(), sum.into());
+    }
+    let mut bytes = serde_json::to_vec_pretty(&record).unwrap_or_default();
     bytes.push(b'\n');
     bytes
 }
@@ -242,6 +283,43 @@ mod tests {
         for damaged in ["", "{", "[]", r#"{"format":1}"#, r#"{"format":-1}"#] {
             let refused = parse::<VolumeRecord>(damaged.as_bytes()).expect_err(damaged);
             assert!(matches!(refused, RecordError::Damaged(_)), "{refused}");
+        }
+    }
+
+    /// Files as each version wrote them, of a drive and of a volume.
+    #[test]
+    fn records_of_every_format_are_read() {
+        let file = |format: u32, name: &str| {
+            let at = concat!(env!("CARGO_MANIFEST_DIR"), "/formats");
+            std::fs::read(format!("{at}/{format}/{name}.json")).expect("a file of each format")
+        };
+        for format in 1..=FORMAT {
+            let drive: DriveRecord = parse(&file(format, "drive")).expect("a drive");
+            assert_eq!((drive.format, drive.backend), (format, BackendKind::Btrfs));
+            let volume: VolumeRecord = parse(&file(format, "volume")).expect("a volume");
+            assert_eq!((volume.format, volume.size, volume.phase), (format, 67_108_864, Phase::Ready));
+            assert_eq!(volume.access, if format > 1 { AccessType::Block } else { AccessType::Mount });
+            assert_eq!(volume.name, "pvc-1");
+        }
+        assert_eq!(
+            render(&parse::<VolumeRecord>(&file(FORMAT, "volume")).expect("it")),
+            file(FORMAT, "volume")
+        );
+    }
+
+    #[test]
+    fn no_flipped_bit_of_a_record_goes_unnoticed() {
+        let record: VolumeRecord = parse(VOLUME.as_bytes()).expect("format 1");
+        let bytes = render(&VolumeRecord { format: FORMAT, ..record.clone() });
+        let whole: VolumeRecord = parse(&bytes).expect("its own");
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            match parse::<VolumeRecord>(&flipped) {
+                Err(RecordError::Damaged(_)) => {}
+                Ok(found) => assert_eq!(found, whole, "bit {bit} is in a space between words"),
+                Err(error) => panic!("bit {bit}: {error}"),
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     layout::Layout,
     record::VolumeRecord,
     staging::{self, Shown},
-    state::LOST,
+    state::Entry,
     target,
 };
 
@@ -24,7 +24,7 @@ enum Unavailable {
     NoVolume,
     NoDrive { drive: DriveId, reason: String },
     Busy,
-    Lost,
+    Unfit(String),
 }
 
 fn live(inner: &Inner, id: &VolumeId) -> Result<(Site, VolumeRecord), Unavailable> {
@@ -38,7 +38,7 @@ fn live(inner: &Inner, id: &VolumeId) -> Result<(Site, VolumeRecord), Unavailabl
     match state.volume(id) {
         None => Err(Unavailable::NoVolume),
         Some((_, entry)) if !entry.live() || entry.busy => Err(Unavailable::Busy),
-        Some((_, entry)) if entry.lost => Err(Unavailable::Lost),
+        Some((_, Entry { unfit: Some(reason), .. })) => Err(Unavailable::Unfit(reason.clone())),
         Some((serving, entry)) => Ok((serving.site.clone(), entry.record.clone())),
     }
 }
@@ -48,9 +48,7 @@ fn for_mounting(inner: &Inner, id: &VolumeId) -> Result<(Site, VolumeRecord), Mo
         Unavailable::NoVolume => MountError::NotFound(id.clone()),
         Unavailable::NoDrive { drive, reason } => MountError::NoDrive { id: id.clone(), drive, reason },
         Unavailable::Busy => MountError::Busy(id.clone()),
-        Unavailable::Lost => {
-            MountError::NoDrive { id: id.clone(), drive: id.drive.clone(), reason: LOST.to_owned() }
-        }
+        Unavailable::Unfit(reason) => MountError::NoDrive { id: id.clone(), drive: id.drive.clone(), reason },
     })
 }
 
@@ -255,10 +253,7 @@ pub(crate) fn stats(inner: &Inner, id: &VolumeId, path: &Path) -> Result<Stats, 
     let (site, record) = live(inner, id).map_err(|unavailable| match unavailable {
         Unavailable::NoVolume | Unavailable::Busy => StatsError::NotFound(id.clone()),
         Unavailable::NoDrive { drive, reason } => StatsError::NoDrive { drive, reason },
-        Unavailable::Lost => StatsError::NoDrive {
-            drive: id.drive.clone(),
-            reason: "what the volume held is gone from it".to_owned(),
-        },
+        Unavailable::Unfit(reason) => StatsError::NoDrive { drive: id.drive.clone(), reason },
     })?;
     let host = inner.host.as_ref();
     let not_mounted = || StatsError::NotMounted { id: id.clone(), path: path.to_owned() };

@@ -64,6 +64,8 @@ pub(crate) struct Serving {
     pub(crate) foreign: u64,
     /// What its device said to the last change, if that was why it failed.
     pub(crate) failing: Option<String>,
+    /// Its labels are damaged.
+    pub(crate) unread: bool,
     /// It is being tried whether it takes writes again.
     pub(crate) tried: bool,
     pub(crate) site: Site,
@@ -89,8 +91,8 @@ pub(crate) struct Entry {
     pub(crate) busy: bool,
     /// A growth failed half-way: the kernel's limit may be smaller than the recorded size.
     pub(crate) doubtful: bool,
-    /// Announced, but its directory is gone.
-    pub(crate) lost: bool,
+    /// Why it can't be used, in words: its record is damaged, or what it held is gone. It is kept until it is deleted.
+    pub(crate) unfit: Option<String>,
     /// It could neither be announced nor undone: its drive may have kept either.
     pub(crate) in_doubt: bool,
     /// How many volumes and snapshots are being made from it.
@@ -100,18 +102,23 @@ pub(crate) struct Entry {
 impl Entry {
     /// As it is when nothing is going on.
     pub(crate) fn new(record: VolumeRecord) -> Self {
-        Self { record, busy: false, doubtful: false, lost: false, in_doubt: false, readers: 0 }
+        Self { record, busy: false, doubtful: false, unfit: None, in_doubt: false, readers: 0 }
     }
 
     /// What its users should know, in words.
     fn trouble(&self) -> Option<String> {
-        match (self.lost, self.doubtful) {
-            (true, _) => Some(LOST.to_owned()),
+        match (&self.unfit, self.doubtful) {
+            (Some(why), _) => Some(why.clone()),
             (_, true) => {
                 Some("it grew half-way: its limit may be smaller than its size; expand it again".to_owned())
             }
             _ => None,
         }
+    }
+
+    /// Whether it is what somebody calls a volume or a snapshot. What a damaged record was about nobody knows.
+    pub(crate) fn may_be(&self, snapshot: bool) -> bool {
+        self.record.is_snapshot() == snapshot || self.unfit.is_some()
     }
 
     /// Whether it may be used.
@@ -170,6 +177,28 @@ impl Serving {
             ephemeral: entry.record.ephemeral,
             trouble: self.trouble().or_else(|| entry.trouble()),
         }
+    }
+
+    /// What people should know of it although it serves, in words.
+    fn condition(&self) -> Option<String> {
+        const NAMED: usize = 8;
+        let unfit: Vec<&str> = self
+            .volumes
+            .iter()
+            .filter(|(_, entry)| entry.unfit.is_some())
+            .map(|(key, _)| key.as_str())
+            .collect();
+        let volumes = (!unfit.is_empty()).then(|| {
+            let named = unfit[..unfit.len().min(NAMED)].join(", ");
+            let more = if unfit.len() > NAMED { ", …" } else { "" };
+            format!(
+                "{} of its volumes can't be used ({named}{more}); the condition of each says why",
+                unfit.len()
+            )
+        });
+        let labels = self.unread.then(|| "its labels are damaged: label it again".to_owned());
+        let all: Vec<String> = [self.trouble(), volumes, labels].into_iter().flatten().collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// What users of its volumes should know, in words.
@@ -324,10 +353,10 @@ impl State {
         };
         self.slots
             .iter()
-            .map(|slot| (taken(slot), room(slot), slot.drive()))
-            .map(|(taken, free, drive)| Candidate {
+            .map(|slot| (slot, taken(slot), room(slot), slot.drive()))
+            .map(|(slot, taken, free, drive)| Candidate {
                 taken,
-                failing: drive.trouble.is_some(),
+                failing: matches!(&slot.found, Found::Serving(serving) if serving.failing.is_some()),
                 labels: drive.labels,
                 label: drive.id.as_ref().map_or_else(|| drive.source.to_string(), ToString::to_string),
                 drive: drive.id,
@@ -380,7 +409,7 @@ impl Slot {
                 volumes: serving.volumes.values().filter(|entry| !entry.record.is_snapshot()).count(),
                 snapshots: serving.volumes.values().filter(|entry| entry.record.is_snapshot()).count(),
                 labels: serving.labels.clone(),
-                trouble: serving.trouble(),
+                trouble: serving.condition(),
             },
             Found::Failed { id, backend, reason, .. } => Drive {
                 id: id.clone(),

@@ -132,7 +132,8 @@ impl View {
     /// Nothing but the drive's own record.
     pub(crate) fn is_empty_drive(&self) -> bool {
         let files = self.nodes.iter().filter(|(_, node)| matches!(node, Node::File(_)));
-        files.map(|(path, _)| path.as_path()).eq([Path::new(".orlop/drive.json")])
+        let own = [".orlop/drive.copy.json", ".orlop/drive.json"].map(Path::new);
+        files.map(|(path, _)| path.as_path()).eq(own)
             && self.volumes() == (Vec::new(), Vec::new())
             && self.nothing_half_done()
             && self.cleaning.is_empty()
