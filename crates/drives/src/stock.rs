@@ -20,7 +20,7 @@ pub(crate) type Stock = (BTreeMap<String, Entry>, Vec<(String, Vec<Step>)>);
 
 /// A record as it was found.
 enum Found {
-    Whole { record: VolumeRecord, format: u32 },
+    Whole { record: Box<VolumeRecord>, format: u32 },
     Damaged { entry: Box<Entry> },
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn take(site: &Site) -> linux::Result<Stock> {
     let (mut volumes, mut removals) = (BTreeMap::new(), Vec::new());
     for (key, found) in found {
         let (entry, steps) = match found {
-            Found::Whole { record, format } => bring_in_line(site, record, format),
+            Found::Whole { record, format } => bring_in_line(site, *record, format),
             Found::Damaged { entry } => (*entry, None),
         };
         if let Some(unfit) = &entry.unfit {
@@ -99,7 +99,8 @@ fn read(site: &Site, key: &str) -> linux::Result<Option<Found>> {
     match parse::<VolumeRecord>(&bytes) {
         Ok(record) if record.key == key => {
             let format = format_of(&bytes).unwrap_or(FORMAT);
-            Ok(Some(Found::Whole { record: VolumeRecord { format: FORMAT, ..record }, format }))
+            let record = Box::new(VolumeRecord { format: FORMAT, ..record });
+            Ok(Some(Found::Whole { record, format }))
         }
         Ok(_) => Ok(Some(damaged(site, key, &bytes, "it is about another volume"))),
         Err(error @ RecordError::Newer { .. }) => {

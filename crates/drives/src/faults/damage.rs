@@ -25,7 +25,8 @@ async fn a_damaged_record_of_a_volume_takes_that_volume_alone() {
         let about = VolumeRecord { key: "pvc-9".to_owned(), ..record(None) };
         *bytes = crate::record::render(&about);
     };
-    let damages: [(&str, &dyn Fn(&mut Vec<u8>)); 5] = [
+    type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let damages: [(&str, Damage<'_>); 5] = [
         ("flipped", &flipped),
         ("cut", &|bytes| bytes.truncate(40)),
         ("empty", &|bytes| bytes.clear()),
