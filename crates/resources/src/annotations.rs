@@ -53,6 +53,9 @@ pub const PROVISIONING: &str = "orlop.dev/provisioning";
 /// On a claim with [`PROVISIONING`], what its volume is being filled with: `snapshot/<id>` or `volume/<id>`, ids as the
 /// driver gave them. Ours; it lets CreateVolume be repeated word by word when the source's objects are gone.
 pub const PROVISIONING_SOURCE: &str = "orlop.dev/provisioning-source";
+/// On a claim with [`PROVISIONING`], the StorageClass that its volume is being made by, as JSON. Ours; it lets CreateVolume be
+/// repeated when the class is gone.
+pub const PROVISIONING_CLASS: &str = "orlop.dev/provisioning-class";
 
 /// On a snapshot's content: its VolumeSnapshot is being deleted, so the snapshot may go, as the deletion policy says.
 pub const SNAPSHOT_BEING_DELETED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted";

@@ -20,6 +20,21 @@ pub enum SecretError {
     },
 }
 
+/// As [`read`], where something is to be taken away: without a secret that is gone, or went with its namespace, the driver
+/// is asked all the same. Most don't need it then, and nobody could bring it back.
+pub(crate) async fn read_or_none(
+    client: &Client,
+    reference: Option<&SecretReference>,
+) -> Result<BTreeMap<String, String>, SecretError> {
+    match read(client, reference).await {
+        Err(SecretError::Missing(key)) => {
+            tracing::warn!(secret = %key, "the secret for taking something away is gone; the driver is asked without");
+            Ok(BTreeMap::new())
+        }
+        read => read,
+    }
+}
+
 /// Reads the content of a secret live; nothing without a complete reference.
 pub(crate) async fn read(
     client: &Client,

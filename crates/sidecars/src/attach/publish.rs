@@ -143,7 +143,8 @@ impl Attacher {
         let recorded = object.annotations().get(annotations::ATTACHMENT_NODE_ID).cloned();
         let node_id = recorded.map_or_else(|| self.node_id(object), Ok)?;
         let secrets =
-            secret::read(&self.context.client, target.csi.controller_publish_secret_ref.as_ref()).await?;
+            secret::read_or_none(&self.context.client, target.csi.controller_publish_secret_ref.as_ref())
+                .await?;
         let request = ControllerUnpublishVolumeRequest {
             volume_id: target.csi.volume_handle.clone(),
             node_id,

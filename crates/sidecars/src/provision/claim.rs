@@ -145,7 +145,7 @@ mod tests {
 
     fn held(by: Holder<'_>) -> PersistentVolumeClaim {
         let mut claim = on_node("n1");
-        intent::record(&mut claim, by, None);
+        intent::record(&mut claim, by, &class("WaitForFirstConsumer", "orlop.dev"), None);
         claim
     }
 

@@ -1,7 +1,9 @@
 //! Making a volume for a claim, one step at a time. Each step can be repeated, and a crash between any two is found
 //! again by the claim's intent.
 
+use std::collections::BTreeMap;
 use std::error::Error;
+use std::sync::Arc;
 
 use csi::v1::{CreateVolumeRequest, DeleteVolumeRequest, Volume};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -55,6 +57,8 @@ impl Provisioner {
     pub(super) async fn reconcile_claim(&self, key: Key) -> Result<Next, ProvisionError> {
         let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(Next::Done) };
         let class = self.classes.get("", resources::claim::class(&claim));
+        // A class that went since the driver was asked is on record, with all that it takes to ask again.
+        let class = class.or_else(|| intent::class(&claim, self.holder()).map(Arc::new));
         let result = match plan(&claim, class.as_deref(), self.has_volume(&claim), self.holder()) {
             Plan::Nothing => return Ok(Next::Done),
             Plan::Refuse(why) => {
@@ -165,6 +169,7 @@ impl Provisioner {
             false => intent::source(seen),
         };
         let order = self.order(seen.clone(), class, source)?;
+        let secrets = self.secret(order.parameters.secrets.provisioner.as_ref()).await?;
         if first && order.source.is_some() {
             self.keep_source(seen).await?;
         }
@@ -176,7 +181,7 @@ impl Provisioner {
             let message = format!("External provisioner is provisioning volume for claim \"{key}\"");
             self.recorder.normal(&reference(&order.claim), "Provisioning", message);
         }
-        let made = match self.create(&order).await {
+        let made = match self.create(&order, secrets).await {
             Ok(made) => made,
             Err(error) => return self.give_up(key, &order, error).await,
         };
@@ -220,9 +225,16 @@ impl Provisioner {
         // A volume that has an object is not ours to delete.
         if self.live_volume(seen).await?.is_none() {
             let order = self.order(seen.clone(), class, intent::source(seen))?;
-            match self.create(&order).await {
+            let secret = order.parameters.secrets.provisioner.as_ref();
+            let secrets = self.secret_or_none(secret).await?;
+            let blind = secret.is_some() && secrets.is_empty();
+            match self.create(&order, secrets).await {
                 Ok(made) => self.delete_again(&order, &made).await?,
-                Err(ProvisionError::Create { status, .. }) if failure(&status) != Failure::Open => {}
+                Err(ProvisionError::Create { volume, status }) if failure(&status) != Failure::Open => {
+                    if blind {
+                        self.tell_failure(seen, &ProvisionError::Unknown { volume, status }.to_string());
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -323,8 +335,9 @@ impl Provisioner {
             if !matches!(plan(&live, Some(class), has_volume, self.holder()), Plan::Provision(_)) {
                 return Ok(None);
             }
-            let recorded =
-                update_if_changed(&claims, &live, |claim| intent::record(claim, self.holder(), source));
+            let recorded = update_if_changed(&claims, &live, |claim| {
+                intent::record(claim, self.holder(), class, source)
+            });
             match recorded.await {
                 Ok(written) => return Ok(Some(written.unwrap_or(live))),
                 Err(kube::Error::Api(status)) if status.is_conflict() && attempt < 4 => {}
@@ -334,9 +347,12 @@ impl Provisioner {
         Ok(None)
     }
 
-    async fn create(&self, order: &Order<'_>) -> Result<Volume, ProvisionError> {
-        let mut request = order.request.clone();
-        request.secrets = self.secret(order.parameters.secrets.provisioner.as_ref()).await?;
+    async fn create(
+        &self,
+        order: &Order<'_>,
+        secrets: BTreeMap<String, String>,
+    ) -> Result<Volume, ProvisionError> {
+        let request = CreateVolumeRequest { secrets, ..order.request.clone() };
         let answer = within(CHANGE, self.driver.controller().create_volume(request)).await;
         let answer = answer.map_err(|status| ProvisionError::Create {
             volume: order.request.name.clone(),
@@ -347,7 +363,7 @@ impl Provisioner {
 
     /// Deletes a volume that was just made. Its storage is free again.
     async fn delete_again(&self, order: &Order<'_>, made: &Volume) -> Result<(), ProvisionError> {
-        let secrets = self.secret(order.parameters.secrets.provisioner.as_ref()).await?;
+        let secrets = self.secret_or_none(order.parameters.secrets.provisioner.as_ref()).await?;
         self.delete_volume(DeleteVolumeRequest { volume_id: made.volume_id.clone(), secrets }).await
     }
 

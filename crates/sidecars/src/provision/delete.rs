@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Secret
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, ResourceExt};
 use resources::{annotations, claim, finalizers, reference};
-use runtime::{Key, Next, edit, explain, update_if_changed};
+use runtime::{Change, Key, Next, edit, explain, update_if_changed};
 use tonic::Code;
 
 use super::create::api;
@@ -60,16 +60,22 @@ impl Provisioner {
         live: &PersistentVolume,
     ) -> Result<(), ProvisionError> {
         let name = live.name_any();
-        let attachments = self.context.informers.attachments().all();
-        let attached =
-            attachments.iter().find(|one| one.spec.source.persistent_volume_name.as_deref() == Some(&name));
-        if let Some(attachment) = attached {
-            return Err(ProvisionError::Attached(attachment.name_any()));
+        if let Some(attachment) = self.attachment(&name) {
+            return Err(ProvisionError::Attached(attachment));
         }
         self.confirm_claim_gone(live).await?;
-        if let Some(csi) = live.spec.as_ref().and_then(|spec| spec.csi.as_ref()) {
+        let sharer = self.sharer(volumes, live).await?;
+        if let Some(other) = &sharer {
+            let message = format!(
+                "what is stored is left, and the PersistentVolume goes alone: the PersistentVolume {other} names the \
+                 same volume"
+            );
+            self.recorder.warning(&reference(live), "VolumeShared", message);
+        } else if let Some(csi) = live.spec.as_ref().and_then(|spec| spec.csi.as_ref())
+            && !csi.volume_handle.is_empty()
+        {
             let secret = deletion_secret(live);
-            let secrets = self.secret(secret.as_ref()).await?;
+            let secrets = self.secret_or_none(secret.as_ref()).await?;
             self.delete_volume(DeleteVolumeRequest { volume_id: csi.volume_handle.clone(), secrets }).await?;
         }
         let action = || format!("delete the PersistentVolume {name}");
@@ -90,6 +96,60 @@ impl Provisioner {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             result => result.map(drop).map_err(api(action())),
         }
+    }
+
+    /// Keeps account of which volumes name what.
+    pub(super) fn note_handle(&self, change: &Change<PersistentVolume>) {
+        let volume = change.object();
+        let Some(handle) = handle(volume, self.driver.name()) else { return };
+        let mut handles = self.handles.lock();
+        match change {
+            Change::Applied { .. } => {
+                _ = handles.entry(handle.to_owned()).or_default().insert(volume.name_any())
+            }
+            Change::Deleted(_) => {
+                if let Some(names) = handles.get_mut(handle) {
+                    names.remove(&volume.name_any());
+                    if names.is_empty() {
+                        handles.remove(handle);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Another PersistentVolume of the same storage that is not about to go as well: of several that are, each deletes it.
+    async fn sharer(
+        &self,
+        volumes: &Api<PersistentVolume>,
+        of: &PersistentVolume,
+    ) -> Result<Option<String>, ProvisionError> {
+        let Some(shared) = handle(of, self.driver.name()) else { return Ok(None) };
+        let others = self.handles.lock().get(shared).cloned().unwrap_or_default();
+        for name in others.into_iter().filter(|name| *name != of.name_any()) {
+            let live =
+                volumes.get_opt(&name).await.map_err(api(format!("read the PersistentVolume {name}")))?;
+            let Some(live) = live.filter(|live| handle(live, self.driver.name()) == Some(shared)) else {
+                continue;
+            };
+            let is_kept = live.finalizers().iter().any(|name| name == finalizers::PROVISIONER);
+            let goes = live.metadata.deletion_timestamp.is_some() && !is_kept
+                || plan(&live, self.driver.name()) == Plan::Delete
+                    && self.attachment(&name).is_none()
+                    && self.confirm_claim_gone(&live).await.is_ok();
+            if !goes {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What says that a volume is attached.
+    fn attachment(&self, volume: &str) -> Option<String> {
+        let attachments = self.context.informers.attachments().all();
+        let attached =
+            attachments.iter().find(|one| one.spec.source.persistent_volume_name.as_deref() == Some(volume));
+        attached.map(|attachment| attachment.name_any())
     }
 
     async fn confirm_claim_gone(&self, volume: &PersistentVolume) -> Result<(), ProvisionError> {
@@ -126,6 +186,11 @@ impl Provisioner {
             }
         }
     }
+}
+
+fn handle<'a>(volume: &'a PersistentVolume, driver: &str) -> Option<&'a str> {
+    let csi = volume.spec.as_ref()?.csi.as_ref()?;
+    (csi.driver == driver).then_some(csi.volume_handle.as_str())
 }
 
 fn drop_finalizer(volume: &mut PersistentVolume) {

@@ -17,7 +17,7 @@ pub(crate) mod request;
 mod source;
 mod volume;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,6 +105,18 @@ pub enum ProvisionError {
     /// A volume is attached.
     #[error("the volume is still attached by {0}; it is deleted when that is gone")]
     Attached(String),
+    /// The driver was asked for a volume, refused without the secret that it was asked with, and nobody wants it any more.
+    #[error(
+        "the secret for provisioning is gone, and without it the driver does not say whether it made {volume}: {}; look \
+         for that volume by hand",
+        crate::driver::wording(status)
+    )]
+    Unknown {
+        /// The volume's name.
+        volume: String,
+        /// The answer.
+        status: Box<Status>,
+    },
     /// The binder says that the claim is gone, but it is not.
     #[error("the volume is Released, but its claim {0} exists; it is kept")]
     ClaimExists(Key),
@@ -166,6 +178,8 @@ struct Provisioner {
     lost: Mutex<HashSet<Key>>,
     /// Volumes that another node deletes.
     left_to_others: Lost,
+    /// Names of the driver's volumes by their handles: by hand, one storage can be given several.
+    handles: Mutex<HashMap<String, BTreeSet<String>>>,
     unfinished: Unfinished,
 }
 
@@ -185,6 +199,7 @@ impl Provisioner {
             context: context.clone(),
             lost: Mutex::default(),
             left_to_others: Lost::default(),
+            handles: Mutex::default(),
             unfinished: Unfinished::default(),
         }
     }
@@ -192,6 +207,8 @@ impl Provisioner {
     /// Fills the queues with what may concern this node, and nothing else: with many nodes in a process, every
     /// change of a claim is seen by all of them.
     fn subscribe(self: &Arc<Self>, context: &Context, claims: &Queue<Key>, volumes: &Queue<Key>) {
+        let this = self.clone();
+        self.volumes.subscribe(move |change| this.note_handle(change));
         let (this, queue) = (self.clone(), claims.clone());
         self.claims.subscribe(move |change| {
             if this.concerns(change) {
@@ -300,5 +317,13 @@ impl Provisioner {
         reference: Option<&SecretReference>,
     ) -> Result<BTreeMap<String, String>, ProvisionError> {
         Ok(secret::read(&self.client, reference).await?)
+    }
+
+    /// As [`secret`](Self::secret), for deleting.
+    async fn secret_or_none(
+        &self,
+        reference: Option<&SecretReference>,
+    ) -> Result<BTreeMap<String, String>, ProvisionError> {
+        Ok(secret::read_or_none(&self.client, reference).await?)
     }
 }

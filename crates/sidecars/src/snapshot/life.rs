@@ -61,11 +61,21 @@ impl Snapshotter {
     }
 
     async fn create<C: Content>(&self, content: &C, class: Option<&C::Class>) -> Result<Next, SnapshotError> {
-        let Some(class) = class else {
-            return Err(SnapshotError::ClassGone(content.class_name().unwrap_or_default().to_owned()));
+        // Of what is being deleted it is only to be found out whether there is a snapshot.
+        let going = content.meta().deletion_timestamp.is_some();
+        let none = BTreeMap::new();
+        let parameters = match class {
+            Some(class) => C::parameters(class),
+            None if going => &none,
+            None => {
+                return Err(SnapshotError::ClassGone(content.class_name().unwrap_or_default().to_owned()));
+            }
         };
-        let parameters = self.parameters(content, C::parameters(class))?;
-        let secrets = secret::read(&self.client, content.secret().as_ref()).await?;
+        let parameters = self.parameters(content, parameters)?;
+        let secrets = match going {
+            true => secret::read_or_none(&self.client, content.secret().as_ref()).await?,
+            false => secret::read(&self.client, content.secret().as_ref()).await?,
+        };
         let name = content.name_any();
         let contents: Api<C> = Api::all(self.client.clone());
         // Once the driver has given an id, nothing can be lost any more.
@@ -116,8 +126,18 @@ impl Snapshotter {
         let Some(live) = live.filter(|live| live.uid() == content.uid() && plan(live) == *planned) else {
             return Ok(());
         };
-        if let Plan::Delete(_) = planned {
-            let secrets = secret::read(&self.client, live.secret().as_ref()).await?;
+        let sharer = match planned {
+            Plan::Delete(handle) => self.sharer(&live, handle).await?,
+            _ => None,
+        };
+        if let Some(other) = &sharer {
+            let message =
+                format!("the snapshot is left, and its content goes alone: {other} names the same one");
+            self.recorder.warning(&reference(&live), "SnapshotShared", message);
+        } else if let Plan::Delete(handle) = planned
+            && !handle.is_empty()
+        {
+            let secrets = secret::read_or_none(&self.client, live.secret().as_ref()).await?;
             live.delete(&self.driver, Call { secrets, ..Call::default() }).await?;
             self.signal.raise();
         }
@@ -128,6 +148,28 @@ impl Snapshotter {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             result => result.map(drop).map_err(api(format!("let {name} go"))),
         }
+    }
+
+    /// Another content of the same snapshot that is not about to go as well.
+    async fn sharer<C: Content>(&self, of: &C, handle: &str) -> Result<Option<String>, SnapshotError> {
+        let names_it = |other: &C| {
+            other.driver() == of.driver() && other.handle() == Some(handle) && other.uid() != of.uid()
+        };
+        let contents: Api<C> = Api::all(self.client.clone());
+        let others = self.context.informers.of::<C>().all();
+        for other in others.iter().filter(|other| names_it(other)) {
+            let name = other.name_any();
+            let live = contents.get_opt(&name).await.map_err(api(format!("read {name}")))?;
+            let stays = |live: &C| {
+                let is_kept = live.finalizers().iter().any(|name| name == C::FINALIZER);
+                let gone = live.meta().deletion_timestamp.is_some() && !is_kept;
+                !gone && !matches!(plan(live), Plan::Delete(_))
+            };
+            if live.is_some_and(|live| names_it(&live) && stays(&live)) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// Forgets that the driver was asked.
