@@ -20,9 +20,10 @@ use crate::{
     Options,
     attach::Waiting,
     blocking::blocking,
-    containers::{environment::NodeFacts, oci, signal},
+    containers::{cgroup, environment::NodeFacts, oci, signal, start},
     in_use::InUse,
     layout::Layout,
+    news,
     objects::Objects,
     observe::{Place, observe},
     plan::{Actual, Lifecycle, Step, plan},
@@ -36,6 +37,11 @@ use crate::{
 const ROUNDS: usize = 16;
 /// Containers that are started at once on a node.
 const STARTS: usize = 8;
+
+/// Bytes of a failure's message in a pod's status.
+const LONGEST_PROBLEM: usize = 1024;
+/// How long a pod that is not as it should be after so many rounds is left alone.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The agent of one node.
 pub(crate) struct Agent {
@@ -148,7 +154,9 @@ impl Agent {
                     self.queue.add(uid(old));
                 }
                 pods.insert(uid(new), new.clone());
-                self.queue.add(uid(new));
+                if old.as_ref().is_none_or(|old| news::concerns_node(old, new)) {
+                    self.queue.add(uid(new));
+                }
             }
             Change::Deleted(pod) => {
                 pods.remove(&uid(pod));
@@ -162,6 +170,24 @@ impl Agent {
         let pods = self.pods.lock();
         let all = pods.values().filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace));
         all.cloned().collect()
+    }
+
+    /// Removes control groups and logs of pods that neither the API nor this node's directories know. Blocks.
+    pub(crate) fn remove_strays(&self) -> linux::Result<()> {
+        let mut known: BTreeSet<String> = self.pods.lock().keys().cloned().collect();
+        known.extend(
+            self.host.list(&self.layout.pods())?.into_iter().filter_map(|uid| uid.into_string().ok()),
+        );
+        for uid in cgroup::names(&start::node_cgroup(&self.facts.name)).difference(&known) {
+            cgroup::remove(&start::pod_cgroup(&self.facts.name, uid));
+        }
+        for logs in self.host.list(&self.layout.logs())? {
+            let uid = logs.to_str().and_then(|name| name.rsplit_once('_')).map(|(_, uid)| uid);
+            if uid.is_some_and(|uid| !known.contains(uid)) {
+                self.host.remove_tree(&self.layout.logs().join(logs))?;
+            }
+        }
+        Ok(())
     }
 
     /// Wakes every pod that the API or this node's directories know.
@@ -264,7 +290,7 @@ impl Agent {
                 return Ok(Next::After(Duration::from_millis(if plan.again.is_some() { 1000 } else { 0 })));
             }
         }
-        Ok(Next::After(Duration::ZERO))
+        Ok(Next::After(PAUSE))
     }
 
     pub(crate) async fn observe(&self, uid: &str, memory: &Memory) -> Result<Actual, VolumeError> {
@@ -362,11 +388,9 @@ impl Agent {
                 }
                 if let (Some(subject), Some(pod)) = (subject, pod) {
                     let (reason, message) = error.event(step, pod);
-                    self.recorder.warning(&reference(pod), reason, message.clone());
-                    memory.problems.insert(
-                        subject,
-                        Problem { reason: error.waiting_reason(), message: error.to_string() },
-                    );
+                    self.recorder.warning(&reference(pod), reason, message);
+                    let message = status::bounded(&error.to_string(), LONGEST_PROBLEM);
+                    memory.problems.insert(subject, Problem { reason: error.waiting_reason(), message });
                 }
                 Some(error)
             }

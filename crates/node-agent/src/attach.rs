@@ -71,7 +71,8 @@ impl Agent {
     /// Notes what a volume waits for, and tells the pod every two minutes, as kubelet does.
     pub(crate) fn wait(&self, pod: &Pod, memory: &mut Memory, step: &Step, error: &StepError) -> Waiting {
         let Step::SetUp(volume) = step else { return Waiting::Until(clock::now()) };
-        let problem = Problem { reason: error.waiting_reason(), message: error.to_string() };
+        let problem =
+            Problem { reason: error.waiting_reason(), message: status::bounded(&error.to_string(), 1024) };
         memory.problems.insert(status::volume_problem(volume), problem);
         let now = clock::now();
         let since = memory.waiting.entry(volume.clone()).or_insert(now);

@@ -14,7 +14,7 @@ use crate::{
     blocking::blocking,
     volumes::{
         self, Source, VolumeError,
-        claim::{self, ClaimedVolume},
+        claim::{self, Claimed, ClaimedVolume},
         csi::Growth,
         growth::{self, Failure},
         places::Places,
@@ -58,7 +58,10 @@ impl Agent {
         };
         let node = Api::<Node>::all(self.client.clone()).get(&self.facts.name).await?;
         let labels = node.metadata.labels.unwrap_or_default();
-        let volume = claim::resolve(&claim, Some(&object), &name, &self.facts.name, &labels)?;
+        let Claimed::Csi(volume) = claim::resolve(&claim, Some(&object), &name, &self.facts.name, &labels)?
+        else {
+            return Ok(Next::Done);
+        };
         let Some((claim, size, growth)) = self.begin_growth(claim, &object, &volume).await? else {
             return Ok(Next::Done);
         };

@@ -15,8 +15,15 @@ pub(crate) const SECRET: &str = "kubernetes.io~secret";
 pub(crate) const DOWNWARD: &str = "kubernetes.io~downward-api";
 /// Directory name of the projected plugin.
 pub(crate) const PROJECTED: &str = "kubernetes.io~projected";
+/// Directory name of the plugin of local PersistentVolumes.
+pub(crate) const LOCAL: &str = "kubernetes.io~local-volume";
+/// Directory name of the plugin of PersistentVolumes that are a directory of the host.
+pub(crate) const HOST_PATH: &str = "kubernetes.io~host-path";
 /// Directory name of the CSI plugin.
 pub(crate) const CSI: &str = "kubernetes.io~csi";
+
+/// Bytes that the name of a file may have.
+const LONGEST_NAME: usize = 255;
 
 /// The paths below one node's root. Pure: nothing here touches the file system.
 #[derive(Clone, Debug)]
@@ -117,8 +124,11 @@ impl Layout {
         self.root.join("logs")
     }
 
-    /// `logs/<namespace>_<name>_<uid>`, the log directory of a pod.
+    /// `logs/<namespace>_<name>_<uid>`, the log directory of a pod. A name that makes it longer than a file's name may be
+    /// is cut: the UID tells pods apart.
     pub fn pod_logs(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        let room = LONGEST_NAME.saturating_sub(namespace.len() + uid.len() + 2);
+        let name: String = name.chars().take(room).collect();
         self.logs().join(format!("{namespace}_{name}_{uid}"))
     }
 
@@ -155,5 +165,13 @@ mod tests {
             layout.subpath("u1", "data", "app", 2),
             Path::new("/var/lib/kubelet/pods/u1/volume-subpaths/data/app/2")
         );
+        let uid = "0123456789ab-0123456789ab-0123456789";
+        assert_eq!(
+            layout.pod_logs("n", "p", uid),
+            Path::new("/var/lib/kubelet/logs").join(format!("n_p_{uid}"))
+        );
+        let long = layout.pod_logs(&"n".repeat(63), &"p".repeat(253), uid);
+        let name = long.file_name().unwrap().to_str().unwrap();
+        assert!(name.len() == 255 && name.ends_with(&format!("p_{uid}")), "{name}");
     }
 }

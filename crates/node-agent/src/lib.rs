@@ -17,6 +17,7 @@ mod in_use;
 mod layout;
 mod leftovers;
 pub mod logs;
+mod news;
 mod node;
 mod objects;
 mod observe;

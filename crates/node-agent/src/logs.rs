@@ -57,7 +57,7 @@ pub enum LogsError {
         pod: String,
     },
     /// The log can't be read.
-    #[error("cannot read the log of container \"{container}\": {source}")]
+    #[error("cannot read the log of container \"{container}\": {}", linux::in_words(source))]
     Read {
         /// The container.
         container: String,

@@ -87,7 +87,7 @@ pub trait Drivers: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The root directory can't be used.
-    #[error("cannot use the node root {}: {source}; it must be a directory on a local file system, and this must run as root", path.display())]
+    #[error("cannot use the node root {}: {}; it must be a directory on a local file system, and this must run as root", path.display(), linux::in_words(source))]
     Root {
         /// The directory.
         path: PathBuf,
@@ -95,7 +95,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel's boot id can't be read.
-    #[error("cannot read /proc/sys/kernel/random/boot_id: {0}; is /proc mounted?")]
+    #[error("cannot read /proc/sys/kernel/random/boot_id: {}; is /proc mounted?", linux::in_words(.0))]
     BootId(io::Error),
     /// The Node object can't be written.
     #[error("cannot register node {node}: {}", runtime::explain(source))]
@@ -171,6 +171,9 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
     tokio::select! {
         () = pods.synced() => {}
         () = context.shutdown.cancelled() => return Ok(()),
+    }
+    if let Err(error) = agent.remove_strays() {
+        tracing::warn!(%error, "cannot remove what pods that are gone have left");
     }
     agent.wake_all().map_err(|error| root_error(&options.root, io::Error::other(error)))?;
     let claims = context.informers.claims();

@@ -95,6 +95,9 @@ pub(crate) fn derive(facts: &Facts<'_>, last: &PodStatus) -> PodStatus {
     status
 }
 
+/// The conditions that the agent itself writes.
+pub(crate) const OWN_CONDITIONS: [&str; 6] =
+    ["PodScheduled", "PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", DAMAGED];
 /// The condition that tells of records of the pod that can't be read. It is there only after there was one.
 const DAMAGED: &str = "orlop.dev/RecordsDamaged";
 /// Bytes of its message.

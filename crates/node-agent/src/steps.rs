@@ -1,5 +1,7 @@
 //! Carrying out the steps of a plan.
 
+mod mounts;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::{
@@ -20,7 +22,7 @@ use crate::{
     blocking::blocking,
     containers::{
         attempt::{self, AttemptRecord, AttemptState, Exit},
-        bundle::{self, BindMount, Bundle, BundleError, Device},
+        bundle::{self, Bundle, BundleError},
         cgroup,
         environment::{self, EnvironmentError},
         monitor, signal, start,
@@ -31,7 +33,7 @@ use crate::{
     records::{self, RecordError},
     volumes::{
         self, Source, VolumeError,
-        claim::{self, ClaimedVolume},
+        claim::{self, Claimed, ClaimedVolume},
         content,
         csi::{CsiError, Publication},
         inline,
@@ -76,7 +78,9 @@ impl StepError {
     /// The reason that a container shows while it waits because of this.
     pub(crate) fn waiting_reason(&self) -> &'static str {
         match self {
-            StepError::Environment(_) | StepError::Bundle(BundleError::Root) => "CreateContainerConfigError",
+            StepError::Environment(_)
+            | StepError::Bundle(BundleError::Root)
+            | StepError::Volume(VolumeError::SubPath { .. }) => "CreateContainerConfigError",
             _ => "CreateContainerError",
         }
     }
@@ -209,8 +213,19 @@ impl Agent {
         let object = Api::<PersistentVolume>::all(self.client.clone()).get_opt(&volume_name).await?;
         let node = Api::<Node>::all(self.client.clone()).get(&self.facts.name).await?;
         let labels = node.metadata.labels.unwrap_or_default();
-        let volume = claim::resolve(&claim, object.as_ref(), &volume_name, &self.facts.name, &labels)?;
-        claim::check_mode(&publication.volume, volume.block, volumes::uses(pod, &publication.volume))?;
+        let uses = volumes::uses(pod, &publication.volume);
+        let volume = match claim::resolve(&claim, object.as_ref(), &volume_name, &self.facts.name, &labels)? {
+            Claimed::Csi(volume) => volume,
+            Claimed::Directory(directory) => {
+                claim::check_mode(&publication.volume, false, uses)?;
+                let (host, layout) = (self.host.clone(), self.layout.clone());
+                return blocking("binding a directory of the node", move || {
+                    volumes::directory::set_up(&*host, &layout, &directory, &publication)
+                })
+                .await;
+            }
+        };
+        claim::check_mode(&publication.volume, volume.block, uses)?;
 
         let driver = Api::<CSIDriver>::all(self.client.clone()).get_opt(&volume.driver).await?;
         inline::check_life(&volume.driver, driver.as_ref(), false)?;
@@ -222,8 +237,12 @@ impl Agent {
             publication.pod_info = pod_info(pod, false);
         }
         // Before the volume, as kubelet does: its driver may have to hold the pod to the volume's limits.
-        let group = start::pod_cgroup(&self.facts.name, &publication.uid);
+        // The pod's directory comes first: while it is there, the agent knows that there is something to be removed.
+        let (group, directory) =
+            (start::pod_cgroup(&self.facts.name, &publication.uid), self.layout.pod(&publication.uid));
+        let host = self.host.clone();
         blocking("making a pod's control group", move || {
+            host.make_directory(&directory, 0o750)?;
             cgroup::make(&group);
             Ok(())
         })
@@ -413,81 +432,6 @@ impl Agent {
             _ => self.recorder.normal(&reference(pod), "Started", format!("Started container {name}")),
         }
         Ok(())
-    }
-
-    /// Where the volumes of a container lie on this node.
-    async fn mounts(
-        &self,
-        uid: &str,
-        pod: &Pod,
-        container: &k8s_openapi::api::core::v1::Container,
-        variables: &BTreeMap<String, String>,
-        actual: &Actual,
-    ) -> Result<Vec<BindMount>, StepError> {
-        let mut mounts = Vec::new();
-        for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
-            let unknown = || StepError::UnknownVolume(mount.name.clone());
-            let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
-            let volume =
-                volumes.into_iter().flatten().find(|of| of.name == mount.name).ok_or_else(unknown)?;
-            let source = Source::of(volume);
-            let path = match (&source, actual.ready.get(&mount.name)) {
-                (Source::HostPath { path, .. }, _) => path.clone(),
-                (Source::Claim { .. } | Source::Ephemeral | Source::Inline(_), Some(Some(directory))) => {
-                    self.layout.csi_target(uid, &directory.name)
-                }
-                (_, Some(Some(directory))) => self.layout.volume(uid, &directory.plugin, &directory.name),
-                _ => return Err(unknown()),
-            };
-            let content = matches!(source, Source::Content { .. });
-            let volume_read_only = matches!(source, Source::Claim { read_only: true, .. });
-            let path = match subpath::wanted(mount, variables) {
-                None => path,
-                Some(sub_path) => {
-                    let target = self.layout.subpath(uid, &mount.name, &container.name, index);
-                    let (host, bound) = (self.host.clone(), target.clone());
-                    blocking("mounting a sub-path", move || {
-                        subpath::bind(&*host, &path, &sub_path, &bound, content)
-                    })
-                    .await?;
-                    target
-                }
-            };
-            mounts.push(BindMount {
-                source: path,
-                target: mount.mount_path.clone(),
-                read_only: content || volume_read_only || mount.read_only.unwrap_or(false),
-            });
-        }
-        Ok(mounts)
-    }
-
-    /// The block volumes of a container.
-    async fn devices(
-        &self,
-        uid: &str,
-        pod: &Pod,
-        container: &k8s_openapi::api::core::v1::Container,
-        actual: &Actual,
-    ) -> Result<Vec<Device>, StepError> {
-        let mut devices = Vec::new();
-        for wanted in container.volume_devices.iter().flatten() {
-            let unknown = || StepError::UnknownVolume(wanted.name.clone());
-            let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
-            let volume =
-                volumes.into_iter().flatten().find(|of| of.name == wanted.name).ok_or_else(unknown)?;
-            let Some(Some(directory)) = actual.ready.get(&wanted.name) else { return Err(unknown()) };
-            let node = Places { layout: &self.layout, block: true }.target(uid, &directory.name);
-            let host = self.host.clone();
-            let found = blocking("looking at a device", move || Ok(host.block_device(&node)?)).await?;
-            let read_only = matches!(Source::of(volume), Source::Claim { read_only: true, .. });
-            devices.push(Device {
-                number: found.number,
-                path: wanted.device_path.clone(),
-                read_only: read_only || found.read_only,
-            });
-        }
-        Ok(devices)
     }
 
     fn signal(

@@ -270,6 +270,13 @@ fn creation_is_refused_in_kubernetes_words() {
         ),
         ("Pod", pod(), json!({"spec": {"containers": null}}), &["spec.containers: Required value"]),
         (
+            "Pod",
+            pod(),
+            json!({"spec": {"containers": [{"name": "c", "image": "host",
+                "volumeMounts": [{"name": "data", "mountPath": "/a:b"}]}]}}),
+            &[r#"spec.containers[0].volumeMounts[0].mountPath: Invalid value: "/a:b": must not contain ':'"#],
+        ),
+        (
             "CSIDriver",
             driver(),
             json!({"spec": {"fsGroupPolicy": "Some"}}),

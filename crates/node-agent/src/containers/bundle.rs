@@ -100,7 +100,7 @@ pub(crate) fn config(bundle: &Bundle<'_>) -> Result<Value, BundleError> {
     groups.sort_unstable();
     groups.dedup();
 
-    let hostname = spec.hostname.or_else(|| bundle.pod.metadata.name.clone()).unwrap_or_default();
+    let hostname = hostname(bundle.pod);
     let mut env = vec![format!("PATH={PATH}"), format!("HOSTNAME={hostname}"), "HOME=/root".to_owned()];
     env.retain(|entry| entry.split_once('=').is_none_or(|(name, _)| !bundle.variables.contains_key(name)));
     env.extend(bundle.variables.iter().map(|(name, value)| format!("{name}={value}")));
@@ -182,6 +182,20 @@ pub(crate) fn config(bundle: &Bundle<'_>) -> Result<Value, BundleError> {
     }))
 }
 
+/// The longest name that the kernel takes for a host.
+const LONGEST_HOSTNAME: usize = 63;
+
+/// The pod's host name: the one it asks for, else its own, cut to what a host may be called, as kubelet does.
+fn hostname(pod: &Pod) -> String {
+    let asked = pod.spec.as_ref().and_then(|spec| spec.hostname.clone()).filter(|name| !name.is_empty());
+    let mut name = asked.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    if name.len() > LONGEST_HOSTNAME {
+        name.truncate(LONGEST_HOSTNAME);
+        name.truncate(name.trim_end_matches(['-', '.']).len());
+    }
+    name
+}
+
 fn base_mounts(privileged: bool) -> Vec<Value> {
     let access = if privileged { "rw" } else { "ro" };
     let mut mounts = vec![json!({"destination": "/proc", "type": "proc", "source": "proc"})];
@@ -230,4 +244,21 @@ fn resources(container: &Container) -> Value {
     }
     resources["cpu"] = cpu;
     resources
+}
+
+#[cfg(test)]
+#[test]
+fn host_names_are_as_long_as_the_kernel_takes() {
+    let long = format!("{}-.{}", "p".repeat(61), "x".repeat(20));
+    for (name, asked, expected) in [
+        ("web-0", None, "web-0"),
+        ("web-0", Some("db"), "db"),
+        ("web-0", Some(""), "web-0"),
+        (&*"p".repeat(65), None, &*"p".repeat(63)),
+        (&*"p".repeat(63), None, &*"p".repeat(63)),
+        (&long, None, &*"p".repeat(61)),
+    ] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"containers": [], "hostname": asked}});
+        assert_eq!(hostname(&serde_json::from_value(pod).unwrap()), expected, "{name} {asked:?}");
+    }
 }

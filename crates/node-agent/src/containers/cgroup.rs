@@ -1,6 +1,7 @@
 //! Control groups of containers: version 1 (one hierarchy per controller), version 2, or both mixed.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     thread,
@@ -53,7 +54,8 @@ pub(crate) fn kill(cgroup: &str) -> io::Result<()> {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!(
-                    "processes {pids:?} of {cgroup} do not end: look at them with ps, they may wait for a device"
+                    "processes {} of {cgroup} do not end: look at them with ps, they may wait for a device",
+                    pids.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
                 ),
             ));
         }
@@ -73,11 +75,30 @@ pub(crate) fn make(cgroup: &str) {
     }
 }
 
-/// Removes the empty group from every hierarchy.
+/// Removes the group with those below it from every hierarchy, as far as no process is in them.
 pub(crate) fn remove(cgroup: &str) {
-    for group in groups(cgroup) {
-        let _ = fs::remove_dir(group);
+    groups(cgroup).for_each(|group| remove_below(&group, DEEPEST));
+}
+
+/// A container that may make groups can make them deeper; nobody else does.
+const DEEPEST: usize = 16;
+
+fn remove_below(group: &Path, depth: usize) {
+    if depth > 0 {
+        children(group).for_each(|child| remove_below(&group.join(child), depth - 1));
     }
+    let _ = fs::remove_dir(group);
+}
+
+fn children(group: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = fs::read_dir(group).into_iter().flatten().flatten();
+    let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    groups.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+/// The names of the groups in a group, in any hierarchy.
+pub(crate) fn names(cgroup: &str) -> BTreeSet<String> {
+    groups(cgroup).flat_map(|group| children(&group)).collect()
 }
 
 /// Whether the kernel has killed a process of the group for its memory limit.
@@ -90,4 +111,19 @@ pub(crate) fn out_of_memory(cgroup: &str) -> bool {
             })
         })
     })
+}
+
+#[cfg(test)]
+#[test]
+fn groups_go_with_those_below_them() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("pod/app-0/inner")).unwrap();
+    fs::create_dir_all(root.path().join("pod/app-1")).unwrap();
+    remove_below(&root.path().join("pod"), DEEPEST);
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    // What is not empty stays, as a group with processes would.
+    fs::create_dir_all(root.path().join("pod/app-0")).unwrap();
+    fs::write(root.path().join("pod/app-0/process"), "").unwrap();
+    remove_below(&root.path().join("pod"), DEEPEST);
+    assert!(root.path().join("pod/app-0/process").exists());
 }

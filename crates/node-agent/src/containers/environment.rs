@@ -1,6 +1,6 @@
 //! A container's environment, command and arguments, from its pod and the objects that it refers to. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 
@@ -30,6 +30,10 @@ pub(crate) enum EnvironmentError {
     MissingObject { kind: &'static str, name: String },
     #[error("couldn't find key {key} in {kind} {name}")]
     MissingKey { kind: &'static str, name: String, key: String },
+    #[error("missing value for {0}")]
+    MissingValue(String),
+    #[error("subPath \"{path}\" {why}")]
+    SubPath { path: String, why: &'static str },
     #[error("environment variable {0} takes its value from {1}, which is not served yet")]
     Unserved(String, String),
 }
@@ -175,6 +179,29 @@ fn lines(map: Option<&BTreeMap<String, String>>) -> String {
 
 /// Replaces `$(NAME)` by the variable's value; `$$` is a dollar, an unknown name stays as it is.
 pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
+    replace(text, |name| variables.get(name).cloned())
+}
+
+/// As [`expand`], for a path: a variable that is unknown or empty is an error, as it would lead elsewhere.
+pub(crate) fn expand_path(
+    text: &str,
+    variables: &BTreeMap<String, String>,
+) -> Result<String, EnvironmentError> {
+    let mut missing = BTreeSet::new();
+    let path = replace(text, |name| {
+        let value = variables.get(name).filter(|value| !value.is_empty()).cloned();
+        if value.is_none() {
+            missing.insert(name.to_owned());
+        }
+        value
+    });
+    match missing.is_empty() {
+        true => Ok(path),
+        false => Err(EnvironmentError::MissingValue(missing.into_iter().collect::<Vec<_>>().join(", "))),
+    }
+}
+
+fn replace(text: &str, mut value_of: impl FnMut(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -184,8 +211,8 @@ pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String
             out.push('$');
             rest = tail;
         } else if let Some((name, tail)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
-            match variables.get(name) {
-                Some(value) => out.push_str(value),
+            match value_of(name) {
+                Some(value) => out.push_str(&value),
                 None => out.push_str(&format!("$({name})")),
             }
             rest = tail;
@@ -218,6 +245,24 @@ mod tests {
             ("$(B)", "$(A)"),
         ] {
             assert_eq!(expand(text, &variables), expanded, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_needs_all_its_variables() {
+        let variables =
+            BTreeMap::from([("A".to_owned(), "1".to_owned()), ("EMPTY".to_owned(), String::new())]);
+        let missing = |names: &str| Err(EnvironmentError::MissingValue(names.to_owned()));
+        for (text, expected) in [
+            ("a/b", Ok("a/b".to_owned())),
+            ("$(A)/b", Ok("1/b".to_owned())),
+            ("$$(NOPE)/$(A)", Ok("$(NOPE)/1".to_owned())),
+            ("$(NOPE)/a", missing("NOPE")),
+            ("t/$(EMPTY)", missing("EMPTY")),
+            ("$(EMPTY)$(A)$(NOPE)$(NOPE)", missing("EMPTY, NOPE")),
+            ("$(OOPS", Ok("$(OOPS".to_owned())),
+        ] {
+            assert_eq!(expand_path(text, &variables), expected, "{text}");
         }
     }
 

@@ -23,7 +23,7 @@ use super::{
     cgroup,
     log_file::{LogFile, Stream},
 };
-use crate::records;
+use crate::{records, status::bounded};
 
 /// How long output of a container that has ended is waited for: someone outside may hold its pipe.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -53,9 +53,35 @@ fn run(dir: &Path) -> io::Result<()> {
     if dir.join("exit.json").exists() {
         return Ok(());
     }
-    set_child_subreaper(Pid::from_raw(1))?;
+    // Whatever keeps the container from starting or from being watched is its end: who started it waits for that.
+    let outcome = supervise(dir, &record).unwrap_or_else(|error| start_error(linux::in_words(&error)));
+    let exit = Exit { message: outcome.message.clone().or_else(|| termination_message(dir)), ..outcome };
+    records::write_durably(&dir.join("exit.json"), &exit)?;
+    if exit.reason == ExitReason::StartError {
+        tell("failed");
+    }
+    release(dir, &record)
+}
 
-    let log = Arc::new(Mutex::new(LogFile::open(&record.log, record.log_size, record.log_files)?));
+fn start_error(message: String) -> Exit {
+    Exit {
+        code: 128,
+        signal: None,
+        reason: ExitReason::StartError,
+        message: Some(bounded(&message, TERMINATION_MESSAGE)),
+        started: None,
+        finished: clock::now(),
+    }
+}
+
+/// Runs the container to its end.
+fn supervise(dir: &Path, record: &AttemptRecord) -> io::Result<Exit> {
+    set_child_subreaper(Pid::from_raw(1))?;
+    let opened = LogFile::open(&record.log, record.log_size, record.log_files).map_err(|error| {
+        let (log, why) = (record.log.display(), linux::in_words(&error));
+        io::Error::other(format!("cannot open the container's log {log}: {why}"))
+    })?;
+    let log = Arc::new(Mutex::new(opened));
     let (out_reader, out_writer) = io::pipe()?;
     let (err_reader, err_writer) = io::pipe()?;
     let (done, drained) = mpsc::channel();
@@ -68,28 +94,16 @@ fn run(dir: &Path) -> io::Result<()> {
     }
     drop(done);
 
-    let outcome = match start(dir, &record, out_writer.into(), err_writer.into())? {
+    let exit = match start(dir, record, out_writer.into(), err_writer.into())? {
         Ok(started) => {
             records::write_volatile(&dir.join("started.json"), &started)?;
             tell("started");
-            wait(&record, &started)?
+            wait(record, &started)?
         }
-        Err(message) => Exit {
-            code: 128,
-            signal: None,
-            reason: ExitReason::StartError,
-            message: Some(message),
-            started: None,
-            finished: clock::now(),
-        },
+        Err(message) => start_error(message),
     };
     while drained.recv_timeout(DRAIN).is_ok() {}
-    let exit = Exit { message: outcome.message.clone().or_else(|| termination_message(dir)), ..outcome };
-    records::write_durably(&dir.join("exit.json"), &exit)?;
-    if exit.reason == ExitReason::StartError {
-        tell("failed");
-    }
-    release(dir, &record)
+    Ok(exit)
 }
 
 /// Removes what an ended container leaves: its processes, the runtime's state, cgroups, and its root mount.

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io,
+    io::{self, Read},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -18,6 +18,8 @@ use tokio::{
 use super::attempt::{self, AttemptRecord};
 use crate::{records, volumes::VolumeError};
 
+/// Bytes of what a monitor says that are passed on.
+const LONGEST_MESSAGE: u64 = 1024;
 /// How long a runtime may take to start a container.
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -66,19 +68,29 @@ pub(crate) async fn launch(monitor: &[OsString], directory: &Path) -> io::Result
         .split_first()
         .ok_or_else(|| io::Error::other("no program for the container monitor is configured"))?;
     let errors = std::fs::File::options().create(true).append(true).open(directory.join("monitor.log"))?;
+    // What an earlier try has said was told then.
+    errors.set_len(0)?;
+    let failed = |error: io::Error| {
+        let program = Path::new(program).display();
+        io::Error::other(format!("{program} can't be run: {}", linux::in_words(&error)))
+    };
     let mut child = Command::new(program)
         .args(arguments)
         .arg(directory)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(errors)
-        .spawn()?;
+        .spawn()
+        .map_err(failed)?;
     let Some(out) = child.stdout.take() else { return Ok(()) };
     let mut line = String::new();
     let told = tokio::time::timeout(DEADLINE, BufReader::new(out).read_line(&mut line)).await;
     match told {
         Ok(Ok(0)) => {
-            let said = std::fs::read_to_string(directory.join("monitor.log")).unwrap_or_default();
+            let mut said = String::new();
+            if let Ok(log) = std::fs::File::open(directory.join("monitor.log")) {
+                let _ = log.take(LONGEST_MESSAGE).read_to_string(&mut said);
+            }
             let ended = attempt::monitor_of(directory)?.is_none() && !directory.join("exit.json").exists();
             if ended {
                 Err(io::Error::other(format!("the container's monitor has failed: {}", said.trim())))
@@ -99,6 +111,11 @@ pub(crate) async fn launch(monitor: &[OsString], directory: &Path) -> io::Result
 /// The control group of a container; pods of a node lie below one group.
 pub(crate) fn cgroup(node: &str, uid: &str, container: &str, number: u32) -> String {
     format!("/orlop/{node}/{uid}/{container}-{number}")
+}
+
+/// The control group of all pods of a node.
+pub(crate) fn node_cgroup(node: &str) -> String {
+    format!("/orlop/{node}")
 }
 
 /// The control group of all containers of a pod.

@@ -1,5 +1,7 @@
 //! From a pod's claim to the volume that is to be mounted, read live: what Kubernetes checks before it mounts.
 
+use std::path::PathBuf;
+
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
 use resources::{affinity, annotations, finalizers};
@@ -21,8 +23,14 @@ pub(crate) enum ClaimError {
     Stolen { claim: String, volume: String },
     #[error("volume {volume} has volumeMode {mode}, but is specified in {list}")]
     Mode { volume: String, mode: &'static str, list: &'static str },
-    #[error("PV {0} is not a CSI volume: other volume plugins are not served by this node agent yet")]
+    #[error(
+        "PV {0} is neither a CSI volume nor a directory of the node (local, hostPath): other volume plugins are not served by this node agent yet"
+    )]
     Plugin(String),
+    #[error(
+        "PV {0} is a local volume of volumeMode Block, which is not served by this node agent yet: use a directory"
+    )]
+    LocalBlock(String),
     #[error("PV {volume}'s node affinity does not match node {node}")]
     Affinity { volume: String, node: String },
 }
@@ -48,6 +56,24 @@ pub(crate) struct ClaimedVolume {
     pub(crate) expand_secret: Option<(String, String)>,
     /// A group that the volume's files belong to (annotation).
     pub(crate) group: Option<i64>,
+}
+
+/// What is behind a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Claimed {
+    Csi(Box<ClaimedVolume>),
+    Directory(ClaimedDirectory),
+}
+
+/// A PersistentVolume that is a directory of this node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ClaimedDirectory {
+    pub(crate) volume: String,
+    pub(crate) path: PathBuf,
+    /// The type of a hostPath; a local volume must be there.
+    pub(crate) kind: String,
+    /// Of the plugin `local`, whose files are given to the pod's group.
+    pub(crate) local: bool,
 }
 
 /// Checks the claim; gives the name of its volume.
@@ -84,7 +110,7 @@ pub(crate) fn resolve(
     name: &str,
     node: &str,
     labels: &std::collections::BTreeMap<String, String>,
-) -> Result<ClaimedVolume, ClaimError> {
+) -> Result<Claimed, ClaimError> {
     let claim_name = claim.metadata.name.clone().unwrap_or_default();
     let volume =
         volume.ok_or_else(|| ClaimError::NoVolume { claim: claim_name.clone(), volume: name.into() })?;
@@ -96,7 +122,18 @@ pub(crate) fn resolve(
     if required.is_some_and(|required| !affinity::admits(required, node, labels)) {
         return Err(ClaimError::Affinity { volume: name.into(), node: node.into() });
     }
-    let csi = spec.csi.ok_or_else(|| ClaimError::Plugin(name.into()))?;
+    let directory = |path: String, kind: Option<String>, local| {
+        let kind = kind.unwrap_or_default();
+        Claimed::Directory(ClaimedDirectory { volume: name.into(), path: path.into(), kind, local })
+    };
+    let is_block = spec.volume_mode.as_deref() == Some("Block");
+    let csi = match (spec.csi, spec.local, spec.host_path) {
+        (Some(csi), _, _) => csi,
+        (_, Some(_), _) if is_block => return Err(ClaimError::LocalBlock(name.into())),
+        (_, Some(local), _) => return Ok(directory(local.path, Some("Directory".into()), true)),
+        (_, _, Some(host)) => return Ok(directory(host.path, host.type_, false)),
+        _ => return Err(ClaimError::Plugin(name.into())),
+    };
     let annotation = |key: &str| volume.metadata.annotations.as_ref().and_then(|map| map.get(key));
     let secret = |reference: Option<k8s_openapi::api::core::v1::SecretReference>| {
         reference.and_then(|secret| Some((secret.namespace?, secret.name?)))
@@ -107,12 +144,12 @@ pub(crate) fn resolve(
     mount_options.extend(spec.mount_options.unwrap_or_default());
     mount_options.retain(|option| !option.is_empty());
     mount_options.dedup();
-    Ok(ClaimedVolume {
+    Ok(Claimed::Csi(Box::new(ClaimedVolume {
         name: name.into(),
         driver: csi.driver,
         handle: csi.volume_handle,
         attributes: csi.volume_attributes.unwrap_or_default(),
-        block: spec.volume_mode.as_deref() == Some("Block"),
+        block: is_block,
         inline: false,
         fs_type: csi.fs_type.unwrap_or_default(),
         read_only: csi.read_only.unwrap_or(false),
@@ -122,7 +159,7 @@ pub(crate) fn resolve(
         publish_secret: secret(csi.node_publish_secret_ref),
         expand_secret: secret(csi.node_expand_secret_ref),
         group: annotation(annotations::VOLUME_GID).and_then(|text| text.parse().ok()),
-    })
+    })))
 }
 
 #[cfg(test)]
@@ -194,14 +231,25 @@ mod tests {
     fn volumes_are_mounted_only_for_their_claim_here() {
         let labels = std::collections::BTreeMap::new();
         let of = |patch: Value| {
-            resolve(&claim(json!({})), Some(&volume(patch)), "pv", "n1", &labels)
-                .map(|volume| volume.mount_options)
+            resolve(&claim(json!({})), Some(&volume(patch)), "pv", "n1", &labels).map(|volume| match volume {
+                Claimed::Csi(volume) => volume.mount_options,
+                Claimed::Directory(directory) => {
+                    vec![format!("{} {} {}", directory.path.display(), directory.kind, directory.local)]
+                }
+            })
         };
         let stolen = ClaimError::Stolen { claim: "data".into(), volume: "pv".into() };
         assert_eq!(of(json!({"spec": {"mountOptions": ["noatime"]}})), Ok(vec!["noatime".to_owned()]));
         assert_eq!(of(json!({"spec": {"claimRef": {"uid": "c2"}}})), Err(stolen.clone()));
         assert_eq!(of(json!({"spec": {"claimRef": null}})), Err(stolen));
         assert_eq!(of(json!({"spec": {"csi": null}})), Err(ClaimError::Plugin("pv".into())));
+        let found = |text: &str| Ok(vec![text.to_owned()]);
+        assert_eq!(of(json!({"spec": {"csi": null, "local": {"path": "/d"}}})), found("/d Directory true"));
+        assert_eq!(of(json!({"spec": {"csi": null, "hostPath": {"path": "/h"}}})), found("/h  false"));
+        assert_eq!(
+            of(json!({"spec": {"csi": null, "local": {"path": "/d"}, "volumeMode": "Block"}})),
+            Err(ClaimError::LocalBlock("pv".into()))
+        );
         assert_eq!(
             of(json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": []}}}})),
             Err(ClaimError::Affinity { volume: "pv".into(), node: "n1".into() })

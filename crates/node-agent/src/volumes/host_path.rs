@@ -13,15 +13,16 @@ pub(crate) fn check(path: &Path, kind: &str) -> Result<(), String> {
     if !path.is_absolute() || path.components().any(|part| part == std::path::Component::ParentDir) {
         return Err(format!("hostPath {} must be absolute and without \"..\"", path.display()));
     }
-    let failed = |error: io::Error| format!("hostPath {}: {error}", path.display());
+    let failed = |error: io::Error| format!("hostPath {}: {}", path.display(), linux::in_words(&error));
     let found = match fs::metadata(path) {
         Ok(metadata) => Some(metadata.file_type()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(failed(error)),
     };
     let (what, right) = match kind {
-        "" => return Ok(()),
-        "DirectoryOrCreate" if found.is_none() => {
+        // As the container runtimes do.
+        "" if found.is_some() => return Ok(()),
+        "" | "DirectoryOrCreate" if found.is_none() => {
             return fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed);
         }
         "FileOrCreate" if found.is_none() => {
@@ -35,7 +36,7 @@ pub(crate) fn check(path: &Path, kind: &str) -> Result<(), String> {
         "BlockDevice" => ("block device", found.is_some_and(|kind| kind.is_block_device())),
         other => {
             return Err(format!(
-                "hostPath type {other:?} is unknown: leave it empty or use Directory, File, …"
+                "hostPath type \"{other}\" is unknown: leave it empty or use Directory, File, …"
             ));
         }
     };
@@ -63,8 +64,10 @@ mod tests {
             ("file", "DirectoryOrCreate", false),
             ("socket", "Socket", true),
             ("socket", "BlockDevice", false),
-            ("absent", "", true),
+            ("absent/untyped", "", true),
             ("absent", "File", false),
+            ("absent/untyped", "Directory", true),
+            ("file/below", "", false),
             ("made/deep", "DirectoryOrCreate", true),
             ("made/deep", "Directory", true),
             ("made/file", "FileOrCreate", true),

@@ -48,7 +48,7 @@ pub(crate) fn check_life(driver: &str, object: Option<&CSIDriver>, inline: bool)
         return Ok(());
     }
     let why = match object {
-        Some(_) => format!("only supports {modes:?}"),
+        Some(_) => format!("only supports {}", modes.join(", ")),
         None => "no CSIDriver object".to_owned(),
     };
     Err(CsiError::Lifecycle { driver: driver.to_owned(), mode, why })

@@ -5,6 +5,7 @@ mod capability;
 pub(crate) mod claim;
 pub(crate) mod content;
 pub(crate) mod csi;
+pub(crate) mod directory;
 pub(crate) mod growth;
 pub(crate) mod host_path;
 pub(crate) mod inline;
@@ -138,6 +139,8 @@ pub(crate) enum VolumeError {
         "volumes of kind {0} are not served by this node agent yet; it serves emptyDir, hostPath, configMap, secret, downwardAPI, projected, persistentVolumeClaim, ephemeral and csi"
     )]
     Unserved(String),
+    #[error("subPath \"{path}\" can't be mounted: {why}")]
+    SubPath { path: String, why: String },
     #[error("{0}")]
     HostPath(String),
     #[error(transparent)]

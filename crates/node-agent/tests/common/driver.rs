@@ -54,6 +54,8 @@ pub(crate) struct Driver {
     pub(crate) expands: Arc<AtomicBool>,
     /// What the next calls of NodeExpandVolume are answered.
     pub(crate) refusals: Arc<Mutex<Vec<Status>>>,
+    /// Publishing is refused, each time in other words.
+    pub(crate) refuses: Arc<AtomicBool>,
     /// Where the files of block volumes are.
     pub(crate) images: Arc<Mutex<PathBuf>>,
 }
@@ -102,6 +104,9 @@ impl Driver {
             calls.len() - 1
         };
         let fault = self.fault.lock().filter(|(at, _)| *at == number).map(|(_, fault)| fault);
+        if name == "publish" && self.refuses.load(Ordering::SeqCst) {
+            return Err(Status::internal(format!("refusal {number}: {}", "x".repeat(4096))));
+        }
         match fault {
             Some(Fault::LostBefore) => return Err(Status::unavailable("lost before")),
             Some(Fault::Refused) => return Err(Status::invalid_argument("refused")),

@@ -97,9 +97,14 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
 
     let store = Store::open(&data.store(), object_store::Options::default())?;
     let storage = &arguments.storage;
-    let nodes = nodes(&data, &layout, storage.making(), storage.max_volumes, &arguments.csi_drivers).await?;
-    data.remember(&layout)?;
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
+    let mut nodes =
+        nodes(&data, &layout, storage.making(), storage.max_volumes, &arguments.csi_drivers).await?;
+    data.remember(&layout)?;
+    // Whoever can read it is the administrator; in the data directory it is hidden already.
+    let hidden = std::path::absolute(&kubeconfig)?;
+    let hidden = std::fs::canonicalize(&hidden).unwrap_or(hidden);
+    nodes.iter_mut().for_each(|node| node.hidden.push(hidden.clone()));
     let mut process = Process::start(&data, store, nodes, listener, health).await?;
     let outcome = process.serve(signals, &kubeconfig).await;
     match &outcome {

@@ -103,6 +103,9 @@ fn check_mounts(field: &str, container: &Value, volumes: &Volumes<'_>, violation
             violations.add(FieldError::not_found(format!("{field}.name"), mount["name"].clone()));
         }
         violations.require(format!("{field}.mountPath"), &mount["mountPath"], "");
+        if text(&mount["mountPath"]).contains(':') {
+            violations.invalid(format!("{field}.mountPath"), &mount["mountPath"], "must not contain ':'");
+        }
         if !paths.insert(text(&mount["mountPath"])) {
             violations.invalid(format!("{field}.mountPath"), &mount["mountPath"], "must be unique");
         }

@@ -21,9 +21,9 @@ pub(crate) enum CsiError {
     NotAttached { volume: String, why: String, no_room: bool },
     #[error("the API could not be told in time that volume {0} is in use, so it is not mounted")]
     NotReported(String),
-    #[error("volume mode {mode:?} not supported by driver {driver} ({why})")]
+    #[error("volume mode \"{mode}\" not supported by driver {driver} ({why})")]
     Lifecycle { driver: String, mode: &'static str, why: String },
-    #[error("cannot keep the volume's record: {0}")]
+    #[error("cannot keep the volume's record: {}", linux::in_words(.0))]
     Record(io::Error),
 }
 
