@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::bounds;
 use crate::error::ApiError;
+use crate::path::Path;
 use crate::protobuf;
 
 /// The largest request body, in bytes; Kubernetes' own limit.
@@ -104,7 +105,7 @@ pub(crate) fn unsupported(accepted: &str) -> ApiError {
 pub(crate) fn json(bytes: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
     let mut duplicates = Vec::new();
     let mut input = serde_json::Deserializer::from_slice(bytes);
-    let seed = strict::Node { path: String::new(), duplicates: &mut duplicates };
+    let seed = strict::Node { path: &Path::ROOT, duplicates: &mut duplicates };
     let value = serde::de::DeserializeSeed::deserialize(seed, &mut input)
         .and_then(|value| input.end().map(|()| value))
         .map_err(|error| ApiError::BadRequest(format!("error decoding the body as JSON: {error}")))?;
@@ -116,8 +117,13 @@ mod strict {
     use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
     use serde_json::{Map, Number, Value};
 
+    use crate::path::Path;
+
+    /// Kubernetes' number: more help nobody.
+    const MOST_DUPLICATES: usize = 100;
+
     pub(super) struct Node<'a> {
-        pub(super) path: String,
+        pub(super) path: &'a Path<'a>,
         pub(super) duplicates: &'a mut Vec<String>,
     }
 
@@ -158,7 +164,7 @@ mod strict {
         fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
             let mut list = Vec::new();
             loop {
-                let path = format!("{}[{}]", self.path, list.len());
+                let path = &self.path.index(list.len());
                 match items.next_element_seed(Node { path, duplicates: self.duplicates })? {
                     Some(item) => list.push(item),
                     None => return Ok(Value::Array(list)),
@@ -168,8 +174,8 @@ mod strict {
         fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
             let mut object = Map::new();
             while let Some(key) = fields.next_key::<String>()? {
-                let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
-                if object.contains_key(&key) {
+                let path = &self.path.field(&key);
+                if object.contains_key(&key) && self.duplicates.len() < MOST_DUPLICATES {
                     self.duplicates.push(format!("duplicate field \"{path}\""));
                 }
                 let value = fields.next_value_seed(Node { path, duplicates: self.duplicates })?;

@@ -105,7 +105,8 @@ impl Snapshot {
         let mut groups: Vec<(String, Vec<String>)> = Vec::new();
         for served in &self.all {
             let (group, version) = (served.kind.group.to_string(), served.kind.version.to_string());
-            match groups.iter_mut().find(|(known, _)| *known == group) {
+            // All are in the order of their groups.
+            match groups.last_mut().filter(|(known, _)| *known == group) {
                 Some((_, versions)) if versions.contains(&version) => {}
                 Some((_, versions)) => versions.push(version),
                 None => groups.push((group, vec![version])),

@@ -1,5 +1,6 @@
 //! CustomResourceDefinitions: what they say becomes served, and goes with its objects when they are deleted.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use object_store::{EventKind, Object, WriteError};
@@ -12,7 +13,7 @@ use crate::delete::{self, DeleteOptions};
 use crate::error::ApiError;
 use crate::kinds::Kind;
 use crate::request::Query;
-use crate::schema::{FieldError, Schema};
+use crate::schema::{FieldError, Patterns, Schema};
 use crate::server::{Shared, Target};
 use crate::{object, write};
 
@@ -73,13 +74,14 @@ fn definition(crd: &Value, revision: u64) -> Result<Definition, Vec<FieldError>>
     }
     let served = |version: &&Value| version["served"] == true;
     let versions = crd.pointer("/spec/versions").and_then(Value::as_array);
+    let mut patterns = Patterns::default();
     let versions = versions
         .into_iter()
         .flatten()
         .filter(served)
         .map(|version| {
             let custom = Custom {
-                schema: Schema::from_crd_version(version)?,
+                schema: Schema::of_version(version, &mut patterns)?,
                 columns: version.get("additionalPrinterColumns").cloned(),
                 selectable: version["selectableFields"]
                     .as_array()
@@ -162,8 +164,9 @@ pub(crate) fn establish(catalog: &Catalog, crd: &mut Value) {
         })
         .collect();
     let mut stored = old["storedVersions"].as_array().cloned().unwrap_or_default();
+    let mut known: HashSet<String> = stored.iter().map(Value::to_string).collect();
     for version in crd["spec"]["versions"].as_array().into_iter().flatten() {
-        if version["storage"] == true && !stored.contains(&version["name"]) {
+        if version["storage"] == true && known.insert(version["name"].to_string()) {
             stored.push(version["name"].clone());
         }
     }

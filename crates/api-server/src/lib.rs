@@ -8,6 +8,7 @@
 
 mod admission;
 mod answer;
+mod aside;
 mod authorize;
 mod body;
 mod bounds;
@@ -19,6 +20,8 @@ mod delete;
 mod discovery;
 mod error;
 mod events;
+#[cfg(test)]
+mod growth;
 pub mod kinds;
 mod listener;
 mod log;
@@ -27,6 +30,7 @@ mod negotiate;
 mod object;
 pub mod openapi;
 mod patch;
+mod path;
 mod pods;
 mod present;
 mod protobuf;

@@ -1,6 +1,6 @@
 //! Label and field selectors of lists, watches and collections to delete.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
 
@@ -11,7 +11,8 @@ use crate::kinds::Kind;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selection {
     labels: Vec<LabelRule>,
-    fields: Vec<FieldRule>,
+    /// By path: each is looked up once in an object, however many rules it has.
+    fields: BTreeMap<Vec<String>, FieldValues>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,11 +32,18 @@ enum LabelTest {
     Less(i64),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct FieldRule {
-    path: Vec<String>,
-    equal: bool,
-    value: String,
+/// What a field must be, and must not be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct FieldValues {
+    equal: BTreeSet<String>,
+    unequal: BTreeSet<String>,
+}
+
+impl FieldValues {
+    fn allow(&self, value: &str) -> bool {
+        // Two different values at once are none.
+        self.equal.iter().take(2).all(|wanted| wanted == value) && !self.unequal.contains(value)
+    }
 }
 
 impl Selection {
@@ -56,8 +64,8 @@ impl Selection {
 
     /// The one name that can match, from `metadata.name=`.
     pub(crate) fn name(&self) -> Option<&str> {
-        let rule = self.fields.iter().find(|rule| rule.equal && rule.path == ["metadata", "name"])?;
-        Some(&rule.value)
+        let values = self.fields.iter().find(|(path, _)| *path == &["metadata", "name"])?.1;
+        values.equal.first().map(String::as_str)
     }
 
     /// Whether stored bytes match. Only the fields that are asked for are decoded.
@@ -66,7 +74,7 @@ impl Selection {
             return true;
         }
         self.matches_labels(object)
-            && self.fields.iter().all(|rule| (field(object, &rule.path) == rule.value) == rule.equal)
+            && self.fields.iter().all(|(path, values)| values.allow(&field(object, path)))
     }
 
     fn matches_labels(&self, object: &[u8]) -> bool {
@@ -123,8 +131,12 @@ fn field(object: &[u8], path: &[String]) -> String {
     }
 }
 
-fn parse_fields(kind: &Kind, text: &str, selectable: &[String]) -> Result<Vec<FieldRule>, ApiError> {
-    let mut rules = Vec::new();
+fn parse_fields(
+    kind: &Kind,
+    text: &str,
+    selectable: &[String],
+) -> Result<BTreeMap<Vec<String>, FieldValues>, ApiError> {
+    let mut rules = BTreeMap::<_, FieldValues>::new();
     for term in split_escaped(text) {
         let (path, equal, value) = if let Some((path, value)) = term.split_once("!=") {
             (path, false, value)
@@ -141,11 +153,9 @@ fn parse_fields(kind: &Kind, text: &str, selectable: &[String]) -> Result<Vec<Fi
             ("Event", "source") => "source.component",
             (_, path) => path,
         };
-        rules.push(FieldRule {
-            path: path.split('.').map(str::to_owned).collect(),
-            equal,
-            value: value.to_owned(),
-        });
+        let values = rules.entry(path.split('.').map(str::to_owned).collect()).or_default();
+        let values = if equal { &mut values.equal } else { &mut values.unequal };
+        values.insert(value.to_owned());
     }
     Ok(rules)
 }

@@ -23,7 +23,8 @@ use crate::request::{self, Path, Query, ResourcePath, Verb};
 use crate::selector::Selection;
 use crate::unreadable::Unreadable;
 use crate::{
-    authorize, crds, delete, discovery, events, log, namespaces, pods, read, review, scale, watch, write,
+    aside, authorize, crds, delete, discovery, events, log, namespaces, pods, read, review, scale, watch,
+    write,
 };
 
 /// Bounds of a server, and where its UIDs come from.
@@ -124,6 +125,8 @@ pub(crate) struct Shared {
     pub(crate) catalog: Catalog,
     pub(crate) options: Options,
     pub(crate) watches: Arc<Semaphore>,
+    /// Places for what takes longer than a moment.
+    pub(crate) heavy: Arc<Semaphore>,
     /// Held for reading while something is created in a namespace, for writing while one begins to terminate: nothing
     /// is created in a namespace behind the back of its emptying.
     pub(crate) namespaces: RwLock<()>,
@@ -194,6 +197,7 @@ impl ApiServer {
         let shared = Arc::new(Shared {
             catalog: Catalog::new(),
             watches: Arc::new(Semaphore::new(options.max_watches)),
+            heavy: aside::places(),
             namespaces: RwLock::new(()),
             cleanups: Mutex::default(),
             unreadable: Unreadable::default(),
@@ -202,10 +206,12 @@ impl ApiServer {
             options,
             store,
         });
-        for served in &shared.catalog.now().all {
-            shared.unreadable.examine(&shared.store, &served.resource);
-        }
-        crds::load(&shared);
+        aside::at_once(|| {
+            for served in &shared.catalog.now().all {
+                shared.unreadable.examine(&shared.store, &served.resource);
+            }
+            crds::load(&shared);
+        });
         for name in ["default", "kube-system"] {
             namespaces::ensure(&shared, name)
                 .await
@@ -292,17 +298,41 @@ where
         }
         (Verb::Get, None | Some("status")) => read::get(shared, &target, shape, &query),
         (Verb::Get, Some("scale")) if target.served.kind.scales() => scale::get(shared, &target),
+        (Verb::List, None) if is_heavy_list(shape, &query) => {
+            let (places, shared) = (shared.heavy.clone(), shared.clone());
+            aside::run(&places, true, async move { read::list(&shared, &target, shape, &query) }).await
+        }
         (Verb::List, None) => read::list(shared, &target, shape, &query),
         (Verb::Watch, None) => watch::watch(shared, &target, shape, &query, ends),
         _ => {
             let payload = body::collect(&parts.headers, body).await?;
-            let shared = shared.clone();
-            // A task of its own: what a write entails is done even if the client hangs up meanwhile.
-            let task =
-                tokio::spawn(async move { change(&shared, verb, &target, shape, &query, payload).await });
-            task.await.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string())))
+            let (places, shared) = (shared.heavy.clone(), shared.clone());
+            let heavy = is_heavy(&shared, &target, &payload);
+            aside::run(
+                &places,
+                heavy,
+                async move { change(&shared, verb, &target, shape, &query, payload).await },
+            )
+            .await
         }
     }
+}
+
+/// Whether a list has to look into every object, of which there may be many.
+fn is_heavy_list(shape: Shape, query: &Query) -> bool {
+    shape == Shape::Table || !query.label_selector.is_empty() || !query.field_selector.is_empty()
+}
+
+/// Whether a write takes longer than a moment: for what is sent, what is stored, or what its schema demands.
+fn is_heavy(shared: &Shared, target: &Target, payload: &Payload) -> bool {
+    let served = &target.served;
+    if served.is_builtin("CustomResourceDefinition") {
+        return true;
+    }
+    let key = served.key(&target.namespace, &target.name);
+    let stored = shared.store.get(&key).map_or(0, |stored| stored.value.len());
+    let schema = served.custom.as_ref().map_or(0, |custom| custom.schema.places());
+    payload.bytes.len() + stored + 16 * schema > aside::LIGHT
 }
 
 /// Requests that may write.

@@ -29,6 +29,9 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(1800);
 /// Pieces of about this many bytes are sent at a time.
 const CHUNK: usize = 16 * 1024;
 
+/// Objects that a watch looks at in one go, before others have their turn.
+const AT_ONCE: usize = 64;
+
 /// Annotation on the bookmark that ends the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -131,7 +134,7 @@ struct Stream {
 impl Stream {
     fn chunks(self) -> impl futures::Stream<Item = Bytes> + Send {
         futures::stream::unfold((self, true), |(mut stream, first)| async move {
-            let begin = stream.begin();
+            let begin = stream.begin().await;
             // The first chunk, even an empty one, tells the client that the watch stands.
             let chunk = if first || !begin.is_empty() { begin } else { stream.next().await? };
             Some((chunk, (stream, false)))
@@ -139,9 +142,14 @@ impl Stream {
     }
 
     /// A piece of what comes before the changes; empty when that is over.
-    fn begin(&mut self) -> Bytes {
+    async fn begin(&mut self) -> Bytes {
         let mut chunk = Vec::new();
+        let mut looked_at = 0;
         while chunk.len() < CHUNK {
+            looked_at += 1;
+            if looked_at % AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
             let Some(stored) = self.initial.next() else {
                 chunk.extend_from_slice(&self.after_initial.take().unwrap_or_default());
                 break;
@@ -154,7 +162,12 @@ impl Stream {
     }
 
     async fn next(&mut self) -> Option<Bytes> {
+        let mut looked_at = 0;
         loop {
+            looked_at += 1;
+            if looked_at % AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
             let source = self.source.as_mut()?;
             let bookmark_at = if self.bookmarks { self.next_bookmark.min(self.ends) } else { self.ends };
             let shutdown = self.shutdown.clone();

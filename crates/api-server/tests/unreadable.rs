@@ -253,6 +253,13 @@ async fn a_definition_that_cannot_be_served_keeps_no_other_from_it_and_goes_with
     .await;
     put(&store, resource, "", "cuts.evil.io", "{\"apiVersion\":\"apiextensions").await;
     put(&store, resource, "", "goods.evil.io", &bytes("goods.evil.io", good)).await;
+    // Patterns that an earlier version took.
+    let patterns: serde_json::Map<String, Value> = (0..20)
+        .map(|at| (format!("p{at}"), json!({"type": "string", "pattern": format!("\\pL{{200}}{at}")})))
+        .collect();
+    let mut bombs = definition(json!({"type": "object", "properties": patterns}));
+    bombs["spec"]["names"] = json!({"plural": "bombs", "kind": "Bomb"});
+    put(&store, resource, "", "bombs.evil.io", &bytes("bombs.evil.io", bombs.clone())).await;
     let mut held = big("x", json!(1));
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
     for resource in ["bigs.evil.io", "cuts.evil.io"] {
@@ -264,7 +271,7 @@ async fn a_definition_that_cannot_be_served_keeps_no_other_from_it_and_goes_with
         200
     );
     assert_eq!(code(&client, "GET", BIGS, JSON, &json!(null)).await, 404);
-    for name in ["bigs.evil.io", "cuts.evil.io"] {
+    for name in ["bigs.evil.io", "cuts.evil.io", "bombs.evil.io"] {
         let own = &format!("{DEFINITIONS}/{name}");
         assert_eq!(code(&client, "DELETE", own, JSON, &json!({})).await, 200, "{name}");
         until_gone(&client, own).await;
@@ -272,4 +279,13 @@ async fn a_definition_that_cannot_be_served_keeps_no_other_from_it_and_goes_with
     }
     assert_eq!(code(&client, "POST", DEFINITIONS, JSON, &definition(anything())).await, 201);
     assert_eq!(code(&client, "GET", BIGS, JSON, &json!(null)).await, 200);
+    bombs["metadata"] = json!({"name": "bombs.evil.io"});
+    let (code, _, status) = ask(&client, "POST", DEFINITIONS, JSON, &bombs.to_string()).await;
+    let message = status["message"].as_str().unwrap();
+    assert_eq!(code, 422, "{message}");
+    assert!(
+        message.contains("spec.versions[0].schema.openAPIV3Schema.properties[p0].pattern: Invalid value"),
+        "{message}"
+    );
+    assert!(message.contains("must take at most 1024 KiB when compiled"), "{message}");
 }

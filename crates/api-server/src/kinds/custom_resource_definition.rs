@@ -1,5 +1,7 @@
 //! Custom resource definitions.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use values::names;
 
@@ -9,7 +11,7 @@ use super::{
     rules::Rules,
     violations::Violations,
 };
-use crate::schema::Schema;
+use crate::schema::{Patterns, Schema};
 
 pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
 
@@ -33,14 +35,18 @@ fn check(definition: &Value, violations: &mut Violations) {
     if !violations.require("spec.versions", &spec["versions"], "") {
         return;
     }
+    let (mut patterns, mut seen) = (Patterns::default(), HashSet::new());
     for (index, version) in versions.iter().enumerate() {
+        if violations.are_many() {
+            return;
+        }
         let field = format!("spec.versions[{index}]");
         violations.require_named(&format!("{field}.name"), &version["name"], names::dns_label);
-        if versions[..index].iter().any(|earlier| earlier["name"] == version["name"]) {
+        if !seen.insert(text(&version["name"])) {
             violations.invalid("spec.versions", &version["name"], "must contain unique version names");
         }
         check_columns(&field, version, violations);
-        if let Err(errors) = Schema::from_crd_version(version) {
+        if let Err(errors) = Schema::of_version(version, &mut patterns) {
             errors.into_iter().for_each(|error| violations.add(error.below(&field)));
         }
     }

@@ -37,7 +37,7 @@ pub use builtin::BUILTIN;
 use fields::items;
 use violations::Violations;
 
-use crate::schema::{FieldError, Schema};
+use crate::schema::{FieldError, has_unevaluated_rules};
 
 type Text = Cow<'static, str>;
 type Texts = Cow<'static, [Text]>;
@@ -150,7 +150,7 @@ pub fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
     let mut warnings = Vec::new();
     if kind.is_builtin("CustomResourceDefinition") {
         for version in items(&object["spec"]["versions"]) {
-            if Schema::from_crd_version(version).is_ok_and(|schema| schema.has_unevaluated_rules()) {
+            if has_unevaluated_rules(&version["schema"]["openAPIV3Schema"]) {
                 warnings.push(format!(
                     "version {}: x-kubernetes-validations (CEL rules) are stored but not evaluated by this server",
                     version["name"]

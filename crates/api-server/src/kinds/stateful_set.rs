@@ -190,7 +190,8 @@ fn check_template(spec: &Value, violations: &mut Violations) {
         let names: Vec<&Value> =
             items(&spec["volumeClaimTemplates"]).iter().map(|claim| &claim["metadata"]["name"]).collect();
         let mut volumes: Vec<Value> = pod.get("volumes").map(items).unwrap_or_default().to_vec();
-        volumes.retain(|volume| !names.contains(&&volume["name"]));
+        let of_claims: HashSet<&str> = names.iter().map(|name| text(name)).collect();
+        volumes.retain(|volume| !of_claims.contains(text(&volume["name"])));
         let of_claim = |name: &&Value| json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
         volumes.extend(names.iter().map(of_claim));
         pod.insert("volumes".into(), volumes.into());

@@ -6,6 +6,9 @@ use values::{Quantity, names};
 use super::fields::{entries, items, same, text};
 use crate::schema::FieldError;
 
+/// Violations that are told of.
+const MOST: usize = 100;
+
 /// The rules that an object breaks.
 #[derive(Debug, Default)]
 pub(super) struct Violations(Vec<FieldError>);
@@ -15,8 +18,16 @@ impl Violations {
         self.0
     }
 
+    /// More than these help nobody.
     pub(super) fn add(&mut self, error: FieldError) {
-        self.0.push(error);
+        if !self.are_many() {
+            self.0.push(error);
+        }
+    }
+
+    /// Whether so much is wrong that one need not look any further.
+    pub(super) fn are_many(&self) -> bool {
+        self.0.len() >= MOST
     }
 
     pub(super) fn invalid(&mut self, field: impl Into<String>, value: &Value, detail: &str) {

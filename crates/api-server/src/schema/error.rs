@@ -57,7 +57,7 @@ impl CauseType {
 
 impl FieldError {
     fn new(field: impl Into<String>, reason: CauseType, message: String) -> FieldError {
-        FieldError { field: field.into(), reason, message }
+        FieldError { field: field.into(), reason, message: shortened(message) }
     }
 
     /// `Required value`, with an explanation when there is one.
@@ -80,6 +80,22 @@ impl FieldError {
         let supported: Vec<String> = supported.into_iter().map(|value| format!("{value:?}")).collect();
         let message =
             format!("Unsupported value: {}: supported values: {}", value.into(), supported.join(", "));
+        Self::new(field, CauseType::FieldValueNotSupported, message)
+    }
+
+    /// The same for values of any type.
+    pub(super) fn not_among(field: impl Into<String>, value: &Value, supported: &[Value]) -> FieldError {
+        let mut texts = Vec::new();
+        let mut length = 0;
+        for value in supported {
+            let text = value.to_string();
+            length += text.len();
+            texts.push(text);
+            if length > MOST_TEXT {
+                break;
+            }
+        }
+        let message = format!("Unsupported value: {value}: supported values: {}", texts.join(", "));
         Self::new(field, CauseType::FieldValueNotSupported, message)
     }
 
@@ -136,6 +152,18 @@ impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.message)
     }
+}
+
+/// Bytes of a message.
+const MOST_TEXT: usize = 8 << 10;
+
+/// A message may quote a value of a megabyte, and an answer has a hundred of them.
+fn shortened(mut message: String) -> String {
+    if message.len() > MOST_TEXT {
+        message.truncate(message.floor_char_boundary(MOST_TEXT));
+        message.push('…');
+    }
+    message
 }
 
 fn with_detail(message: String, detail: &str) -> String {

@@ -7,8 +7,10 @@
 mod builtin;
 mod defaults;
 mod error;
+mod go_syntax;
 pub(crate) mod lists;
 pub(crate) mod node;
+mod patterns;
 mod prune;
 mod structural;
 mod validate;
@@ -21,6 +23,10 @@ pub(crate) use builtin::{json_schema, object_meta};
 pub(crate) use defaults::TooLarge;
 pub use error::{CauseType, FieldError};
 use node::{Node, NodeId};
+pub(crate) use patterns::Patterns;
+
+/// More errors than this help nobody.
+const MOST_ERRORS: usize = 100;
 
 /// The structural schema of one version of a kind; cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,12 +51,17 @@ impl Schema {
     /// # Errors
     /// Why it is not structural; fields are relative to the entry (`schema.openAPIV3Schema…`).
     pub fn from_crd_version(version: &Value) -> Result<Schema, Vec<FieldError>> {
+        Schema::of_version(version, &mut Patterns::default())
+    }
+
+    /// The same, for a definition whose versions share the bounds of their patterns.
+    pub(crate) fn of_version(version: &Value, patterns: &mut Patterns) -> Result<Schema, Vec<FieldError>> {
         let raw = &version["schema"]["openAPIV3Schema"];
-        let errors = structural::check(raw);
+        let errors = structural::check(raw, patterns);
         if !errors.is_empty() {
             return Err(errors);
         }
-        let (nodes, root) = node::custom(raw, builtin::object_meta());
+        let (nodes, root) = node::custom(raw, builtin::object_meta(), patterns);
         Ok(Schema(Arc::new(Document { nodes, root, custom: Some(raw.clone()) })))
     }
 
@@ -72,9 +83,9 @@ impl Schema {
         validate::validate(self, object)
     }
 
-    /// Whether the schema carries CEL rules, which are accepted but not evaluated.
-    pub fn has_unevaluated_rules(&self) -> bool {
-        self.0.custom.as_ref().is_some_and(has_cel)
+    /// How many places of an object the schema speaks of.
+    pub(crate) fn places(&self) -> usize {
+        self.0.nodes.len()
     }
 
     pub(crate) fn is_builtin(&self) -> bool {
@@ -95,13 +106,14 @@ impl Schema {
     }
 }
 
-fn has_cel(schema: &Value) -> bool {
+/// Whether an `openAPIV3Schema` carries CEL rules, which are accepted but not evaluated.
+pub(crate) fn has_unevaluated_rules(schema: &Value) -> bool {
     match schema {
         Value::Object(fields) => {
             fields.get("x-kubernetes-validations").is_some_and(Value::is_array)
-                || fields.values().any(has_cel)
+                || fields.values().any(has_unevaluated_rules)
         }
-        Value::Array(items) => items.iter().any(has_cel),
+        Value::Array(items) => items.iter().any(has_unevaluated_rules),
         _ => false,
     }
 }

@@ -1,11 +1,12 @@
 //! The nodes of a schema, and how they are built from a JSON schema document.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::lists::{self, Patch};
+use super::patterns::{Pattern, Patterns};
 
 /// Index of a node within its schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +64,8 @@ pub(crate) struct Node {
 /// Value rules, which only custom resources have.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
-    pub(crate) enumeration: Vec<Value>,
-    pub(crate) pattern: Option<Regex>,
+    pub(crate) enumeration: Enumeration,
+    pub(crate) pattern: Option<Arc<Pattern>>,
     pub(crate) minimum: Option<(f64, bool)>,
     pub(crate) maximum: Option<(f64, bool)>,
     pub(crate) multiple_of: Option<f64>,
@@ -81,6 +82,25 @@ pub(crate) struct Limits {
     pub(crate) not: Option<NodeId>,
 }
 
+/// The values that are allowed, if not all are.
+#[derive(Debug, Default)]
+pub(crate) struct Enumeration {
+    pub(crate) values: Vec<Value>,
+    /// As JSON: a long list is not gone through for every value.
+    texts: HashSet<String>,
+}
+
+impl Enumeration {
+    fn of(values: Option<&Value>) -> Enumeration {
+        let values = values.and_then(Value::as_array).cloned().unwrap_or_default();
+        Enumeration { texts: values.iter().map(Value::to_string).collect(), values }
+    }
+
+    pub(crate) fn allows(&self, value: &Value) -> bool {
+        self.values.is_empty() || self.texts.contains(&value.to_string())
+    }
+}
+
 const INT_OR_STRING: &str = "x-kubernetes-int-or-string";
 const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 const EMBEDDED: &str = "x-kubernetes-embedded-resource";
@@ -95,9 +115,13 @@ pub(super) fn builtin(root: &Value) -> (Vec<Node>, NodeId) {
 }
 
 /// The nodes of a custom resource's `openAPIV3Schema`, with `object_meta` (a JSON schema) for its metadata.
-pub(super) fn custom(schema: &Value, object_meta: &Value) -> (Vec<Node>, NodeId) {
-    let mut builder =
-        Builder { definitions: object_meta.get("$defs").and_then(Value::as_object), ..Builder::default() };
+pub(super) fn custom<'a>(
+    schema: &'a Value,
+    object_meta: &'a Value,
+    patterns: &'a mut Patterns,
+) -> (Vec<Node>, NodeId) {
+    let definitions = object_meta.get("$defs").and_then(Value::as_object);
+    let mut builder = Builder { definitions, patterns: Some(patterns), ..Builder::default() };
     let metadata = builder.add(object_meta, "ObjectMeta");
     builder.metadata = Some(metadata);
     let root = builder.add(schema, "");
@@ -117,6 +141,8 @@ struct Builder<'a> {
     named: HashMap<&'a str, NodeId>,
     /// The node of `ObjectMeta`, for custom resources and the resources embedded in them.
     metadata: Option<NodeId>,
+    /// Where the patterns of a custom resource's schema are compiled.
+    patterns: Option<&'a mut Patterns>,
 }
 
 impl<'a> Builder<'a> {
@@ -245,16 +271,16 @@ impl<'a> Builder<'a> {
         if !names.iter().any(|name| schema.get(name).is_some()) {
             return None;
         }
+        let text = schema.get("pattern").and_then(Value::as_str);
+        // Checked before: what does not compile is refused with the field's name.
+        let pattern = text.zip(self.patterns.as_mut()).and_then(|(text, all)| all.compile(text).ok());
         let mut each = |name: &str| -> Vec<NodeId> {
             let schemas = schema.get(name).and_then(Value::as_array);
             schemas.into_iter().flatten().map(|schema| self.add(schema, "")).collect()
         };
         Some(Box::new(Limits {
-            enumeration: schema.get("enum").and_then(Value::as_array).cloned().unwrap_or_default(),
-            pattern: schema
-                .get("pattern")
-                .and_then(Value::as_str)
-                .and_then(|pattern| Regex::new(pattern).ok()),
+            enumeration: Enumeration::of(schema.get("enum")),
+            pattern,
             minimum: bound("minimum", "exclusiveMinimum"),
             maximum: bound("maximum", "exclusiveMaximum"),
             multiple_of: schema.get("multipleOf").and_then(Value::as_f64),

@@ -4,13 +4,14 @@ use serde_json::Value;
 use values::Quantity;
 
 use super::{
-    Schema,
+    MOST_ERRORS, Schema,
     node::{Node, NodeId, Type},
 };
+use crate::path::Path;
 
 pub(super) fn prune(schema: &Schema, object: &mut Value) -> Vec<String> {
     let mut pruning = Pruning { schema, unknown: Vec::new() };
-    pruning.visit(schema.0.root, object, "", schema.is_builtin());
+    pruning.visit(schema.0.root, object, &Path::ROOT, schema.is_builtin());
     pruning.unknown
 }
 
@@ -21,7 +22,7 @@ struct Pruning<'a> {
 
 impl Pruning<'_> {
     /// `decoded` is set where Kubernetes decodes into a type, which treats a null field as unset.
-    fn visit(&mut self, id: NodeId, value: &mut Value, path: &str, decoded: bool) {
+    fn visit(&mut self, id: NodeId, value: &mut Value, path: &Path<'_>, decoded: bool) {
         let schema = self.schema;
         let node = schema.node(id);
         if node.ty == Type::Quantity {
@@ -31,26 +32,23 @@ impl Pruning<'_> {
             Value::Object(_) if let Some(object) = node.if_object => self.visit(object, value, path, decoded),
             Value::Object(fields) => {
                 fields.retain(|name, value| {
-                    let child = || if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    let child = path.field(name);
                     if let Some(field) = node.fields.get(name.as_str()) {
                         if decoded && value.is_null() {
                             return false;
                         }
                         // Metadata is decoded in every kind.
-                        self.visit(
-                            *field,
-                            value,
-                            &child(),
-                            decoded || (path.is_empty() && name == "metadata"),
-                        );
+                        self.visit(*field, value, &child, decoded || (path.is_root() && name == "metadata"));
                         true
                     } else if let Some(others) = node.others {
-                        self.visit(others, value, &child(), decoded);
+                        self.visit(others, value, &child, decoded);
                         true
                     } else if keeps_unknown(node) {
                         true
                     } else {
-                        self.unknown.push(format!("unknown field {:?}", child()));
+                        if self.unknown.len() < MOST_ERRORS {
+                            self.unknown.push(format!("unknown field {:?}", child.to_string()));
+                        }
                         false
                     }
                 });
@@ -58,7 +56,7 @@ impl Pruning<'_> {
             Value::Array(items) => {
                 if let Some(item) = node.items {
                     for (index, value) in items.iter_mut().enumerate() {
-                        self.visit(item, value, &format!("{path}[{index}]"), decoded);
+                        self.visit(item, value, &path.index(index), decoded);
                     }
                 }
             }

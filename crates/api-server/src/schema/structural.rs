@@ -1,8 +1,12 @@
 //! Whether an `openAPIV3Schema` is structural: every value has a type, and nothing is specified only inside a junctor.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
-use super::FieldError;
+use super::patterns::Patterns;
+use super::{FieldError, MOST_ERRORS};
+use crate::path::Path;
 
 const ROOT: &str = "schema.openAPIV3Schema";
 /// Deeper schemas are refused, so that no walk of one can exhaust the stack.
@@ -22,7 +26,7 @@ const OUTSIDE_JUNCTORS: &[(&str, &str)] = &[
 ];
 
 /// Everything that makes `schema` not structural.
-pub(super) fn check(schema: &Value) -> Vec<FieldError> {
+pub(super) fn check(schema: &Value, patterns: &mut Patterns) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if schema.is_null() {
         errors.push(FieldError::required(ROOT, "schemas are required"));
@@ -35,13 +39,23 @@ pub(super) fn check(schema: &Value) -> Vec<FieldError> {
             Some(other) => errors.push(FieldError::invalid(field, other, "must be object at the root")),
         }
     }
-    visit(schema, ROOT, 0, &mut errors);
+    visit(schema, &Path::start(ROOT), 0, patterns, &mut errors);
+    errors.truncate(MOST_ERRORS);
     errors
 }
 
-fn visit(schema: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>) {
+fn visit(
+    schema: &Value,
+    path: &Path<'_>,
+    depth: usize,
+    patterns: &mut Patterns,
+    errors: &mut Vec<FieldError>,
+) {
+    if errors.len() >= MOST_ERRORS {
+        return;
+    }
     let Some(fields) = schema.as_object() else {
-        errors.push(FieldError::wrong_type(path, schema, "object"));
+        errors.push(FieldError::wrong_type(&path.to_string(), schema, "object"));
         return;
     };
     if depth > DEEPEST {
@@ -61,7 +75,7 @@ fn visit(schema: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>)
             "must be object if x-kubernetes-embedded-resource is true",
         )),
         None if !int_or_string && !preserve && depth > 0 => {
-            let place = if path.ends_with(".items") { "array items" } else { "object fields" };
+            let place = if path.ends_with("items") { "array items" } else { "object fields" };
             let detail = format!("must not be empty for specified {place}");
             errors.push(FieldError::required(format!("{path}.type"), &detail));
         }
@@ -105,33 +119,38 @@ fn visit(schema: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>)
         ));
     }
     if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
-        && let Err(error) = regex::Regex::new(pattern)
+        && let Err(error) = patterns.compile(pattern)
     {
-        let detail = format!("must be a valid regular expression, but isn't: {error}");
-        errors.push(FieldError::invalid(format!("{path}.pattern"), pattern, &detail));
+        errors.push(FieldError::invalid(format!("{path}.pattern"), pattern, &error.to_string()));
     }
-    check_additional(schema, path, depth, errors);
+    check_additional(schema, path, depth, patterns, errors);
     check_list(schema, path, errors);
     check_junctors(schema, path, errors);
     if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
         for (name, property) in properties {
-            visit(property, &format!("{path}.properties[{name}]"), depth + 1, errors);
+            visit(property, &path.entry("properties", name), depth + 1, patterns, errors);
         }
     }
     if let Some(items @ Value::Object(_)) = schema.get("items") {
-        visit(items, &format!("{path}.items"), depth + 1, errors);
+        visit(items, &path.field("items"), depth + 1, patterns, errors);
     }
 }
 
-fn check_additional(schema: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>) {
+fn check_additional(
+    schema: &Value,
+    path: &Path<'_>,
+    depth: usize,
+    patterns: &mut Patterns,
+    errors: &mut Vec<FieldError>,
+) {
     let Some(additional) = schema.get("additionalProperties") else { return };
-    let field = format!("{path}.additionalProperties");
+    let field = &path.field("additionalProperties");
     if has_fields(schema) && additional != &Value::Bool(true) {
         errors.push(FieldError::forbidden(field, "additionalProperties and properties are mutual exclusive"));
     } else if depth == 0 {
         errors.push(FieldError::forbidden(field, "must not be used at the root"));
     } else if additional.is_object() {
-        visit(additional, &field, depth + 1, errors);
+        visit(additional, field, depth + 1, patterns, errors);
     }
 }
 
@@ -139,7 +158,7 @@ fn has_fields(schema: &Value) -> bool {
     schema["properties"].as_object().is_some_and(|fields| !fields.is_empty())
 }
 
-fn check_list(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn check_list(schema: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     let Some(list_type) = schema.get("x-kubernetes-list-type").and_then(Value::as_str) else { return };
     let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
     let item = &schema["items"];
@@ -160,10 +179,15 @@ fn check_list(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
                     "must not be empty if x-kubernetes-list-type is map",
                 ));
             }
+            let required: HashSet<&str> =
+                item["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             for (index, key) in keys.into_iter().flatten().enumerate() {
+                if errors.len() >= MOST_ERRORS {
+                    return;
+                }
                 let name = key.as_str().unwrap_or_default();
                 let property = &item["properties"][name];
-                let required = item["required"].as_array().is_some_and(|names| names.contains(key));
+                let required = required.contains(name);
                 if property.is_null() {
                     errors.push(FieldError::invalid(
                         format!("{path}.x-kubernetes-list-map-keys[{index}]"),
@@ -185,10 +209,10 @@ fn check_list(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn check_junctors(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn check_junctors(schema: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     for junctor in ["allOf", "anyOf", "oneOf"] {
         for (index, inner) in schema[junctor].as_array().into_iter().flatten().enumerate() {
-            let path = format!("{path}.{junctor}[{index}]");
+            let path = path.item(junctor, index);
             // The two places where types may stand below a junctor: `anyOf: [integer, string]`, alone or as the first
             // of an `allOf`.
             let first_of_all = junctor == "allOf" && index == 0 && is_int_or_string(&inner["anyOf"]);
@@ -204,7 +228,7 @@ fn check_junctors(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
         }
     }
     if let Some(inner) = schema.get("not") {
-        check_inner(inner, schema, &format!("{path}.not"), 0, errors);
+        check_inner(inner, schema, &path.field("not"), 0, errors);
     }
 }
 
@@ -214,11 +238,14 @@ fn is_int_or_string(any_of: &Value) -> bool {
 }
 
 /// A schema below a junctor may only restrict what the schema outside specifies.
-fn check_inner(inner: &Value, outer: &Value, path: &str, depth: usize, errors: &mut Vec<FieldError>) {
+fn check_inner(inner: &Value, outer: &Value, path: &Path<'_>, depth: usize, errors: &mut Vec<FieldError>) {
     let Some(fields) = inner.as_object() else {
-        errors.push(FieldError::wrong_type(path, inner, "object"));
+        errors.push(FieldError::wrong_type(&path.to_string(), inner, "object"));
         return;
     };
+    if errors.len() >= MOST_ERRORS {
+        return;
+    }
     if depth > DEEPEST {
         errors.push(FieldError::forbidden(path, &format!("must not be nested deeper than {DEEPEST} levels")));
         return;
@@ -233,21 +260,21 @@ fn check_inner(inner: &Value, outer: &Value, path: &str, depth: usize, errors: &
         }
     }
     for (name, property) in inner["properties"].as_object().into_iter().flatten() {
-        let path = format!("{path}.properties[{name}]");
+        let path = &path.entry("properties", name);
         match outer["properties"].get(name).or(outer.get("additionalProperties")) {
-            Some(outer) => check_inner(property, outer, &path, depth + 1, errors),
+            Some(outer) => check_inner(property, outer, path, depth + 1, errors),
             None => errors.push(FieldError::required(path, "must be specified outside of the junctor")),
         }
     }
     if let Some(items) = inner.get("items") {
-        check_inner(items, &outer["items"], &format!("{path}.items"), depth + 1, errors);
+        check_inner(items, &outer["items"], &path.field("items"), depth + 1, errors);
     }
     for junctor in ["allOf", "anyOf", "oneOf"] {
         for (index, nested) in inner[junctor].as_array().into_iter().flatten().enumerate() {
-            check_inner(nested, outer, &format!("{path}.{junctor}[{index}]"), depth + 1, errors);
+            check_inner(nested, outer, &path.item(junctor, index), depth + 1, errors);
         }
     }
     if let Some(nested) = inner.get("not") {
-        check_inner(nested, outer, &format!("{path}.not"), depth + 1, errors);
+        check_inner(nested, outer, &path.field("not"), depth + 1, errors);
     }
 }

@@ -1,32 +1,75 @@
 //! Checking an object against its schema.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 use values::Quantity;
 
 use super::{
-    CauseType, FieldError, Schema,
+    FieldError, MOST_ERRORS, Schema,
     node::{Limits, ListType, Node, NodeId, Type},
 };
+use crate::path::Path;
 
-/// More errors than this help nobody.
-const MOST_ERRORS: usize = 100;
+/// Steps of one validation: values looked at, and what patterns and alternatives cost. A schema and an object of a
+/// megabyte each can take the product of both.
+const MOST_STEPS: usize = 200_000_000;
 
 pub(super) fn validate(schema: &Schema, object: &Value) -> Vec<FieldError> {
+    within(schema, object, MOST_STEPS)
+}
+
+/// What is wrong with the object, as far as it is found within so many steps.
+fn within(schema: &Schema, object: &Value, most: usize) -> Vec<FieldError> {
+    let steps = Cell::new(most);
     let mut errors = Vec::new();
-    visit(schema, schema.0.root, object, "", &mut errors);
+    visit(
+        &Checking { schema, most_errors: MOST_ERRORS, steps: &steps },
+        schema.0.root,
+        object,
+        &Path::ROOT,
+        &mut errors,
+    );
     errors.truncate(MOST_ERRORS);
+    if steps.get() == 0 {
+        let detail =
+            "takes too long to be validated: make the object, its patterns or its alternatives smaller";
+        errors.push(FieldError::forbidden("<nil>", detail));
+    }
     errors
 }
 
-fn visit(schema: &Schema, id: NodeId, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+/// One validation.
+#[derive(Clone, Copy)]
+struct Checking<'a> {
+    schema: &'a Schema,
+    /// With so many errors nothing is looked at any further.
+    most_errors: usize,
+    /// What is left of them.
+    steps: &'a Cell<usize>,
+}
+
+impl Checking<'_> {
+    /// Takes steps; whether there were as many left.
+    fn take(&self, steps: usize) -> bool {
+        let left = self.steps.get().saturating_sub(steps);
+        self.steps.set(left);
+        left > 0
+    }
+}
+
+fn visit(checking: &Checking<'_>, id: NodeId, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let schema = checking.schema;
     let node = schema.node(id);
+    if errors.len() >= checking.most_errors || !checking.take(1 + node.required.len()) {
+        return;
+    }
     if value.is_null() && node.nullable {
         return;
     }
     if let Some(expected) = mismatch(node, value) {
-        errors.push(FieldError::wrong_type(path, value, expected));
+        errors.push(FieldError::wrong_type(&path.to_string(), value, expected));
         return;
     }
     if node.ty == Type::Quantity && !is_quantity(value) {
@@ -45,21 +88,21 @@ fn visit(schema: &Schema, id: NodeId, value: &Value, path: &str, errors: &mut Ve
         });
     }
     if let Some(limits) = &node.limits {
-        check_limits(schema, limits, value, path, errors);
+        check_limits(checking, limits, value, path, errors);
     }
     match value {
         Value::Object(fields) => {
             let object = node.if_object.map_or(node, |object| schema.node(object));
-            check_fields(schema, object, fields, path, errors);
+            check_fields(checking, object, fields, path, errors);
         }
         Value::Array(items) => {
             if let Some(item) = node.items {
                 for (index, value) in items.iter().enumerate() {
-                    visit(schema, item, value, &format!("{path}[{index}]"), errors);
+                    visit(checking, item, value, &path.index(index), errors);
                 }
             }
             if !schema.is_builtin() {
-                check_unique(&node.list, items, path, errors);
+                check_unique(checking, &node.list, items, path, errors);
             }
         }
         _ => {}
@@ -67,22 +110,22 @@ fn visit(schema: &Schema, id: NodeId, value: &Value, path: &str, errors: &mut Ve
 }
 
 fn check_fields(
-    schema: &Schema,
+    checking: &Checking<'_>,
     node: &Node,
     fields: &Map<String, Value>,
-    path: &str,
+    path: &Path<'_>,
     errors: &mut Vec<FieldError>,
 ) {
-    let child = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     // Built-in types decode a missing field as empty; the rules of their kind say what must be there, and better.
-    if !schema.is_builtin() {
-        for name in node.required.iter().filter(|name| !fields.contains_key(&***name)) {
-            errors.push(FieldError::required(child(name), ""));
+    if !checking.schema.is_builtin() {
+        let missing = node.required.iter().filter(|name| !fields.contains_key(&***name));
+        for name in missing.take(checking.most_errors) {
+            errors.push(FieldError::required(&path.field(name), ""));
         }
     }
     for (name, value) in fields {
         if let Some(field) = node.fields.get(name.as_str()).copied().or(node.others) {
-            visit(schema, field, value, &child(name), errors);
+            visit(checking, field, value, &path.field(name), errors);
         }
     }
 }
@@ -127,9 +170,19 @@ fn is_base64(text: &str) -> bool {
     base64::engine::general_purpose::STANDARD.decode(text).is_ok()
 }
 
-fn check_unique(list: &ListType, items: &[Value], path: &str, errors: &mut Vec<FieldError>) {
+fn check_unique(
+    checking: &Checking<'_>,
+    list: &ListType,
+    items: &[Value],
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
     let mut seen = HashSet::new();
     for (index, item) in items.iter().enumerate() {
+        let keys = if let ListType::Map(keys) = list { keys.len() } else { 1 };
+        if errors.len() >= checking.most_errors || !checking.take(keys) {
+            return;
+        }
         let key = match list {
             ListType::Atomic => return,
             ListType::Set => item.clone(),
@@ -140,12 +193,18 @@ fn check_unique(list: &ListType, items: &[Value], path: &str, errors: &mut Vec<F
                 .into(),
         };
         if !seen.insert(key.to_string()) {
-            errors.push(FieldError::duplicate(format!("{path}[{index}]"), key));
+            errors.push(FieldError::duplicate(&path.index(index), key));
         }
     }
 }
 
-fn check_limits(schema: &Schema, limits: &Limits, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn check_limits(
+    checking: &Checking<'_>,
+    limits: &Limits,
+    value: &Value,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
     let mut invalid = |value: Value, rule: String| {
         errors.push(FieldError::invalid(path, value, &format!("{path} in body {rule}")));
     };
@@ -173,8 +232,11 @@ fn check_limits(schema: &Schema, limits: &Limits, value: &Value, path: &str, err
         if let Some(least) = limits.min_length.filter(|least| length < *least) {
             invalid(value.clone(), format!("should be at least {least} chars long"));
         }
-        if let Some(pattern) = limits.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
-            invalid(value.clone(), format!("should match '{pattern}'"));
+        if let Some(pattern) = &limits.pattern
+            && checking.take(pattern.cost(text))
+            && !pattern.is_match(text)
+        {
+            invalid(value.clone(), format!("should match '{}'", pattern.as_str()));
         }
     }
     if let Some(items) = value.as_array() {
@@ -192,18 +254,13 @@ fn check_limits(schema: &Schema, limits: &Limits, value: &Value, path: &str, err
         invalid(fields.len().into(), format!("should have at least {least} properties"));
     }
     check_maxima(limits, value, path, errors);
-    if !limits.enumeration.is_empty() && !limits.enumeration.contains(value) {
-        let supported: Vec<String> = limits.enumeration.iter().map(Value::to_string).collect();
-        errors.push(FieldError {
-            field: path.to_owned(),
-            reason: CauseType::FieldValueNotSupported,
-            message: format!("Unsupported value: {value}: supported values: {}", supported.join(", ")),
-        });
+    if !limits.enumeration.allows(value) {
+        errors.push(FieldError::not_among(path, value, &limits.enumeration.values));
     }
-    check_junctors(schema, limits, value, path, errors);
+    check_junctors(checking, limits, value, path, errors);
 }
 
-fn check_maxima(limits: &Limits, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn check_maxima(limits: &Limits, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     match value {
         Value::String(text) => {
             if let Some(most) = limits.max_length.filter(|most| text.chars().count() > *most) {
@@ -224,14 +281,20 @@ fn check_maxima(limits: &Limits, value: &Value, path: &str, errors: &mut Vec<Fie
     }
 }
 
-fn check_junctors(schema: &Schema, limits: &Limits, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn check_junctors(
+    checking: &Checking<'_>,
+    limits: &Limits,
+    value: &Value,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
     let fits = |id: NodeId| {
         let mut errors = Vec::new();
-        visit(schema, id, value, path, &mut errors);
+        visit(&Checking { most_errors: 1, ..*checking }, id, value, path, &mut errors);
         errors.is_empty()
     };
     let mut broken = |rule: &str| {
-        errors.push(FieldError::invalid(path, value.clone(), &format!("{path:?} must {rule}")));
+        errors.push(FieldError::invalid(path, value.clone(), &format!("{:?} must {rule}", path.to_string())));
     };
     if !limits.all_of.iter().all(|id| fits(*id)) {
         broken("validate all the schemas (allOf)");
@@ -261,3 +324,24 @@ fn is_quantity(value: &Value) -> bool {
 
 const QUANTITY_SYNTAX: &str =
     "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn alternatives_over_a_long_list_end_in_a_refusal() {
+        let alternative = |at: usize| json!({"properties": {"spec": {"maxItems": at}}, "required": ["spec"]});
+        let schema = json!({"schema": {"openAPIV3Schema": {"type": "object",
+            "anyOf": (0..50).map(alternative).collect::<Vec<_>>(),
+            "properties": {"spec": {"type": "array", "items": {"type": "integer"}}}}}});
+        let schema = Schema::from_crd_version(&schema).expect("structural");
+        let object = json!({"spec": vec![1; 1000]});
+        let refused = within(&schema, &object, 1000);
+        assert!(refused.iter().any(|error| error.message.contains("takes too long")), "{refused:?}");
+        assert!(
+            within(&schema, &object, 10_000).iter().all(|error| !error.message.contains("takes too long"))
+        );
+    }
+}

@@ -5,6 +5,8 @@
 
 mod lists;
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use crate::schema::{
@@ -127,8 +129,15 @@ impl Merging {
         if let Some(kept) = patch.get(RETAIN) {
             retain(target, patch, kept)?;
         }
-        let before: Vec<(&str, Value)> =
-            orders(patch).map(|(field, _)| (field, target.get(field).cloned().unwrap_or_default())).collect();
+        let key_of = |field: &str| {
+            self.field(node, field).and_then(|node| node.patch).and_then(|strategy| strategy.key())
+        };
+        let before: Vec<Vec<String>> = orders(patch)
+            .map(|(field, _)| {
+                let items = target.get(field).and_then(Value::as_array);
+                items.into_iter().flatten().map(|item| lists::id(item, key_of(field))).collect()
+            })
+            .collect();
         for (name, value) in patch {
             if let Some(field) = name.strip_prefix(DELETE) {
                 lists::delete_scalars(target.get_mut(field), list(name, value)?);
@@ -137,7 +146,7 @@ impl Merging {
             } else if value.is_null() {
                 target.remove(name);
             } else {
-                let mut merged = target.get(name).cloned().unwrap_or_default();
+                let mut merged = target.get_mut(name).map(Value::take).unwrap_or_default();
                 self.value(self.field(node, name), &mut merged, value)?;
                 let deleted = value.get(PATCH).is_some_and(|directive| directive == "delete");
                 if deleted && merged == Value::Object(Map::new()) {
@@ -147,11 +156,10 @@ impl Merging {
                 }
             }
         }
-        for ((field, order), (_, before)) in orders(patch).zip(&before) {
+        for ((field, order), before) in orders(patch).zip(&before) {
             let order = list(field, order)?;
-            let key = self.field(node, field).and_then(|node| node.patch).and_then(|strategy| strategy.key());
             if let Some(Value::Array(items)) = target.get_mut(field) {
-                lists::arrange(items, order, before.as_array().map(Vec::as_slice).unwrap_or_default(), key);
+                lists::arrange(items, order, before, key_of(field));
             }
         }
         Ok(())
@@ -169,18 +177,13 @@ fn retain(
     patch: &Map<String, Value>,
     kept: &Value,
 ) -> Result<(), PatchError> {
-    let kept = list(RETAIN, kept)?;
-    if let Some(name) =
-        patch.keys().find(|name| !name.starts_with('$') && !patch[*name].is_null() && !contains(kept, name))
-    {
+    let kept: HashSet<&str> = list(RETAIN, kept)?.iter().filter_map(Value::as_str).collect();
+    let unnamed = |name: &&String| !name.starts_with('$') && !kept.contains(name.as_str());
+    if let Some((name, _)) = patch.iter().find(|(name, value)| !value.is_null() && unnamed(name)) {
         return Err(PatchError::Directive(format!("{RETAIN} does not name the patched field {name:?}")));
     }
-    target.retain(|name, _| contains(kept, name));
+    target.retain(|name, _| kept.contains(name.as_str()));
     Ok(())
-}
-
-fn contains(names: &[Value], name: &str) -> bool {
-    names.iter().any(|kept| kept == name)
 }
 
 fn list<'a>(directive: &str, value: &'a Value) -> Result<&'a [Value], PatchError> {

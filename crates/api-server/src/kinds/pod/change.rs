@@ -1,9 +1,11 @@
 //! What may change in a pod: next to nothing.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::super::{
-    fields::{difference, entries, items, same, text},
+    fields::{difference, entries, items, same, text, without_empty},
     violations::Violations,
 };
 use crate::schema::FieldError;
@@ -68,11 +70,11 @@ fn check_tolerations(new: &Value, old: &Value, violations: &mut Violations) {
     let fixed = |toleration: &Value| {
         let mut toleration = toleration.clone();
         toleration["tolerationSeconds"] = Value::Null;
-        toleration
+        without_empty(&toleration).to_string()
     };
+    let kept: HashSet<String> = items(&new["tolerations"]).iter().map(fixed).collect();
     for toleration in items(&old["tolerations"]) {
-        let kept = items(&new["tolerations"]).iter().any(|new| same(&fixed(new), &fixed(toleration)));
-        if !kept {
+        if !kept.contains(&fixed(toleration)) {
             let detail = "existing toleration can not be modified except its tolerationSeconds";
             violations.forbid("spec.tolerations", detail);
             return;
@@ -81,9 +83,10 @@ fn check_tolerations(new: &Value, old: &Value, violations: &mut Violations) {
 }
 
 fn check_gates(new: &Value, old: &Value, violations: &mut Violations) {
+    let before: HashSet<String> = items(&old["schedulingGates"]).iter().map(Value::to_string).collect();
     let added: Vec<&str> = items(&new["schedulingGates"])
         .iter()
-        .filter(|gate| !items(&old["schedulingGates"]).contains(gate))
+        .filter(|gate| !before.contains(&gate.to_string()))
         .map(|gate| text(&gate["name"]))
         .collect();
     if !added.is_empty() {

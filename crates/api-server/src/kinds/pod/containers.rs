@@ -93,8 +93,14 @@ fn check_ports(field: &str, container: &Value, violations: &mut Violations) {
     }
 }
 
+/// The texts of one field of all items.
+fn texts<'a>(list: &'a Value, field: &str) -> HashSet<&'a str> {
+    items(list).iter().map(|item| text(&item[field])).collect()
+}
+
 fn check_mounts(field: &str, container: &Value, volumes: &Volumes<'_>, violations: &mut Violations) {
-    let devices = items(&container["volumeDevices"]);
+    let devices = texts(&container["volumeDevices"], "name");
+    let device_paths = texts(&container["volumeDevices"], "devicePath");
     let mut paths = HashSet::new();
     for (index, mount) in items(&container["volumeMounts"]).iter().enumerate() {
         let field = format!("{field}.volumeMounts[{index}]");
@@ -109,11 +115,11 @@ fn check_mounts(field: &str, container: &Value, volumes: &Volumes<'_>, violation
         if !paths.insert(text(&mount["mountPath"])) {
             violations.invalid(format!("{field}.mountPath"), &mount["mountPath"], "must be unique");
         }
-        if devices.iter().any(|device| device["name"] == mount["name"]) {
+        if devices.contains(text(&mount["name"])) {
             let detail = "must not already exist in volumeDevices";
             violations.invalid(format!("{field}.name"), &mount["name"], detail);
         }
-        if devices.iter().any(|device| device["devicePath"] == mount["mountPath"]) {
+        if device_paths.contains(text(&mount["mountPath"])) {
             let detail = "must not already exist as a path in volumeDevices";
             violations.invalid(format!("{field}.mountPath"), &mount["mountPath"], detail);
         }
@@ -156,6 +162,8 @@ fn check_recursive_read_only(field: &str, mount: &Value, violations: &mut Violat
 
 fn check_devices(field: &str, container: &Value, volumes: &Volumes<'_>, violations: &mut Violations) {
     let (mut paths, mut seen) = (HashSet::new(), HashSet::new());
+    let mounts = texts(&container["volumeMounts"], "name");
+    let mount_paths = texts(&container["volumeMounts"], "mountPath");
     for (index, device) in items(&container["volumeDevices"]).iter().enumerate() {
         let field = format!("{field}.volumeDevices[{index}]");
         violations.require(format!("{field}.name"), &device["name"], "");
@@ -176,12 +184,11 @@ fn check_devices(field: &str, container: &Value, volumes: &Volumes<'_>, violatio
             violations.invalid(format!("{field}.devicePath"), &device["devicePath"], "must be unique");
         }
         violations.no_backsteps(format!("{field}.devicePath"), &device["devicePath"]);
-        let mounts = items(&container["volumeMounts"]);
-        if mounts.iter().any(|mount| mount["name"] == device["name"]) {
+        if mounts.contains(text(&device["name"])) {
             let detail = "must not already exist in volumeMounts";
             violations.invalid(format!("{field}.name"), &device["name"], detail);
         }
-        if mounts.iter().any(|mount| mount["mountPath"] == device["devicePath"]) {
+        if mount_paths.contains(text(&device["devicePath"])) {
             let detail = "must not already exist as a path in volumeMounts";
             violations.invalid(format!("{field}.devicePath"), &device["devicePath"], detail);
         }
