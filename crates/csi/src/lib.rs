@@ -3,11 +3,13 @@
 //! [`v1`] is the Container Storage Interface, [`registration`] how a driver makes itself known on a node. Both are
 //! generated from `proto/`, clients and servers alike. Secrets never show in `Debug`: see `build.rs`.
 
+mod authority;
 mod client;
 mod code;
 mod secret;
 mod server;
 
+pub use authority::Connection;
 pub use client::{CONNECT_DEADLINE, ConnectError, connect, connect_within};
 pub use code::final_error;
 pub use prost_types::Timestamp;

@@ -6,8 +6,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::net::{UnixListener, UnixSocket};
 use tokio_stream::Stream;
+
+use crate::Connection;
 
 const BACKLOG: u32 = 128;
 /// What the kernel's `sun_path` holds, without its final zero byte.
@@ -85,10 +87,10 @@ fn identity(file: Metadata) -> (u64, u64) {
 }
 
 impl Stream for Listener {
-    type Item = io::Result<UnixStream>;
+    type Item = io::Result<Connection>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.inner.poll_accept(cx).map(|accepted| Some(accepted.map(|(stream, _)| stream)))
+        self.inner.poll_accept(cx).map(|accepted| Some(accepted.map(|(stream, _)| Connection::new(stream))))
     }
 }
 

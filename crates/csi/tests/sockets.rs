@@ -7,6 +7,8 @@ use csi::{ConnectError, ListenError, connect, connect_within, listen};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tonic::{Code, Request, Response, Status};
 
@@ -58,6 +60,61 @@ async fn a_call_reaches_the_server_and_a_channel_outlives_it() {
     });
     assert_eq!(answer.await.expect("connected again").name, "orlop.dev");
     stop(second).await;
+}
+
+/// The kind of the first frame that answers a call whose client gives this as the authority, byte by byte.
+async fn answered(path: &Path, authority: &str) -> u8 {
+    let mut stream = UnixStream::connect(path).await.expect("connected");
+    let length = |text: &str| u8::try_from(text.len()).expect("short");
+    let target = "/pluginregistration.Registration/GetInfo";
+    // POST over http; path, authority, content-type and te.
+    let mut headers = vec![0x83, 0x86];
+    for (name, value) in [
+        (&[0x44][..], target),
+        (&[0x41], authority),
+        (&[0x5f], "application/grpc"),
+        (&[0x40, 2, b't', b'e'], "trailers"),
+    ] {
+        headers.extend([name, &[length(value)], value.as_bytes()].concat());
+    }
+    let frame = |kind: u8, flags: u8, payload: &[u8]| {
+        let stream = u8::from(kind != 4);
+        let length = u8::try_from(payload.len()).expect("short");
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let call = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, &[]),
+        frame(1, 4, &headers),
+        frame(0, 1, &[0; 5]),
+    ];
+    for byte in call.concat() {
+        stream.write_all(&[byte]).await.expect("written");
+    }
+    loop {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).await.expect("a frame");
+        let length = usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
+        stream.read_exact(&mut vec![0; length]).await.expect("its content");
+        if header[8] == 1 {
+            return header[3];
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_call_the_server_what_it_likes() {
+    const HEADERS: u8 = 1;
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = directory.path().join("csi.sock");
+    let server = serve(&path);
+    for authority in
+        ["localhost", "%2Ftmp%2Fcsi.sock", "/tmp/csi.sock", "unix:///x", "a b", "u@h:1:2", "\u{fc}"]
+    {
+        let kind = tokio::time::timeout(Duration::from_secs(10), answered(&path, authority)).await;
+        assert_eq!(kind, Ok(HEADERS), "{authority}");
+    }
+    stop(server).await;
 }
 
 #[tokio::test]
