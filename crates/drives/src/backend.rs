@@ -185,24 +185,25 @@ pub(crate) trait Backend: Send + Sync {
     /// Removes a volume's directory with all in it.
     fn destroy(&self, host: &dyn Host, mount: &Path, volume: &Path) -> Result<()>;
 
-    /// Whether nothing that it makes of a volume becomes durable before the record that was written before it.
+    /// Whether nothing that it makes of a volume becomes durable before what was done before it, such as writing its record.
     fn is_ordered(&self) -> bool {
         true
     }
 
-    /// Lets nothing that follows become durable without a new volume's directory. XFS and ext4 write their journals in
-    /// order: whatever is made durable next takes it along.
-    fn keep(&self, _: &dyn Host, _: Place<'_>) -> Result<()> {
-        Ok(())
+    /// Makes all changes so far of the tree of files and of limits durable, and the records that were written; what other
+    /// files hold is not meant. XFS and ext4 write their journals in order.
+    fn flush(&self, host: &dyn Host, _mount: &Path, records: &Path) -> Result<()> {
+        host.force_journal(records)
     }
 
-    /// As `keep`, for all changes so far of the tree of files and of limits.
-    fn commit(&self, _: &dyn Host, _mount: &Path) -> Result<()> {
-        Ok(())
-    }
-
-    /// Waits until the space of a destroyed volume is free, and removes its quota.
-    fn reclaim(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<()>;
+    /// Waits until the space of a destroyed volume is free, and removes its quota. `flush` makes all so far durable.
+    fn reclaim(
+        &self,
+        host: &dyn Host,
+        mount: &Path,
+        quota: QuotaKey,
+        flush: &dyn Fn() -> Result<()>,
+    ) -> Result<()>;
 }
 
 /// The backend of a kind.

@@ -485,7 +485,7 @@ pub(crate) fn expand(
                     // A crash may have come between the growth and its being shown.
                     let site = serving.site.clone();
                     drop(state);
-                    plan::resize(&record).map_or(Ok(()), |step| site.perform(&step))?;
+                    plan::resize(&record).map_or(Ok(()), |step| site.execute(&[step]))?;
                     Ok(record.size)
                 }
                 Some(limit) => Err(ExpandError::OutOfRange(format!(
@@ -550,7 +550,7 @@ pub(crate) fn throttle(inner: &Inner, id: &VolumeId, throttle: Throttle) -> Resu
         }
         known
     };
-    let recorded = site.perform(&Step::record(record));
+    let recorded = site.execute(&[Step::record(record)]);
     let mut state = inner.state.lock();
     state.changed(&id.drive, &recorded);
     if let Some(entry) = state.entry_mut(id) {

@@ -11,6 +11,7 @@ use linux::{Host, LoopDevice, Result};
 use crate::{
     backend::{Backend, Copies, Place},
     block,
+    flush::Flushes,
     layout::{Layout, Maker, image_in},
     plan::{Content, Observed, Step},
     record::{Phase, VolumeRecord, render},
@@ -22,29 +23,59 @@ pub(crate) struct Site {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) backend: &'static dyn Backend,
     pub(crate) layout: Layout,
+    pub(crate) lane: Arc<Lane>,
+}
+
+/// What all who change one drive share.
+#[derive(Default)]
+pub(crate) struct Lane {
+    /// Of trees and records.
+    flushes: Flushes,
+    /// Of all that files hold.
+    syncs: Flushes,
 }
 
 impl Site {
-    /// Carries out steps in order, up to the first that fails.
-    pub(crate) fn execute(&self, steps: &[Step]) -> Result<()> {
-        steps.iter().try_for_each(|step| self.perform(step))
+    pub(crate) fn new(host: Arc<dyn Host>, backend: &'static dyn Backend, layout: Layout) -> Self {
+        Self { host, backend, layout, lane: Arc::default() }
     }
 
-    /// Carries out one step; may be repeated.
-    pub(crate) fn perform(&self, step: &Step) -> Result<()> {
+    /// Carries out steps in order, up to the first that fails; each may be repeated. What the steps promise is durable
+    /// when this returns, and before anybody else can see it. In between nothing has to be: what is done later does not
+    /// become durable without what was done before, but where the backend says otherwise.
+    pub(crate) fn execute(&self, steps: &[Step]) -> Result<()> {
+        let mut promised = false;
+        for step in steps {
+            if promised && matches!(step, Step::Resize { .. }) {
+                self.flush()?;
+                promised = false;
+            }
+            self.perform(step)?;
+            promised |= matches!(step, Step::Record(_) | Step::Forget { .. } | Step::Commit);
+            if !self.backend.is_ordered() && matches!(step, Step::Intend(_) | Step::Record(_)) {
+                self.flush()?;
+                promised = false;
+            }
+        }
+        match promised {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes all changes so far survive power loss, together with those of all who wait for the same.
+    fn flush(&self) -> Result<()> {
+        let (host, mount) = (self.host.as_ref(), self.layout.mount());
+        self.lane.flushes.share(|| self.backend.flush(host, mount, &self.layout.records()))
+    }
+
+    /// Carries out one step.
+    fn perform(&self, step: &Step) -> Result<()> {
         let (host, mount) = (self.host.as_ref(), self.layout.mount());
         match step {
-            Step::Intend(record) => {
+            Step::Intend(record) | Step::Record(record) => {
                 self.make_room_for_records()?;
-                let file = self.layout.record(&record.key);
-                match self.backend.is_ordered() {
-                    true => host.write_ordered(&file, &render(record), 0o600),
-                    false => host.write_durable(&file, &render(record), 0o600),
-                }
-            }
-            Step::Record(record) => {
-                self.make_room_for_records()?;
-                host.write_durable(&self.layout.record(&record.key), &render(record), 0o600)
+                host.write_ordered(&self.layout.record(&record.key), &render(record), 0o600)
             }
             Step::Create { key, new } => {
                 let volume = self.layout.volume(key);
@@ -93,12 +124,9 @@ impl Site {
                 let loops = host.loops_of(&self.layout.image(key))?;
                 loops.iter().try_for_each(|one| host.refresh_loop(&one.device))
             }
-            Step::Keep { key } => {
-                let volume = self.layout.volume(key);
-                self.backend.keep(host, self.place(&volume))
-            }
-            Step::Commit => self.backend.commit(host, mount),
-            Step::Sync => host.sync_filesystem(mount),
+            // All is kept in order; see `execute`.
+            Step::Keep { .. } | Step::Commit => Ok(()),
+            Step::Sync => self.lane.syncs.share(|| host.sync_filesystem(mount)),
             Step::SetAside { key } => {
                 self.backend.withdraw(host, &self.layout.volume(key))?;
                 match host.rename(&self.layout.volume(key), &self.layout.discarded(key)) {
@@ -107,8 +135,8 @@ impl Site {
                 }
             }
             Step::Destroy { key } => self.backend.destroy(host, mount, &self.layout.discarded(key)),
-            Step::Reclaim { quota } => self.backend.reclaim(host, mount, *quota),
-            Step::Forget { key } => host.remove_file(&self.layout.record(key)).map(drop),
+            Step::Reclaim { quota } => self.backend.reclaim(host, mount, *quota, &|| self.flush()),
+            Step::Forget { key } => host.remove_ordered(&self.layout.record(key)).map(drop),
         }
     }
 

@@ -211,6 +211,15 @@ impl FakeHost {
         }
     }
 
+    /// Makes all on the disk of `place` durable.
+    fn commit(&self, place: &Path) -> Result<()> {
+        self.change("commit", place, |machine| {
+            let (disk, _) = machine.on(place);
+            disk.durable = disk.now.clone();
+            Ok(())
+        })
+    }
+
     fn ask<T>(
         &self,
         what: &'static str,
@@ -343,6 +352,25 @@ impl Files for FakeHost {
         })
     }
 
+    fn remove_ordered(&self, file: &Path) -> Result<bool> {
+        self.change("remove", file, |machine| {
+            let (disk, inside) = machine.on(file);
+            Ok(disk.now.nodes.remove(&inside).is_some())
+        })
+    }
+
+    fn make_directory_ordered(&self, directory: &Path, _: u32) -> Result<()> {
+        self.change("make", directory, |machine| {
+            let (disk, inside) = machine.on(directory);
+            disk.now.nodes.entry(inside).or_insert(PLAIN);
+            Ok(())
+        })
+    }
+
+    fn force_journal(&self, directory: &Path) -> Result<()> {
+        self.commit(directory)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.change("rename", from, |machine| {
             let target = machine.locate(to).1;
@@ -364,11 +392,6 @@ impl Files for FakeHost {
             }
             Ok(())
         })
-    }
-
-    /// A subvolume becomes durable with all before it: it is no part of the log beside.
-    fn sync_directory(&self, directory: &Path) -> Result<()> {
-        self.sync_filesystem(directory)
     }
 
     fn sync_filesystem(&self, mount: &Path) -> Result<()> {
@@ -441,16 +464,11 @@ impl Files for FakeHost {
             {
                 return Err(io::Error::from_raw_os_error(122));
             }
-            disk.both(|view| {
-                if !view.nodes.contains_key(inside.parent().unwrap_or(Path::new(""))) {
-                    return Err(no(io::ErrorKind::NotFound));
-                }
-                match view.nodes.entry(inside.clone()).or_insert(Node::Image(0, Vec::new())) {
-                    Node::Image(length, _) => *length = size.max(*length),
-                    _ => return Err(no(io::ErrorKind::InvalidInput)),
-                }
-                Ok(())
-            })
+            match disk.now.nodes.entry(inside).or_insert(Node::Image(0, Vec::new())) {
+                Node::Image(length, _) => *length = size.max(*length),
+                _ => return Err(no(io::ErrorKind::InvalidInput)),
+            }
+            Ok(())
         })
     }
 

@@ -160,7 +160,7 @@ fn weave(plans: Vec<Vec<Step>>) -> Vec<(usize, Step)> {
         for step in plan {
             match &step {
                 Step::Record(record) if record.phase == Phase::Ready => last.push((at, step)),
-                Step::Record(_) => first.push((at, step)),
+                Step::Intend(_) | Step::Record(_) => first.push((at, step)),
                 Step::Freeze { .. } => freezes.push((at, step)),
                 _ => middle.push((at, step)),
             }
@@ -172,9 +172,9 @@ fn weave(plans: Vec<Vec<Step>>) -> Vec<(usize, Step)> {
 /// Carries the woven plan out, up to the first step that fails: of which member, and why.
 fn take(members: &[Member]) -> Result<(), (usize, linux::Error)> {
     let plans = members.iter().map(|member| plan::create(&member.record, Some(&member.found.content)));
-    weave(plans.collect())
-        .iter()
-        .try_for_each(|(at, step)| members[*at].site.perform(step).map_err(|error| (*at, error)))
+    weave(plans.collect()).iter().try_for_each(|(at, step)| {
+        members[*at].site.execute(std::slice::from_ref(step)).map_err(|error| (*at, error))
+    })
 }
 
 fn undo(member: &Member) -> linux::Result<()> {

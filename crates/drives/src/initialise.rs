@@ -235,7 +235,7 @@ fn finish(
         failing: None,
         unread: false,
         tried: false,
-        site: Site { host: host.clone(), backend, layout },
+        site: Site::new(host.clone(), backend, layout),
         claim: Some(claim),
         volumes: Default::default(),
         labels: Default::default(),

@@ -21,6 +21,7 @@ mod failing;
 mod fake;
 #[cfg(test)]
 mod faults;
+mod flush;
 #[cfg(test)]
 mod fuzz;
 mod group;

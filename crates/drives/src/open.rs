@@ -381,7 +381,7 @@ pub(crate) fn open(
             return failed(format!("its record .orlop/drive.json can't be used: {error}{remedy}"));
         }
     };
-    let site = Site { host: host.clone(), backend, layout: layout.clone() };
+    let site = Site::new(host.clone(), backend, layout.clone());
     let start = || {
         let claim = match mount_and_claim(host.as_ref(), root, backend, &device.path, &layout)? {
             Hold::Ours(claim) => claim,

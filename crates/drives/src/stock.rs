@@ -191,7 +191,7 @@ fn bring_in_line(site: &Site, record: VolumeRecord, format: u32) -> (Entry, Opti
     }
     if format < FORMAT
         && site.layout.maker() == Maker::Orlop
-        && let Err(error) = site.perform(&Step::record(entry.record.clone()))
+        && let Err(error) = site.execute(&[Step::record(entry.record.clone())])
     {
         tracing::warn!(volume = key, %error, "the record of a volume keeps its earlier format");
     }

@@ -21,7 +21,7 @@ use std::{
 use linux_raw_sys::ioctl::{
     BTRFS_IOC_FS_INFO, BTRFS_IOC_INO_LOOKUP, BTRFS_IOC_QGROUP_ASSIGN, BTRFS_IOC_QGROUP_CREATE,
     BTRFS_IOC_QGROUP_LIMIT, BTRFS_IOC_QUOTA_CTL, BTRFS_IOC_RESIZE, BTRFS_IOC_SNAP_CREATE_V2,
-    BTRFS_IOC_SNAP_DESTROY, BTRFS_IOC_SUBVOL_CREATE, BTRFS_IOC_SYNC,
+    BTRFS_IOC_SNAP_DESTROY, BTRFS_IOC_START_SYNC, BTRFS_IOC_SUBVOL_CREATE, BTRFS_IOC_WAIT_SYNC,
 };
 use rustix::{
     fs::{Mode, OFlags},
@@ -78,7 +78,14 @@ pub trait Btrfs {
     /// When it is no subvolume's root.
     fn subvolume_id(&self, path: &Path) -> Result<SubvolumeId>;
 
-    /// Waits until the space of a deleted subvolume is free.
+    /// Makes all changes so far of the file system's tree durable, with small files that were written out. What other
+    /// files hold is not waited for.
+    ///
+    /// # Errors
+    /// When the drive refuses.
+    fn commit_transaction(&self, mount: &Path) -> Result<()>;
+
+    /// Waits until the space of a deleted subvolume is free; the kernel begins with that when the deletion is committed.
     ///
     /// # Errors
     /// When the kernel can't wait for it.
@@ -106,7 +113,7 @@ pub trait Btrfs {
     /// Removes the quota groups of a deleted subvolume and of what was made inside it, if they are still there.
     ///
     /// # Errors
-    /// `EBUSY` while the subvolume is not cleaned up.
+    /// `EBUSY` while the subvolume is not cleaned up, or that is not committed.
     fn remove_subvolume_quota(&self, mount: &Path, id: SubvolumeId) -> Result<()>;
 
     /// Grows the file system to the size of its device.
@@ -178,11 +185,19 @@ impl Btrfs for Kernel {
         Ok(SubvolumeId(lookup.tree))
     }
 
+    fn commit_transaction(&self, mount: &Path) -> Result<()> {
+        let directory = open(mount)?;
+        let mut transaction = 0_u64;
+        // SAFETY: BTRFS_IOC_START_SYNC writes a u64, the number of the transaction.
+        unsafe { ioctl::with::<BTRFS_IOC_START_SYNC, _>(directory.as_fd(), &mut transaction) }
+            .context("commit", mount.display())?;
+        // SAFETY: BTRFS_IOC_WAIT_SYNC reads a u64, the same number.
+        unsafe { ioctl::with::<BTRFS_IOC_WAIT_SYNC, _>(directory.as_fd(), &mut transaction) }
+            .context("commit", mount.display())
+    }
+
     fn wait_for_cleaning(&self, mount: &Path, id: SubvolumeId) -> Result<()> {
         let directory = open(mount)?;
-        // A commit wakes the thread that cleans up.
-        // SAFETY: BTRFS_IOC_SYNC takes no argument.
-        unsafe { ioctl::plain::<BTRFS_IOC_SYNC>(directory.as_fd()) }.context("sync", mount.display())?;
         // There is no event for its end: the kernel's own waiting call (Linux 6.13) looks once per second.
         let mut pause = Duration::from_millis(1);
         while subvolume_remains(directory.as_fd(), id).context("look for subvolumes of", mount.display())? {
@@ -310,20 +325,14 @@ fn destroy(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a quota group. What it counted is taken off with a commit, so one that still counts is asked again after it.
+/// Removes a quota group. What it counted is taken off with a commit.
 fn remove_group(fd: BorrowedFd<'_>, group: u64) -> Result<(), Errno> {
-    const COMMITS: usize = 8;
     let mut remove = QuotaGroupCreate { create: 0, group };
-    for _ in 0..COMMITS {
-        // SAFETY: BTRFS_IOC_QGROUP_CREATE reads a btrfs_ioctl_qgroup_create_args.
-        match unsafe { ioctl::with::<BTRFS_IOC_QGROUP_CREATE, _>(fd, &mut remove) } {
-            // SAFETY: BTRFS_IOC_SYNC takes no argument.
-            Err(Errno::BUSY) => unsafe { ioctl::plain::<BTRFS_IOC_SYNC>(fd) }?,
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error),
-        }
+    // SAFETY: BTRFS_IOC_QGROUP_CREATE reads a btrfs_ioctl_qgroup_create_args.
+    match unsafe { ioctl::with::<BTRFS_IOC_QGROUP_CREATE, _>(fd, &mut remove) } {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error),
     }
-    Err(Errno::BUSY)
 }
 
 /// Where sysfs shows the quota groups of a file system: the numbers as they are now, not as last committed.

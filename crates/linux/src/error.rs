@@ -32,6 +32,15 @@ impl Error {
         self.source.kind()
     }
 
+    /// The same, for another who waited for the same thing.
+    pub fn again(&self) -> Self {
+        let source = match self.source.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => io::Error::new(self.source.kind(), self.source.to_string()),
+        };
+        Self { action: self.action, object: self.object.clone(), source }
+    }
+
     /// The kernel's error number, where one is behind this.
     pub fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()
@@ -73,8 +82,9 @@ pub fn in_words(error: &io::Error) -> String {
         return words.to_owned();
     }
     let text = error.to_string();
-    match text.rsplit_once(" (os error ") {
-        Some((words, _)) => words.to_owned(),
+    match text.split_once(" (os error ") {
+        // A file system may have said more.
+        Some((words, rest)) => format!("{words}{}", rest.split_once(')').map_or("", |(_, more)| more)),
         None => text,
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fs::{DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read, Write},
     os::{
-        fd::AsFd,
+        fd::{AsFd, AsRawFd},
         unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
@@ -92,10 +92,31 @@ pub trait Files {
 
     /// As [`write_durable`](Self::write_durable), but power loss may undo it, together with every later change of the file
     /// system's tree: journals (ext4, XFS) and transactions (btrfs) become durable in order. Never is half of it there.
+    /// What makes the tree durable makes it durable, content included.
     ///
     /// # Errors
     /// As there.
     fn write_ordered(&self, file: &Path, content: &[u8], mode: u32) -> Result<()>;
+
+    /// As [`remove_file`](Self::remove_file), durable as [`write_ordered`](Self::write_ordered) is.
+    ///
+    /// # Errors
+    /// As there.
+    fn remove_ordered(&self, file: &Path) -> Result<bool>;
+
+    /// As [`make_directory`](Self::make_directory) in a directory that exists, durable as
+    /// [`write_ordered`](Self::write_ordered) is.
+    ///
+    /// # Errors
+    /// As there.
+    fn make_directory_ordered(&self, directory: &Path, mode: u32) -> Result<()>;
+
+    /// On XFS and ext4, makes all changes so far of the file system's tree durable: the journal is written up to a change
+    /// that is made for this, of the time of `directory`. What files hold is not meant.
+    ///
+    /// # Errors
+    /// When the drive refuses.
+    fn force_journal(&self, directory: &Path) -> Result<()>;
 
     /// Renames within one file system. Refuses to replace what is at `to`. Not durable by itself.
     ///
@@ -161,17 +182,12 @@ pub trait Files {
 
     /// Makes a file (mode 0600) if there is none, sets space aside for all of its `size` bytes, and gives it that length
     /// if it is shorter. On btrfs it is written in place, without checksums, so that the space stays its own. Bytes that
-    /// were never written are zero. Durable; may be repeated after it broke off.
+    /// were never written are zero. Durable as [`write_ordered`](Self::write_ordered) is; may be repeated after it broke
+    /// off.
     ///
     /// # Errors
     /// `ENOSPC` or `EDQUOT` where there is no such space.
     fn allocate(&self, file: &Path, size: u64) -> Result<()>;
-
-    /// Makes the names in a directory durable, with the directories that they name, empty as these were made.
-    ///
-    /// # Errors
-    /// When the drive refuses.
-    fn sync_directory(&self, directory: &Path) -> Result<()>;
 
     /// Makes everything written so far on a file system durable, whoever wrote it: as long as that takes.
     ///
@@ -252,46 +268,46 @@ impl Files for Kernel {
         {
             self.make_directory(parent, 0o755)?;
         }
-        match DirBuilder::new().mode(mode).create(directory) {
-            Ok(()) => {
-                std::fs::set_permissions(directory, Permissions::from_mode(mode)).map_err(context)?;
-                sync_parent(directory)
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                match directory.symlink_metadata().map_err(context)?.is_dir() {
-                    true => Ok(()),
-                    false => Err(context(io::ErrorKind::NotADirectory.into())),
-                }
-            }
-            Err(error) => Err(context(error)),
+        match make_one(directory, mode).map_err(context)? {
+            true => sync_parent(directory),
+            false => Ok(()),
         }
     }
 
+    fn make_directory_ordered(&self, directory: &Path, mode: u32) -> Result<()> {
+        make_one(directory, mode).map(drop).context("make directory", directory.display())
+    }
+
     fn write_durable(&self, file: &Path, content: &[u8], mode: u32) -> Result<()> {
-        self.write_ordered(file, content, mode)?;
+        replace(file, content, mode, File::sync_all)?;
         sync_parent(file)
     }
 
     fn write_ordered(&self, file: &Path, content: &[u8], mode: u32) -> Result<()> {
-        let draft = draft_of(file);
-        let write = || {
-            let mut open =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
-            open.set_permissions(Permissions::from_mode(mode))?;
-            open.write_all(content)?;
-            open.sync_all()?;
-            std::fs::rename(&draft, file)
+        replace(file, content, mode, |open| match content.len() > INLINE {
+            true => open.sync_all(),
+            false => write_out(open),
+        })
+    }
+
+    fn remove_ordered(&self, file: &Path) -> Result<bool> {
+        let found = unlink(file)?;
+        unlink(&draft_of(file))?;
+        Ok(found)
+    }
+
+    fn force_journal(&self, directory: &Path) -> Result<()> {
+        let force = || {
+            let open = File::open(directory)?;
+            open.set_modified(std::time::SystemTime::now())?;
+            open.sync_all()
         };
-        write().context("write", file.display())
+        force().context("sync", directory.display())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
             .context("rename", format!("{} to {}", from.display(), to.display()))
-    }
-
-    fn sync_directory(&self, directory: &Path) -> Result<()> {
-        File::open(directory).and_then(|open| open.sync_all()).context("sync", directory.display())
     }
 
     fn sync_filesystem(&self, mount: &Path) -> Result<()> {
@@ -300,16 +316,6 @@ impl Files for Kernel {
     }
 
     fn remove_file(&self, file: &Path) -> Result<bool> {
-        let unlink = |path: &Path| match std::fs::remove_file(path) {
-            Ok(()) => Ok(true),
-            // A name that is too long for a file is none of a file either.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(error).context("remove", path.display()),
-        };
         let found = unlink(file)?;
         let draft = unlink(&draft_of(file))?;
         if found || draft {
@@ -380,10 +386,9 @@ impl Files for Kernel {
                 rustix::fs::fallocate(&open, FallocateFlags::empty(), at, length)?;
                 at += length;
             }
-            open.sync_all()
+            Ok::<_, io::Error>(())
         };
-        set_aside().context("set space aside for", file.display())?;
-        sync_parent(file)
+        set_aside().context("set space aside for", file.display())
     }
 
     fn cut(&self, file: &Path, size: u64) -> Result<()> {
@@ -414,6 +419,62 @@ impl Files for Kernel {
             inodes: f_files,
             inodes_free: f_ffree,
         })
+    }
+}
+
+/// What btrfs keeps in its tree, beside the name, once it is written out: bytes.
+const INLINE: usize = 2048;
+
+/// Replaces a file's content as a whole, once `settle` has done with the draft what it must.
+fn replace(file: &Path, content: &[u8], mode: u32, settle: impl Fn(&File) -> io::Result<()>) -> Result<()> {
+    let draft = draft_of(file);
+    let write = || {
+        let mut open = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
+        open.set_permissions(Permissions::from_mode(mode))?;
+        open.write_all(content)?;
+        settle(&open)?;
+        std::fs::rename(&draft, file)
+    };
+    write().context("write", file.display())
+}
+
+/// Writes what a file holds to its place, without flushing the device: whatever flushes it later makes it durable.
+fn write_out(open: &File) -> io::Result<()> {
+    let flags =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the descriptor is open; the call touches no memory of ours.
+    match unsafe { libc::sync_file_range(open.as_raw_fd(), 0, 0, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Removes a file; `false` when there was none.
+fn unlink(path: &Path) -> Result<bool> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        // A name that is too long for a file is none of a file either.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => {
+            Ok(false)
+        }
+        Err(error) => Err(error).context("remove", path.display()),
+    }
+}
+
+/// Makes a directory; `false` when it is there already.
+fn make_one(directory: &Path, mode: u32) -> io::Result<bool> {
+    match DirBuilder::new().mode(mode).create(directory) {
+        Ok(()) => {
+            std::fs::set_permissions(directory, Permissions::from_mode(mode))?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match directory.symlink_metadata()?.is_dir() {
+                true => Ok(false),
+                false => Err(io::ErrorKind::NotADirectory.into()),
+            }
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -83,8 +83,7 @@ impl Backend for Btrfs {
     fn thaw(&self, host: &dyn Host, mount: &Path, frozen: &Path) -> Result<()> {
         let Some(id) = host.delete_subvolume(frozen)? else { return Ok(()) };
         // What the volume overwrote meanwhile counts for it until then.
-        host.wait_for_cleaning(mount, id)?;
-        host.remove_subvolume_quota(mount, id)
+        clean_up(host, mount, id, &|| host.commit_transaction(mount))
     }
 
     fn fill(&self, host: &dyn Host, _: &Path, frozen: &Path, volume: &Path) -> Result<()> {
@@ -104,22 +103,37 @@ impl Backend for Btrfs {
         host.delete_subvolume(volume).map(drop)
     }
 
-    /// A file that is made durable by itself is written to a log beside all others, and would go ahead of them. The log
-    /// has no subvolumes: to make a new one durable, all before it is committed.
-    fn keep(&self, host: &dyn Host, place: Place<'_>) -> Result<()> {
-        host.sync_directory(place.volume.parent().unwrap_or(place.mount))
+    /// A file that is made durable by itself is written to a log beside all others, and would go ahead of them: so no
+    /// record is, and all become durable by a commit.
+    fn flush(&self, host: &dyn Host, mount: &Path, _: &Path) -> Result<()> {
+        host.commit_transaction(mount)
     }
 
-    /// The kernel has no call that commits and does not write what files hold.
-    fn commit(&self, host: &dyn Host, mount: &Path) -> Result<()> {
-        host.sync_filesystem(mount)
+    fn reclaim(
+        &self,
+        host: &dyn Host,
+        mount: &Path,
+        quota: QuotaKey,
+        flush: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        clean_up(host, mount, subvolume(quota)?, flush)
     }
+}
 
-    fn reclaim(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<()> {
-        let id = subvolume(quota)?;
-        host.wait_for_cleaning(mount, id)?;
-        host.remove_subvolume_quota(mount, id)
+/// How many commits it may take until a cleaned subvolume is taken off its quota group; one, mostly.
+const COMMITS: usize = 8;
+
+/// Waits until a deleted subvolume is cleaned up, which begins with a commit, and removes its quota.
+fn clean_up(host: &dyn Host, mount: &Path, id: SubvolumeId, flush: &dyn Fn() -> Result<()>) -> Result<()> {
+    flush()?;
+    host.wait_for_cleaning(mount, id)?;
+    for _ in 0..COMMITS {
+        match host.remove_subvolume_quota(mount, id) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => flush()?,
+            other => return other,
+        }
     }
+    host.remove_subvolume_quota(mount, id)
 }
 
 fn subvolume(quota: QuotaKey) -> Result<SubvolumeId> {

@@ -286,7 +286,7 @@ impl Backend for Lvm {
 
     fn create(&self, host: &dyn Host, place: Place<'_>, new: &New) -> Result<()> {
         let (group, device) = (group_at(place.mount)?, place.device()?);
-        host.make_directory(place.volume, 0o755)?;
+        host.make_directory_ordered(place.volume, 0o755)?;
         if host.mount_table()?.at(place.volume).is_some() {
             return Ok(());
         }
@@ -411,7 +411,7 @@ impl Backend for Lvm {
     }
 
     /// The space is free when the logical volume is gone.
-    fn reclaim(&self, _: &dyn Host, _: &Path, _: QuotaKey) -> Result<()> {
+    fn reclaim(&self, _: &dyn Host, _: &Path, _: QuotaKey, _: &dyn Fn() -> Result<()>) -> Result<()> {
         Ok(())
     }
 }

@@ -72,7 +72,7 @@ impl Backend for Xfs {
     }
 
     fn create(&self, host: &dyn Host, place: Place<'_>, new: &New) -> Result<()> {
-        host.make_directory(place.volume, 0o755)?;
+        host.make_directory_ordered(place.volume, 0o755)?;
         match new.quota {
             Some(quota) => host.set_project(place.volume, project(quota)?),
             None => Err(linux::Error::because(
@@ -125,7 +125,13 @@ impl Backend for Xfs {
         host.remove_tree(volume).map(drop)
     }
 
-    fn reclaim(&self, host: &dyn Host, mount: &Path, quota: QuotaKey) -> Result<()> {
+    fn reclaim(
+        &self,
+        host: &dyn Host,
+        mount: &Path,
+        quota: QuotaKey,
+        _: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
         let project = project(quota)?;
         // The kernel gives files back in the background; until then they would count for the next volume with this key.
         let until = Instant::now() + CLEANING;

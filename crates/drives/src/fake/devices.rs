@@ -248,11 +248,13 @@ impl Btrfs for FakeHost {
     fn wait_for_cleaning(&self, mount: &Path, id: SubvolumeId) -> Result<()> {
         self.change("wait", mount, |machine| {
             let (disk, _) = machine.on(mount);
-            // Waiting commits.
             disk.now.cleaning.remove(&id.0);
-            disk.durable = disk.now.clone();
             Ok(())
         })
+    }
+
+    fn commit_transaction(&self, mount: &Path) -> Result<()> {
+        self.commit(mount)
     }
 
     fn enable_simple_quota(&self, mount: &Path) -> Result<()> {

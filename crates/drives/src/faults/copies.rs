@@ -1,6 +1,8 @@
 //! The same for snapshots, and for volumes that are filled from them or from volumes.
 
-use super::{Ending, IMAGE, RealDrive, SIZE, World, at_every_call_of, kinds, real_kinds, record, request};
+use super::{
+    Ending, IMAGE, RealDrive, SIZE, World, at_every_call_of, at_flush, kinds, real_kinds, record, request,
+};
 use crate::{
     AccessType, BackendKind, CreateVolume, Drives, Origin, VolumeId,
     backend::{Copies, QuotaKey},
@@ -80,6 +82,9 @@ async fn a_snapshot_that_breaks_off_leaves_one_or_none() {
         let when = format!("{kind} {ending:?} at call {at}: {answer:?}");
         match &answer {
             Ok(_) => world.check_copies(&["pvc-1"], &["snap-1"], &when),
+            Err(error) if at_flush(ending, error) => {
+                world.check_copies(&["pvc-1"], &["snap-1"][..world.drives.snapshots().len()], &when);
+            }
             Err(_) if ending != Ending::Goes => world.check_copies(&["pvc-1"], &[], &when),
             Err(_) => {}
         }
@@ -131,6 +136,10 @@ async fn fill_at_every_call(from_snapshot: bool) {
         let when = format!("{kind} {ending:?} at call {at}: {answer:?}");
         match &answer {
             Ok(_) => world.check_copies(&["pvc-1", "pvc-2"], snapshots, &when),
+            Err(error) if at_flush(ending, error) => {
+                let volumes = world.drives.volumes().len();
+                world.check_copies(&["pvc-1", "pvc-2"][..volumes], snapshots, &when);
+            }
             Err(_) if ending != Ending::Goes => world.check_copies(&["pvc-1"], snapshots, &when),
             Err(_) => {}
         }
@@ -185,7 +194,7 @@ async fn recovers_from_every_step_of_a_copy(real: &RealDrive) {
         let drives = real.open().await;
         let drive = drives.drives().remove(0);
         let layout = Layout::new(drive.mount.expect("mounted"));
-        let site = Site { host: Arc::new(Kernel), backend: crate::backend::of(real.kind), layout };
+        let site = Site::new(Arc::new(Kernel), crate::backend::of(real.kind), layout);
         let source = drives.create(request(SIZE)).await.expect("create");
         let (source, size) = (source.id, source.size);
         let data = site.layout.volume(&source.key).join("data");

@@ -296,7 +296,8 @@ async fn a_drive_that_breaks_under_a_creation_is_left_for_another() {
         assert_eq!(drives.iter().map(|drive| drive.allocated).sum::<u64>(), 2 * volume.size, "{when}");
         at += 1;
     }
-    assert!(at > 4 && stayed == 1, "{at} calls, {stayed} of them in doubt");
+    // To be announced it is written, and flushed.
+    assert!(at > 4 && stayed == 2, "{at} calls, {stayed} of them in doubt");
 }
 
 #[tokio::test(start_paused = true)]
