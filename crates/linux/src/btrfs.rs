@@ -202,7 +202,7 @@ impl Btrfs for Kernel {
         let mut pause = Duration::from_millis(1);
         while subvolume_remains(directory.as_fd(), id).context("look for subvolumes of", mount.display())? {
             std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(100));
+            pause = (pause * 2).min(Duration::from_millis(8));
         }
         Ok(())
     }
