@@ -204,6 +204,14 @@ mod tests {
     fn yaml_is_read_too() {
         let payload = Payload { media_type: "application/yaml".into(), bytes: "a: {b: [1, x]}\n".into() };
         assert_eq!(payload.value().unwrap().0, json!({"a": {"b": [1, "x"]}}));
+        let deep = ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000)];
+        let laughs = (1..30).fold("a0: &a0 [x, x]\n".to_owned(), |text, at| {
+            text + &format!("a{at}: &a{at} [*a{0}, *a{0}, *a{0}, *a{0}]\n", at - 1)
+        });
+        for bad in deep.into_iter().chain([laughs]) {
+            let payload = Payload { media_type: "application/yaml".into(), bytes: bad.into() };
+            assert!(matches!(payload.value(), Err(ApiError::BadRequest(_))), "depth and aliases are bounded");
+        }
         let other = Payload { media_type: "application/cbor".into(), bytes: "".into() };
         assert!(matches!(other.value(), Err(ApiError::UnsupportedMediaType(_))));
     }

@@ -21,6 +21,8 @@ mod discovery;
 mod error;
 mod events;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod growth;
 pub mod kinds;
 mod listener;

@@ -326,7 +326,8 @@ fn is_heavy_list(shape: Shape, query: &Query) -> bool {
 /// Whether a write takes longer than a moment: for what is sent, what is stored, or what its schema demands.
 fn is_heavy(shared: &Shared, target: &Target, payload: &Payload) -> bool {
     let served = &target.served;
-    if served.is_builtin("CustomResourceDefinition") {
+    // Patterns take long to compile, and a few lines of YAML may stand for many by their aliases.
+    if served.is_builtin("CustomResourceDefinition") || payload.media_type.contains("yaml") {
         return true;
     }
     let key = served.key(&target.namespace, &target.name);

@@ -1,7 +1,8 @@
 //! Dev-only: bytes near known good ones, for tests of what parses what others wrote.
 //!
-//! A short run is part of `cargo test`; `PROPTEST_CASES=5000000 cargo test -p linux -p drives -p driver fuzz::` is a long
-//! one. What a run finds becomes a file of the corpus.
+//! A short run is part of `cargo test`; a long one is
+//! `PROPTEST_CASES=5000000 cargo test -p linux -p drives -p driver -p api-server fuzz::`. What a run finds becomes a file
+//! of the corpus.
 
 use std::fs;
 use std::path::Path;
