@@ -12,8 +12,7 @@ pub mod protect;
 pub mod snapshot;
 pub mod stateful_set;
 
-use futures::future::BoxFuture;
-use runtime::Context;
+use runtime::{Context, PartEnded};
 
 /// One of the controllers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,28 +64,39 @@ impl Controller {
 }
 
 /// Runs these controllers until the context is shut down. Stopping loses nothing: all state is in the API.
-pub async fn run(context: Context, only: &[Controller]) {
-    let running = only.iter().flat_map(|controller| -> Vec<BoxFuture<'static, ()>> {
+///
+/// # Errors
+/// One of them, or what it watches by, ended before that: the process can't do its work any more and should end.
+pub async fn run(context: Context, only: &[Controller]) -> Result<(), PartEnded> {
+    start(&context, only);
+    context.parts.ended().await
+}
+
+/// Starts these controllers among the context's parts.
+pub fn start(context: &Context, only: &[Controller]) {
+    for controller in only {
+        let parts = &context.parts;
         let context = || context.clone();
         match controller {
-            Controller::Bind => vec![Box::pin(bind::run(context()))],
-            Controller::AttachDetach => vec![Box::pin(attach_detach::run(context()))],
-            Controller::Protect => vec![
-                Box::pin(protect::claims(context())),
-                Box::pin(protect::volumes(context())),
-                Box::pin(protect::attributes_classes(context())),
-            ],
-            Controller::Ephemeral => vec![Box::pin(ephemeral::run(context()))],
-            Controller::Populate => vec![Box::pin(populate::run(context()))],
-            Controller::StatefulSet => vec![Box::pin(stateful_set::run(context()))],
-            Controller::Collect => vec![
-                Box::pin(collect::owners(context())),
-                Box::pin(collect::namespaces(context())),
-                Box::pin(collect::lost_pods(context())),
-                Box::pin(collect::lost_attachments(context())),
-            ],
-            Controller::Snapshots => vec![Box::pin(snapshot::run(context()))],
+            Controller::Bind => parts.spawn("binder", bind::run(context())),
+            Controller::AttachDetach => {
+                parts.spawn("attach-detach controller", attach_detach::run(context()));
+            }
+            Controller::Protect => {
+                parts.spawn("protection of claims", protect::claims(context()));
+                parts.spawn("protection of volumes", protect::volumes(context()));
+                parts.spawn("protection of attributes classes", protect::attributes_classes(context()));
+            }
+            Controller::Ephemeral => parts.spawn("ephemeral volume controller", ephemeral::run(context())),
+            Controller::Populate => parts.spawn("judge of populators", populate::run(context())),
+            Controller::StatefulSet => parts.spawn("stateful set controller", stateful_set::run(context())),
+            Controller::Collect => {
+                parts.spawn("collector of dependents", collect::owners(context()));
+                parts.spawn("collector of namespaces", collect::namespaces(context()));
+                parts.spawn("collector of lost pods", collect::lost_pods(context()));
+                parts.spawn("collector of lost attachments", collect::lost_attachments(context()));
+            }
+            Controller::Snapshots => parts.spawn("snapshot controller", snapshot::run(context())),
         }
-    });
-    futures::future::join_all(running.map(tokio::spawn)).await;
+    }
 }

@@ -161,8 +161,7 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
         .map_err(|source| Error::Node { node: options.node_name.clone(), source })?;
 
     let selector = WatchConfig::default().fields(&format!("spec.nodeName={}", options.node_name));
-    let pods: Informer<Pod> =
-        Informer::start(Api::all(context.client.clone()), selector, context.shutdown.clone());
+    let pods: Informer<Pod> = context.informers.select(selector);
     pods.subscribe({
         let agent = agent.clone();
         move |change| agent.notice(change)

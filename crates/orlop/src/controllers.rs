@@ -9,13 +9,11 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use controllers::Controller;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use runtime::health::Checks;
-use runtime::{Context, LeaseOptions, Metrics, Term, lead};
+use runtime::{Context, LeaseOptions, Metrics, PartEnded, Parts, Term, lead};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -70,11 +68,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
     seconds.ok_or_else(|| "write a number of seconds, such as 15 or 0.5".to_owned())
 }
 
-/// Waits for the lease, runs the controllers, and ends at SIGINT or SIGTERM, or with an error when the lease is lost.
+/// Waits for the lease, runs the controllers, and ends at SIGINT or SIGTERM, or with an error when the lease is lost or
+/// anything of the process ends by itself; then the lease is given up first.
 pub(crate) async fn controllers(arguments: Controllers) -> anyhow::Result<()> {
     let chosen = Chosen::of(&arguments.only);
     let config = config(arguments.kubeconfig.as_deref()).await?;
-    let shutdown = CancellationToken::new();
+    let parts = Parts::new(CancellationToken::new());
+    let shutdown = parts.shutdown();
     let mut signals = Signals::listen()?;
     let (namespace, name) = arguments.lease;
     let options = LeaseOptions {
@@ -95,11 +95,11 @@ pub(crate) async fn controllers(arguments: Controllers) -> anyhow::Result<()> {
             Some(false) => Ok(()),
             Some(true) => Err("lost".to_owned()),
         });
-        let serving = runtime::health::serve(listener, metrics.clone(), checks, shutdown.clone());
-        tokio::spawn(serving);
+        let serving = runtime::health::serve(listener, metrics.clone(), checks.clone(), shutdown.clone());
+        parts.spawn("health endpoints", serving);
     }
     let stop = shutdown.clone();
-    tokio::spawn(async move {
+    parts.spawn("signal handler", async move {
         signals.recv().await;
         tracing::info!("stopping");
         stop.cancel();
@@ -107,15 +107,28 @@ pub(crate) async fn controllers(arguments: Controllers) -> anyhow::Result<()> {
 
     let client = Client::try_from(config.clone())?;
     let guarded = ClientBuilder::try_from(config)?;
-    lead(client, options, shutdown.clone(), |term| {
-        let context = Context::new(guarded.with_layer(&term).build(), metrics, shutdown.clone());
+    let led = lead(client, options, shutdown, |term| {
+        let context = Context::with(guarded.with_layer(&term).build(), metrics, parts.clone());
         held.get_or_init(|| term);
+        checks.add("informers", {
+            let context = context.clone();
+            move || context.check_news()
+        });
         tracing::info!(controllers = chosen.to_string(), "working");
         chosen.run(context)
-    })
-    .await?;
-    if !shutdown.is_cancelled() {
-        bail!("the controllers stopped unexpectedly; the log says more");
+    });
+    let waiting = async {
+        let ended = parts.failure().await;
+        // What leads ends by itself at that, and gives the lease up.
+        match held.get() {
+            None => ended,
+            Some(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        led = led => led?.transpose().map(drop)?,
+        ended = waiting => bail!(ended),
     }
     Ok(())
 }
@@ -136,15 +149,12 @@ impl Chosen {
         }
     }
 
-    async fn run(self, context: Context) {
-        let mut running: Vec<BoxFuture<'_, ()>> = Vec::new();
-        if !self.controllers.is_empty() {
-            running.push(controllers::run(context.clone(), &self.controllers).boxed());
-        }
+    async fn run(self, context: Context) -> Result<(), PartEnded> {
+        controllers::start(&context, &self.controllers);
         if self.scheduler {
-            running.push(scheduler::run(context).boxed());
+            context.parts.spawn("scheduler", scheduler::run(context.clone()));
         }
-        futures::future::join_all(running).await;
+        context.parts.ended().await
     }
 }
 

@@ -8,6 +8,7 @@ mod storage;
 mod up;
 mod volumes;
 
+use std::backtrace::BacktraceStatus;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         return node_agent::container_monitor(directory);
     }
     start_log(arguments.log.log_format);
+    log_panics();
     match run(arguments.role) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -102,8 +104,26 @@ async fn play(role: Role) -> anyhow::Result<()> {
     }
 }
 
+/// A panic is told in the log, in its format, wherever it was and whatever becomes of it.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(
+            place,
+            thread = thread.name(),
+            message = panic.payload_as_str().unwrap_or("no message"),
+            backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
+            "a panic"
+        );
+    }));
+}
+
 fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // What its watches meet is told by our informers, once.
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_runtime=error"));
     let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

@@ -1,33 +1,58 @@
+use std::any::Any;
 use std::error::Error;
 
-/// An error with its causes as one line for people. A cause that its parent's message already quotes is not repeated,
-/// and a refusal of the API server is the server's own message: the client's wording of one holds debug text.
+use kube::core::Status;
+
+/// An error with its causes as one line. A cause that its parent's message already quotes is not repeated, and a
+/// refusal by the API server is told in the server's words alone.
 pub fn explain(error: &(dyn Error + 'static)) -> String {
-    let mut line = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let text = error.to_string();
-        let refusal = error.downcast_ref::<kube::Error>().and_then(refusal);
-        let words = refusal.as_ref().unwrap_or(&text);
-        if line.contains(&text) {
-            line = line.replace(&text, words);
-        } else if !line.contains(words.as_str()) {
-            line.push_str(if line.is_empty() { "" } else { ": " });
-            line.push_str(words);
+    let mut line = error.to_string();
+    for cause in chain(error).skip(1) {
+        let text = cause.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
         }
-        next = if refusal.is_some() { None } else { error.source() };
+    }
+    // The client adds the whole status as debug text, wherever it is quoted.
+    if let Some(status) = refusal(error) {
+        line = line.replace(&kube::Error::Api(Box::new(status.clone())).to_string(), &wording(status));
     }
     line
 }
 
-/// What the API server said, if it was the server that refused.
-fn refusal(error: &kube::Error) -> Option<String> {
-    let kube::Error::Api(status) = error else { return None };
-    Some(match (status.message.is_empty(), status.reason.is_empty()) {
+/// The API server's refusal among an error and its causes.
+fn refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Status> {
+    chain(error).find_map(|cause| match cause.downcast_ref() {
+        Some(kube::Error::Api(status)) => Some(&**status),
+        // Below a transparent error only the status itself is left.
+        _ => cause.downcast_ref::<Status>().or_else(|| Some(cause.downcast_ref::<Box<Status>>()?)),
+    })
+}
+
+/// What the API server said.
+fn wording(status: &Status) -> String {
+    match (status.message.is_empty(), status.reason.is_empty()) {
         (false, _) => status.message.clone(),
         (true, false) => format!("the API server refused: {}", status.reason),
         (true, true) => format!("the API server refused with status {}", status.code),
-    })
+    }
+}
+
+/// Whether the API refused because somebody else's write came first.
+pub fn is_conflict(error: &(dyn Error + 'static)) -> bool {
+    refusal(error).is_some_and(Status::is_conflict)
+}
+
+/// An error and its causes, outermost first.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| (*error).source())
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&'static str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -47,35 +72,46 @@ mod tests {
     }
 
     #[derive(Debug, thiserror::Error)]
-    enum Call {
-        #[error("can't create the pod: {0}")]
+    enum Refused {
+        #[error("could not write the claim")]
+        Terse(#[source] kube::Error),
+        #[error("could not write the claim: {0}")]
         Quoting(#[source] kube::Error),
-        #[error("can't create the pod")]
-        Terse(#[from] kube::Error),
+        #[error(transparent)]
+        Transparent(#[from] kube::Error),
+    }
+
+    fn refusal(code: u16, reason: &str) -> kube::Error {
+        let status =
+            Status { code, reason: reason.to_owned(), message: "no".to_owned(), ..Status::default() };
+        kube::Error::Api(Box::new(status))
+    }
+
+    #[test]
+    fn causes_are_named_once() {
+        assert_eq!(explain(&Write::Terse(Fire)), "writing failed: the disk is on fire");
+        assert_eq!(explain(&Write::Quoting(Fire)), "writing failed: the disk is on fire");
     }
 
     #[test]
     fn a_refusal_is_told_in_the_servers_words() {
         let refused = |message: &str, reason: &str| {
-            kube::Error::Api(Box::new(kube::core::Status {
-                message: message.to_owned(),
-                reason: reason.to_owned(),
-                code: 403,
-                ..Default::default()
-            }))
+            let (message, reason) = (message.to_owned(), reason.to_owned());
+            kube::Error::Api(Box::new(Status { message, reason, code: 403, ..Status::default() }))
         };
         let message = "pods \"a\" is forbidden: no";
         for (error, expected) in [
+            (Refused::Quoting(refused(message, "Forbidden")), "could not write the claim: pods \"a\" is forbidden: no"),
+            (Refused::Terse(refused(message, "Forbidden")), "could not write the claim: pods \"a\" is forbidden: no"),
+            (Refused::Transparent(refused(message, "Forbidden")), message),
             (
-                Call::Quoting(refused(message, "Forbidden")),
-                "can't create the pod: pods \"a\" is forbidden: no",
+                Refused::Terse(refused("", "Forbidden")),
+                "could not write the claim: the API server refused: Forbidden",
             ),
-            (Call::Terse(refused(message, "Forbidden")), "can't create the pod: pods \"a\" is forbidden: no"),
             (
-                Call::Terse(refused("", "Forbidden")),
-                "can't create the pod: the API server refused: Forbidden",
+                Refused::Quoting(refused("", "")),
+                "could not write the claim: the API server refused with status 403",
             ),
-            (Call::Quoting(refused("", "")), "can't create the pod: the API server refused with status 403"),
         ] {
             assert_eq!(explain(&error), expected);
         }
@@ -83,8 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_named_once() {
-        assert_eq!(explain(&Write::Terse(Fire)), "writing failed: the disk is on fire");
-        assert_eq!(explain(&Write::Quoting(Fire)), "writing failed: the disk is on fire");
+    fn a_conflict_is_found_among_the_causes() {
+        type Wrap = fn(kube::Error) -> Refused;
+        let ways: [Wrap; 3] = [Refused::Terse, Refused::Quoting, Refused::Transparent];
+        for way in ways {
+            assert!(is_conflict(&way(refusal(409, "Conflict"))));
+            assert!(!is_conflict(&way(refusal(409, "AlreadyExists"))));
+            assert!(!is_conflict(&way(refusal(403, "Forbidden"))));
+        }
+        assert!(!is_conflict(&Fire));
     }
 }

@@ -10,24 +10,29 @@
 //! work(queue, 16, context.shutdown.clone(), |key| reconcile(&context, key)).await;
 //! ```
 
+mod bucket;
 mod context;
+mod deadline;
 mod failure;
 pub mod health;
 mod informer;
 mod informers;
 mod lease;
 mod metrics;
+mod parts;
 mod queue;
 mod recorder;
 mod update;
 mod work;
 
 pub use context::Context;
-pub use failure::explain;
+pub use deadline::with_deadlines;
+pub use failure::{explain, is_conflict};
 pub use informer::{Change, Informer};
 pub use informers::Informers;
 pub use lease::{LeaseError, LeaseOptions, Term, TermOver, lead};
 pub use metrics::Metrics;
+pub use parts::{Outcome, PartEnded, Parts};
 pub use queue::{Backoff, Queue};
 pub use recorder::Recorder;
 pub use update::{edit, update_if_changed, update_status_if_changed};

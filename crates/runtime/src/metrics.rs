@@ -8,6 +8,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
+use tokio::sync::Notify;
+
+use crate::informer::Feeds;
 
 type Labels = [(&'static str, String); 1];
 
@@ -20,7 +23,10 @@ pub struct Metrics {
     queues: QueueFamilies,
     informer_objects: Family<Labels, Gauge>,
     informer_failures: Family<Labels, Counter>,
+    informer_unreadable: Family<Labels, Gauge>,
+    feeds: Feeds,
     events_dropped: Counter,
+    resync: Arc<Notify>,
 }
 
 #[derive(Clone)]
@@ -29,6 +35,9 @@ struct QueueFamilies {
     adds: Family<Labels, Counter>,
     retries: Family<Labels, Counter>,
     refused: Family<Labels, Counter>,
+    overtaken: Family<Labels, Counter>,
+    paced: Family<Labels, Counter>,
+    panics: Family<Labels, Counter>,
     work_duration: Family<Labels, Histogram, fn() -> Histogram>,
 }
 
@@ -39,13 +48,19 @@ pub(crate) struct QueueMetrics {
     pub(crate) adds: Counter,
     pub(crate) retries: Counter,
     pub(crate) refused: Counter,
+    pub(crate) overtaken: Counter,
+    pub(crate) paced: Counter,
+    pub(crate) panics: Counter,
     pub(crate) work_duration: Histogram,
+    /// Notified when there is room again after keys were refused.
+    pub(crate) resync: Arc<Notify>,
 }
 
 /// What one informer counts.
 #[derive(Clone)]
 pub(crate) struct InformerMetrics {
     pub(crate) objects: Gauge,
+    pub(crate) unreadable: Gauge,
     pub(crate) failures: Counter,
 }
 
@@ -63,6 +78,9 @@ impl Metrics {
             adds: Family::default(),
             retries: Family::default(),
             refused: Family::default(),
+            overtaken: Family::default(),
+            paced: Family::default(),
+            panics: Family::default(),
             // From a millisecond to a bit over a minute.
             work_duration: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.001, 4.0, 9))
@@ -73,12 +91,22 @@ impl Metrics {
             queues,
             informer_objects: Family::default(),
             informer_failures: Family::default(),
+            informer_unreadable: Family::default(),
+            feeds: Feeds::default(),
             events_dropped: Counter::default(),
+            resync: Arc::default(),
         };
         metrics.register("workqueue_depth", "Keys waiting in a queue", metrics.queues.depth.clone());
         metrics.register("workqueue_adds", "Keys that entered a queue", metrics.queues.adds.clone());
         metrics.register("workqueue_retries", "Keys retried after a failure", metrics.queues.retries.clone());
         metrics.register("workqueue_refused", "Keys refused by a full queue", metrics.queues.refused.clone());
+        for (name, help, family) in [
+            ("overtaken", "Keys looked at again because another write came first", &metrics.queues.overtaken),
+            ("paced", "Keys slowed down because they came too fast", &metrics.queues.paced),
+            ("panics", "Reconciliations that panicked", &metrics.queues.panics),
+        ] {
+            metrics.register(&format!("workqueue_{name}"), help, family.clone());
+        }
         metrics.register(
             "workqueue_work_duration_seconds",
             "Time from taking a key to finishing it",
@@ -89,9 +117,16 @@ impl Metrics {
             "Objects in an informer's store",
             metrics.informer_objects.clone(),
         );
+        let unreadable = metrics.informer_unreadable.clone();
+        metrics.register(
+            "informer_unreadable",
+            "Objects not seen, for not being of their kind's form",
+            unreadable,
+        );
         metrics.register("informer_failures", "Broken lists and watches", metrics.informer_failures.clone());
         metrics.register("events_dropped", "Events not written", metrics.events_dropped.clone());
         metrics.registry.lock().register_collector(Box::new(Process));
+        metrics.registry.lock().register_collector(Box::new(metrics.feeds.clone()));
         metrics
     }
 
@@ -117,16 +152,31 @@ impl Metrics {
             adds: self.queues.adds.get_or_create_owned(&labels),
             retries: self.queues.retries.get_or_create_owned(&labels),
             refused: self.queues.refused.get_or_create_owned(&labels),
+            overtaken: self.queues.overtaken.get_or_create_owned(&labels),
+            paced: self.queues.paced.get_or_create_owned(&labels),
+            panics: self.queues.panics.get_or_create_owned(&labels),
+            resync: Arc::clone(&self.resync),
             work_duration: self.queues.work_duration.get_or_create_owned(&labels),
         }
+    }
+
+    /// Notified when a queue that had refused keys has room again: what it refused must be announced once more.
+    pub(crate) fn resync(&self) -> &Notify {
+        &self.resync
     }
 
     pub(crate) fn informer(&self, kind: &str) -> InformerMetrics {
         let labels = [("kind", kind.to_owned())];
         InformerMetrics {
             objects: self.informer_objects.get_or_create_owned(&labels),
+            unreadable: self.informer_unreadable.get_or_create_owned(&labels),
             failures: self.informer_failures.get_or_create_owned(&labels),
         }
+    }
+
+    /// What is watched by the process.
+    pub(crate) fn feeds(&self) -> &Feeds {
+        &self.feeds
     }
 
     pub(crate) fn events_dropped(&self) -> Counter {

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +9,33 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::Metrics;
+use crate::bucket::{Bucket, Rate};
 use crate::metrics::QueueMetrics;
 
 /// Keys that a queue holds at most. Keys name objects, so this is far above what a cluster has.
 const MAX_KEYS: usize = 1 << 20;
+/// How often a key may be handed out: far more often than what happens to one object, far less than a loop that
+/// causes its own news.
+const PACE: Rate = Rate { burst: 100.0, refill: Duration::from_millis(100) };
+/// Keys whose pace is remembered before those that rest are forgotten.
+const PACED: usize = 4096;
+/// How often news of a failing key is looked at before its wait is over. One more is allowed each `Backoff::cap`.
+const EARLY: f64 = 5.0;
+/// How often the log says that keys come too fast.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Keys of objects to look at.
 ///
 /// A key waits once, however often it was added. A key that is being worked on is not handed out again until that
 /// work ends; one that was added meanwhile is then handed out once more. So no change is missed, and no two workers
-/// ever hold the same key. At most a million keys wait; further ones are refused, counted and logged.
+/// ever hold the same key.
+///
+/// What a reconciliation writes comes back as news of its key. That never becomes a hot loop: news of a failing key is
+/// looked at before its wait is over a few times only, and no key is handed out more than ten times a second for long.
+/// Nothing is lost by that, only later.
+///
+/// At most a million keys wait. Further ones are refused, counted and logged; when there is room again, the informers
+/// of the process announce every object anew.
 pub struct Queue<T> {
     shared: Arc<Shared<T>>,
 }
@@ -36,6 +54,9 @@ impl Default for Backoff {
         Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(60) }
     }
 }
+
+/// How long a reconciliation may take: all calls within have deadlines of their own, which are shorter.
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// How long a key waits whose write came second, while no news of the first arrives.
 const OVERTAKEN: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(5) };
@@ -57,6 +78,8 @@ pub(crate) fn jitter() -> f64 {
 struct Shared<T> {
     name: &'static str,
     backoff: Backoff,
+    deadline: Duration,
+    most: usize,
     metrics: QueueMetrics,
     state: Mutex<State<T>>,
     changed: Notify,
@@ -70,10 +93,30 @@ struct State<T> {
     /// Keys that become ready later, by time; the number tells apart those of one instant.
     later: BTreeMap<(Instant, u64), T>,
     due: HashMap<T, (Instant, u64)>,
-    failures: HashMap<T, u32>,
+    failing: HashMap<T, Failing>,
     /// How often writes came second, in a row.
     overtaken: HashMap<T, u32>,
+    /// How fast keys came lately.
+    pace: HashMap<T, Bucket>,
+    /// How many of these there may be before those that rest are forgotten.
+    paced: usize,
+    /// When the log last said that a key comes too fast.
+    said: Option<Instant>,
+    /// A key was refused.
+    overflowed: bool,
     sequence: u64,
+}
+
+/// A key whose last reconciliation failed.
+struct Failing {
+    /// How often in a row.
+    times: u32,
+    /// Of these, how often after the whole wait: only that makes the wait longer.
+    waited: u32,
+    /// It was handed out before its wait was over.
+    early: bool,
+    /// How often that may be.
+    allowance: Bucket,
 }
 
 impl<T> Clone for Queue<T> {
@@ -82,7 +125,7 @@ impl<T> Clone for Queue<T> {
     }
 }
 
-impl<T: Clone + Eq + Hash> Queue<T> {
+impl<T: Clone + Eq + Hash + fmt::Display> Queue<T> {
     /// An empty queue, named in metrics and logs.
     pub fn new(name: &'static str, metrics: &Metrics) -> Queue<T> {
         Queue::with_backoff(name, metrics, Backoff::default())
@@ -90,19 +133,45 @@ impl<T: Clone + Eq + Hash> Queue<T> {
 
     /// An empty queue whose failing keys wait as told.
     pub fn with_backoff(name: &'static str, metrics: &Metrics, backoff: Backoff) -> Queue<T> {
+        Queue::with_limits(name, metrics, backoff, DEADLINE, MAX_KEYS)
+    }
+
+    /// An empty queue whose reconciliations may take so long.
+    pub fn with_deadline(
+        name: &'static str,
+        metrics: &Metrics,
+        backoff: Backoff,
+        deadline: Duration,
+    ) -> Queue<T> {
+        Queue::with_limits(name, metrics, backoff, deadline, MAX_KEYS)
+    }
+
+    fn with_limits(
+        name: &'static str,
+        metrics: &Metrics,
+        backoff: Backoff,
+        deadline: Duration,
+        most: usize,
+    ) -> Queue<T> {
         let state = State {
             ready: VecDeque::new(),
             waiting: HashSet::new(),
             working: HashSet::new(),
             later: BTreeMap::new(),
             due: HashMap::new(),
-            failures: HashMap::new(),
+            failing: HashMap::new(),
             overtaken: HashMap::new(),
+            pace: HashMap::new(),
+            paced: PACED,
+            said: None,
+            overflowed: false,
             sequence: 0,
         };
         let shared = Shared {
             name,
             backoff,
+            deadline,
+            most,
             metrics: metrics.queue(name),
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -115,11 +184,21 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         self.shared.name
     }
 
-    /// Hands the key out as soon as a worker is free. A delayed add of the same key is thereby done.
+    /// How long one reconciliation may take.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.shared.deadline
+    }
+
+    /// Hands the key out as soon as a worker is free, or, if it keeps failing, when its wait is over. A delayed add of
+    /// the same key is thereby done.
     pub fn add(&self, key: T) {
         let mut state = self.shared.state.lock();
+        let waits = state.due.contains_key(&key) && !state.working.contains(&key);
+        if waits && !state.may_be_early(&key, self.shared.early()) {
+            return;
+        }
         state.forget_later(&key);
-        if self.admit(&state, &key) && state.add(key) {
+        if self.admit(&mut state, &key) && state.add(key) {
             self.shared.metrics.adds.inc();
             self.ready_changed(&state);
         }
@@ -131,19 +210,10 @@ impl<T: Clone + Eq + Hash> Queue<T> {
             return self.add(key);
         }
         let mut state = self.shared.state.lock();
-        if !self.admit(&state, &key) {
-            return;
+        if self.admit(&mut state, &key) {
+            state.add_at(key, Instant::now() + delay);
+            self.shared.changed.notify_one();
         }
-        let at = Instant::now() + delay;
-        if state.due.get(&key).is_some_and(|(due, _)| *due <= at) {
-            return;
-        }
-        state.forget_later(&key);
-        state.sequence += 1;
-        let slot = (at, state.sequence);
-        state.due.insert(key.clone(), slot);
-        state.later.insert(slot, key);
-        self.shared.changed.notify_one();
     }
 
     /// Keys that wait for a worker now.
@@ -162,15 +232,10 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         loop {
             let wake = {
                 let mut state = self.shared.state.lock();
-                let due = state.promote(Instant::now());
+                let now = Instant::now();
+                let due = state.promote(now);
                 self.shared.metrics.adds.inc_by(due);
-                if let Some(key) = state.ready.pop_front() {
-                    state.waiting.remove(&key);
-                    state.working.insert(key.clone());
-                    self.shared.metrics.depth.set(state.ready.len() as i64);
-                    if !state.ready.is_empty() {
-                        self.shared.changed.notify_one();
-                    }
+                if let Some(key) = self.take(&mut state, now) {
                     return key;
                 }
                 state.later.keys().next().map(|(at, _)| *at)
@@ -188,54 +253,109 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         }
     }
 
+    /// The first key that is ready and does not come too fast.
+    fn take(&self, state: &mut State<T>, now: Instant) -> Option<T> {
+        let key = loop {
+            let key = state.ready.pop_front()?;
+            state.waiting.remove(&key);
+            let Some(wait) = state.too_fast(&key, now) else { break key };
+            self.shared.metrics.paced.inc();
+            if state.said.is_none_or(|said| now.duration_since(said) >= SAY_AGAIN) {
+                state.said = Some(now);
+                tracing::warn!(
+                    queue = self.shared.name,
+                    key = %key,
+                    "a key comes back without end, each time at once; it is slowed down"
+                );
+            }
+            state.add_at(key, now + wait);
+        };
+        state.working.insert(key.clone());
+        self.shared.metrics.depth.set(state.ready.len() as i64);
+        if !state.ready.is_empty() {
+            self.shared.changed.notify_one();
+        }
+        if state.overflowed && state.waiting.len() + state.due.len() <= self.shared.most / 2 {
+            state.overflowed = false;
+            self.shared.metrics.resync.notify_one();
+        }
+        Some(key)
+    }
+
     /// Ends the work on a key that [`Queue::next`] handed out.
     pub(crate) fn finish(&self, key: &T, took: Duration) {
         self.shared.metrics.work_duration.observe(took.as_secs_f64());
         let mut state = self.shared.state.lock();
         state.working.remove(key);
-        if state.waiting.contains(key) {
-            state.ready.push_back(key.clone());
-            self.ready_changed(&state);
+        if !state.waiting.contains(key) {
+            return;
         }
+        if state.due.contains_key(key) && !state.may_be_early(key, self.shared.early()) {
+            state.waiting.remove(key);
+            return;
+        }
+        state.ready.push_back(key.clone());
+        self.ready_changed(&state);
     }
 
     /// Forgets past failures of a key.
     pub(crate) fn succeeded(&self, key: &T) {
         let mut state = self.shared.state.lock();
-        state.failures.remove(key);
+        state.failing.remove(key);
         state.overtaken.remove(key);
     }
 
-    /// Hands a key out again whose write came second.
-    pub(crate) fn overtaken(&self, key: &T) {
+    /// Hands a key out again whose write came second. Returns how often that was so in a row.
+    pub(crate) fn overtaken(&self, key: &T) -> u32 {
         let times = {
             let mut state = self.shared.state.lock();
-            count(&mut state.overtaken, key)
+            let times = state.overtaken.entry(key.clone()).or_insert(0);
+            *times = times.saturating_add(1);
+            *times
         };
+        self.shared.metrics.overtaken.inc();
         self.add_after(key.clone(), OVERTAKEN.after(times));
+        times
     }
 
     /// Hands a failed key out again after its backoff. Returns how often it failed in a row, and the wait.
     pub(crate) fn failed(&self, key: &T) -> (u32, Duration) {
-        let failures = {
+        let (times, wait) = {
             let mut state = self.shared.state.lock();
-            count(&mut state.failures, key)
+            let new = || Failing {
+                times: 0,
+                waited: 0,
+                early: false,
+                allowance: Bucket::full(self.shared.early(), Instant::now()),
+            };
+            let failing = state.failing.entry(key.clone()).or_insert_with(new);
+            failing.times = failing.times.saturating_add(1);
+            failing.waited = failing.waited.saturating_add(u32::from(!failing.early)).max(1);
+            failing.early = false;
+            (failing.times, self.shared.backoff.after(failing.waited))
         };
         self.shared.metrics.retries.inc();
-        let wait = self.shared.backoff.after(failures);
         self.add_after(key.clone(), wait);
-        (failures, wait)
+        (times, wait)
     }
 
-    fn admit(&self, state: &State<T>, key: &T) -> bool {
+    /// Counts a reconciliation that panicked.
+    pub(crate) fn panicked(&self) {
+        self.shared.metrics.panics.inc();
+    }
+
+    fn admit(&self, state: &mut State<T>, key: &T) -> bool {
         let known = state.waiting.contains(key) || state.due.contains_key(key);
-        let admitted = known || state.waiting.len() + state.due.len() < MAX_KEYS;
+        let admitted = known || state.waiting.len() + state.due.len() < self.shared.most;
         if !admitted {
             self.shared.metrics.refused.inc();
-            tracing::error!(
-                queue = self.shared.name,
-                "the queue is full, a change is lost until the next restart"
-            );
+            if !std::mem::replace(&mut state.overflowed, true) {
+                tracing::error!(
+                    queue = self.shared.name,
+                    most = self.shared.most,
+                    "the queue is full: what changes now is looked at when there is room again"
+                );
+            }
         }
         admitted
     }
@@ -246,11 +366,11 @@ impl<T: Clone + Eq + Hash> Queue<T> {
     }
 }
 
-/// One more for a key; how many there are.
-fn count<T: Clone + Eq + Hash>(of: &mut HashMap<T, u32>, key: &T) -> u32 {
-    let times = of.entry(key.clone()).or_insert(0);
-    *times = times.saturating_add(1);
-    *times
+impl<T> Shared<T> {
+    /// How often news of a failing key is looked at early.
+    fn early(&self) -> Rate {
+        Rate { burst: EARLY, refill: self.backoff.cap }
+    }
 }
 
 impl<T: Clone + Eq + Hash> State<T> {
@@ -261,6 +381,36 @@ impl<T: Clone + Eq + Hash> State<T> {
             self.ready.push_back(key);
         }
         new
+    }
+
+    /// Makes the key due at a time, unless it is due sooner.
+    fn add_at(&mut self, key: T, at: Instant) {
+        if self.due.get(&key).is_some_and(|(due, _)| *due <= at) {
+            return;
+        }
+        self.forget_later(&key);
+        self.sequence += 1;
+        let slot = (at, self.sequence);
+        self.due.insert(key.clone(), slot);
+        self.later.insert(slot, key);
+    }
+
+    /// Whether a key that is due later may be looked at now. One that failed may only now and then: the news may be of
+    /// what its own reconciliation wrote.
+    fn may_be_early(&mut self, key: &T, rate: Rate) -> bool {
+        let Some(failing) = self.failing.get_mut(key) else { return true };
+        failing.early = failing.allowance.take(rate, Instant::now());
+        failing.early
+    }
+
+    /// How long a key must wait that comes too fast.
+    fn too_fast(&mut self, key: &T, now: Instant) -> Option<Duration> {
+        if self.pace.len() >= self.paced {
+            self.pace.retain(|_, pace| !pace.is_full(PACE, now));
+            self.paced = PACED.max(self.pace.len() * 2);
+        }
+        let pace = self.pace.entry(key.clone()).or_insert_with(|| Bucket::full(PACE, now));
+        (!pace.take(PACE, now)).then(|| pace.wait(PACE, now))
     }
 
     fn forget_later(&mut self, key: &T) {
@@ -286,6 +436,8 @@ impl<T: Clone + Eq + Hash> State<T> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     fn queue() -> Queue<&'static str> {
@@ -358,6 +510,77 @@ mod tests {
         queue.add_after("soon", Duration::from_millis(5));
         let key = tokio::time::timeout(Duration::from_secs(5), waiting).await;
         assert_eq!(key.expect("in time").expect("no panic"), "soon");
+    }
+
+    /// Hands the key out as often as it comes in a minute; each time its reconciliation fails or not, and news arrives of
+    /// what it wrote.
+    async fn hand_outs_in_a_minute(queue: &Queue<&'static str>, fails: bool) -> u32 {
+        queue.add("a");
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut times = 0;
+        while let Ok(key) = tokio::time::timeout_at(end, queue.next()).await {
+            times += 1;
+            // Some news comes while the work goes on, some after it.
+            if times % 2 == 0 {
+                queue.add(key);
+            }
+            match fails {
+                true => _ = queue.failed(&key),
+                false => queue.succeeded(&key),
+            }
+            queue.finish(&key, Duration::ZERO);
+            queue.add(key);
+        }
+        times
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_failing_key_writes_does_not_wake_it_past_its_back_off() {
+        // Waits of 50 ms to a minute, and a few early ones.
+        let queue = queue();
+        let times = hand_outs_in_a_minute(&queue, true).await;
+        assert!((10..=18).contains(&times), "{times} in the first minute");
+        let times = hand_outs_in_a_minute(&queue, true).await;
+        assert!(times <= 4, "{times} in the second minute");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_wakes_itself_is_slowed_down() {
+        let times = hand_outs_in_a_minute(&queue(), false).await;
+        assert!((600..=720).contains(&times), "{times} in a minute");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_of_a_key_that_has_failed_for_long_is_looked_at_at_once() {
+        let queue = queue();
+        queue.add("a");
+        for _ in 0..20 {
+            let key = queue.next().await;
+            queue.failed(&key);
+            queue.finish(&key, Duration::ZERO);
+        }
+        assert_eq!(poll(&queue).await, None);
+        queue.add("a");
+        assert_eq!(poll(&queue).await, Some("a"));
+        // And an early failure does not make the wait longer.
+        assert!(queue.failed(&"a").1 <= Duration::from_secs(75));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_full_queue_refuses_is_announced_again_when_there_is_room() {
+        let metrics = Metrics::new();
+        let queue = Queue::with_limits("test", &metrics, Backoff::default(), DEADLINE, 4);
+        ["a", "b", "c", "d", "e", "f"].into_iter().for_each(|key| queue.add(key));
+        queue.add_after("g", Duration::from_secs(1));
+        queue.add("a");
+        assert_eq!(queue.depth(), 4);
+        assert_eq!(queue.shared.metrics.refused.get(), 3);
+        assert_eq!(poll(&queue).await, Some("a"));
+        assert!(metrics.resync().notified().now_or_never().is_none(), "there is no room yet");
+        assert_eq!(poll(&queue).await, Some("b"));
+        assert!(metrics.resync().notified().now_or_never().is_some(), "there is room");
+        assert_eq!(poll(&queue).await, Some("c"));
+        assert!(metrics.resync().notified().now_or_never().is_none(), "once");
     }
 
     #[test]

@@ -11,15 +11,20 @@ use prometheus_client::metrics::counter::Counter;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::bucket::{Bucket, Rate};
+use crate::{Parts, explain};
 
 /// Events that may wait to be written; further ones are dropped and counted.
 const WAITING: usize = 1024;
-/// Kinds of events, and objects with events, that are remembered for counting.
+/// Kinds of events, and objects with events, that are remembered for counting. Of more, those that were quiet the
+/// longest are forgotten.
 const REMEMBERED: usize = 4096;
-/// An object's events beyond this many in a row are dropped, as in Kubernetes; …
-const BURST: f64 = 25.0;
-/// … one more is allowed each five minutes.
-const REFILL: Duration = Duration::from_secs(300);
+/// An object's events beyond 25 in a row are dropped, and one more is allowed each five minutes, as in Kubernetes.
+const RATE: Rate = Rate { burst: 25.0, refill: Duration::from_secs(300) };
+/// How long events that wait at shutdown may take to be written.
+const GRACE: Duration = Duration::from_secs(5);
 /// Attempts to write one event.
 const ATTEMPTS: u32 = 3;
 
@@ -58,25 +63,30 @@ impl Recorder {
     /// A recorder for a component (`persistentvolume-controller`, `kubelet`) on a host ("" if it has none). Must be
     /// called within a tokio runtime; the writer ends when the last clone is dropped.
     pub fn new(client: Client, component: impl Into<String>, host: &str) -> Recorder {
-        Recorder::counted(client, component, host, Counter::default())
+        let parts = Parts::new(CancellationToken::new());
+        Recorder::among(&parts, client, component, host, Counter::default())
     }
 
-    pub(crate) fn counted(
+    /// A recorder whose writer is one of the `parts`.
+    pub(crate) fn among(
+        parts: &Parts,
         client: Client,
         component: impl Into<String>,
         host: &str,
         dropped: Counter,
     ) -> Recorder {
         let (queue, occurrences) = mpsc::channel(WAITING);
+        let component = component.into();
+        let name = format!("recorder of {component}");
         let writer = Writer {
             client,
-            component: component.into(),
+            component,
             host: host.to_owned(),
             written: HashMap::new(),
             allowances: HashMap::new(),
             dropped: dropped.clone(),
         };
-        tokio::spawn(writer.run(occurrences));
+        parts.spawn_helper(name, writer.run(occurrences, parts.shutdown()));
         Recorder { queue, dropped }
     }
 
@@ -115,7 +125,7 @@ struct Writer {
     component: String,
     host: String,
     written: HashMap<Identity, Written>,
-    allowances: HashMap<(String, String), Allowance>,
+    allowances: HashMap<(String, String), Bucket>,
     dropped: Counter,
 }
 
@@ -125,49 +135,49 @@ struct Written {
     last: Instant,
 }
 
-/// A token bucket of one object.
-struct Allowance {
-    tokens: f64,
-    at: Instant,
-}
-
 impl Writer {
-    async fn run(mut self, mut occurrences: mpsc::Receiver<Occurrence>) {
-        while let Some(occurrence) = occurrences.recv().await {
-            if !self.allow(&occurrence.object) {
-                self.dropped.inc();
-                continue;
+    /// Writes until nobody records any more, or until `shutdown` and then what waits.
+    async fn run(mut self, mut occurrences: mpsc::Receiver<Occurrence>, shutdown: CancellationToken) {
+        let all = async {
+            while let Some(occurrence) = occurrences.recv().await {
+                self.consider(occurrence).await;
             }
-            let (reason, object) = (occurrence.reason.clone(), occurrence.object.name.clone());
-            if let Err(error) = self.write(occurrence).await {
-                self.dropped.inc();
-                let error = crate::explain(&error);
-                tracing::debug!(reason, object, error, "an event was not written");
+        };
+        if shutdown.run_until_cancelled(all).await.is_some() {
+            return;
+        }
+        let rest = async {
+            while let Ok(occurrence) = occurrences.try_recv() {
+                self.consider(occurrence).await;
             }
+        };
+        if tokio::time::timeout(GRACE, rest).await.is_err() {
+            self.dropped.inc_by(occurrences.len() as u64);
+        }
+    }
+
+    async fn consider(&mut self, occurrence: Occurrence) {
+        if !self.allow(&occurrence.object) {
+            self.dropped.inc();
+            return;
+        }
+        let (reason, object) = (occurrence.reason.clone(), occurrence.object.name.clone());
+        if let Err(error) = self.write(occurrence).await {
+            self.dropped.inc();
+            tracing::debug!(reason, object, error = explain(&error), "an event was not written");
         }
     }
 
     fn allow(&mut self, object: &ObjectReference) -> bool {
         let now = Instant::now();
-        if self.allowances.len() >= REMEMBERED {
-            self.allowances.retain(|_, allowance| allowance.refilled(now) < BURST);
-        }
-        if self.allowances.len() >= REMEMBERED {
-            return false;
-        }
+        forget_oldest(&mut self.allowances, Bucket::used);
         let key = (object.uid.clone().unwrap_or_default(), object.name.clone().unwrap_or_default());
-        let allowance = self.allowances.entry(key).or_insert(Allowance { tokens: BURST, at: now });
-        allowance.take(now)
+        self.allowances.entry(key).or_insert_with(|| Bucket::full(RATE, now)).take(RATE, now)
     }
 
     async fn write(&mut self, occurrence: Occurrence) -> Result<(), kube::Error> {
         let now = Instant::now();
-        if self.written.len() >= REMEMBERED {
-            self.written.retain(|_, written| now.duration_since(written.last) < REFILL);
-        }
-        if self.written.len() >= REMEMBERED {
-            self.written.clear();
-        }
+        forget_oldest(&mut self.written, |written| written.last);
         let namespace = occurrence.object.namespace.clone().filter(|namespace| !namespace.is_empty());
         let namespace = namespace.unwrap_or_else(|| "default".to_owned());
         let events = Api::namespaced(self.client.clone(), &namespace);
@@ -272,34 +282,13 @@ impl Occurrence {
     }
 }
 
-impl Allowance {
-    fn refilled(&self, now: Instant) -> f64 {
-        let gained = now.duration_since(self.at).as_secs_f64() / REFILL.as_secs_f64();
-        (self.tokens + gained).min(BURST)
+/// Keeps the younger half of what is remembered, if there is too much.
+fn forget_oldest<K: Eq + Hash, V>(remembered: &mut HashMap<K, V>, last: impl Fn(&V) -> Instant) {
+    if remembered.len() < REMEMBERED {
+        return;
     }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let tokens = self.refilled(now);
-        (self.tokens, self.at) = (tokens, now);
-        let allowed = tokens >= 1.0;
-        if allowed {
-            self.tokens -= 1.0;
-        }
-        allowed
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_object_may_say_25_things_in_a_row_and_one_more_each_five_minutes() {
-        let start = Instant::now();
-        let mut allowance = Allowance { tokens: BURST, at: start };
-        assert_eq!((0..40).filter(|_| allowance.take(start)).count(), 25);
-        assert!(!allowance.take(start + REFILL / 2));
-        assert!(allowance.take(start + REFILL));
-        assert!(!allowance.take(start + REFILL));
-    }
+    let mut times: Vec<Instant> = remembered.values().map(&last).collect();
+    let (_, middle, _) = times.select_nth_unstable(REMEMBERED / 2);
+    let middle = *middle;
+    remembered.retain(|_, value| last(value) > middle);
 }

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::client::{Body, ClientBuilder};
 use kube::{Api, Client};
 use parking_lot::Mutex;
-use runtime::{LeaseError, LeaseOptions, Term, lead};
+use runtime::{LeaseError, LeaseOptions, Parts, Term, lead};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -117,7 +117,7 @@ struct Process {
     network: Arc<Mutex<Network>>,
     shutdown: CancellationToken,
     leading: Arc<Mutex<Option<Client>>>,
-    ended: JoinHandle<Result<(), LeaseError>>,
+    ended: JoinHandle<Result<Option<()>, LeaseError>>,
 }
 
 impl Process {
@@ -213,6 +213,40 @@ async fn a_leader_that_is_cut_off_stops_before_another_takes_over_and_never_writ
     let client = timeout(Duration::from_secs(25), second.leads()).await.unwrap();
     write(&client).await.unwrap();
     assert_eq!(server.spec().lease_transitions, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_takes_over_even_if_its_connection_was_dropped_silently() {
+    let server = Server::default();
+    let first = Process::start(&server, "first");
+    first.leads().await;
+    let second = Process::start(&server, "second");
+    sleep(Duration::from_secs(60)).await;
+
+    // A request is under way on a connection that nobody has any more.
+    *second.network.lock() = Network::Silent;
+    sleep(Duration::from_secs(5)).await;
+    *second.network.lock() = Network::Fine;
+    // The leader is gone without a word.
+    first.ended.abort();
+    timeout(Duration::from_secs(30), second.leads()).await.unwrap();
+    assert_eq!(server.holder(), "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_breaks_off_gives_the_lease_up() {
+    let server = Server::default();
+    let network = Arc::new(Mutex::new(Network::Fine));
+    let client = Client::new(server.service(&network), "default");
+    let options = LeaseOptions::new("kube-system", "binder", "first");
+    let parts = Parts::new(CancellationToken::new());
+    let ended = lead(client, options, parts.shutdown(), |_| {
+        parts.spawn("binder", async { assert!(false, "out of range") });
+        parts.ended()
+    });
+    let why = ended.await.unwrap().unwrap().unwrap_err().to_string();
+    assert!(why.contains("the binder broke off") && why.contains("out of range"), "{why}");
+    assert_eq!(server.holder(), "");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,46 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says by its panic what went wrong")]
 
-use std::collections::VecDeque;
+mod scripted;
+
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
 use kube::client::Body;
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
-use runtime::{Change, Informer, Recorder, WatchConfig};
+use runtime::{Change, Context, Informer, Metrics, Recorder};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-/// Method, path with query, and body of the requests so far.
-type Requests = Arc<Mutex<Vec<(String, String, Value)>>>;
-
-/// A client of a server that gives these answers in turn, and then none any more.
-fn scripted(answers: impl IntoIterator<Item = (u16, String)>) -> (Client, Requests) {
-    let answers = Arc::new(Mutex::new(answers.into_iter().collect::<VecDeque<_>>()));
-    let requests = Requests::default();
-    let seen = requests.clone();
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let (answers, seen) = (answers.clone(), seen.clone());
-        async move {
-            let (parts, body) = request.into_parts();
-            let body = body.collect().await.unwrap().to_bytes();
-            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            seen.lock().push((parts.method.to_string(), parts.uri.to_string(), body));
-            let answer = answers.lock().pop_front();
-            let Some((code, text)) = answer else { std::future::pending().await };
-            let mut response = Response::new(Full::new(Bytes::from(text)));
-            *response.status_mut() = StatusCode::from_u16(code).unwrap();
-            Ok::<_, Infallible>(response)
-        }
-    });
-    (Client::new(service, "default"), requests)
-}
+use scripted::{initial_end, list, map, refusal, scripted, status, watch};
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -51,44 +30,9 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn map(name: &str, uid: &str, version: u32) -> Value {
-    let metadata = json!({
-        "name": name, "namespace": "default", "uid": uid, "resourceVersion": version.to_string(),
-        "managedFields": [{"manager": "someone"}],
-    });
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
-}
-
-fn list(version: u32, items: &[Value]) -> (u16, String) {
-    let metadata = json!({"resourceVersion": version.to_string()});
-    (
-        200,
-        json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": metadata, "items": items})
-            .to_string(),
-    )
-}
-
-fn watch(events: &[(&str, Value)]) -> (u16, String) {
-    let line = |(kind, object): &(&str, Value)| format!("{}\n", json!({"type": kind, "object": object}));
-    (200, events.iter().map(line).collect())
-}
-
-fn status(code: u16, reason: &str) -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason})
-}
-
-fn refusal(code: u16, reason: &str) -> (u16, String) {
-    (code, status(code, reason).to_string())
-}
-
-fn initial_end(version: u32) -> Value {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {
-        "resourceVersion": version.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}}})
-}
-
 /// Starts an informer whose changes are written down.
 fn informer(client: Client) -> (Informer<ConfigMap>, Arc<Mutex<Vec<String>>>) {
-    let informer = Informer::start(Api::all(client), WatchConfig::default(), CancellationToken::new());
+    let informer = Context::new(client, Metrics::new(), CancellationToken::new()).informers.of::<ConfigMap>();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let notes = heard.clone();
     informer.subscribe(move |change: &Change<ConfigMap>| {
@@ -216,4 +160,39 @@ async fn an_event_that_repeats_is_counted_and_one_that_expired_is_written_again(
     assert!(name.starts_with("pv.") && requests[1].1.contains(name), "{name}");
     assert_eq!(requests[2].2["count"], 2);
     assert_eq!(requests[4].2["count"], 1);
+}
+
+/// A client of a server that takes every event, and how many it took for each object.
+fn takes_events() -> (Client, Arc<Mutex<HashMap<String, usize>>>) {
+    let taken = Arc::new(Mutex::new(HashMap::new()));
+    let counted = taken.clone();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let counted = counted.clone();
+        async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let event: Value = serde_json::from_slice(&body).unwrap();
+            let object = event["involvedObject"]["name"].as_str().unwrap_or("again").to_owned();
+            *counted.lock().entry(object).or_insert(0) += 1;
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(
+                json!({"metadata": {"name": "x"}, "involvedObject": {}}).to_string(),
+            ))))
+        }
+    });
+    (Client::new(service, "default"), taken)
+}
+
+#[tokio::test]
+async fn more_objects_than_a_recorder_remembers_all_have_their_events() {
+    let (client, taken) = takes_events();
+    let recorder = Recorder::new(client, "binder", "");
+    for number in 0..5000 {
+        let name = format!("claim-{number}");
+        let object =
+            ObjectReference { name: Some(name.clone()), uid: Some(name), ..ObjectReference::default() };
+        recorder.warning(&object, "ProvisioningFailed", "no room");
+        if number % 500 == 0 {
+            eventually("the events so far", || taken.lock().len() == number + 1).await;
+        }
+    }
+    eventually("all events", || taken.lock().len() == 5000).await;
 }

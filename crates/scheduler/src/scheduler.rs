@@ -1,6 +1,7 @@
 //! The executor: keeps the world up to date, places pods that wait, and writes what was decided.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,15 @@ pub(crate) enum Task {
     Pod(Key),
     /// A claim whose chosen node is gone.
     Claim(Key),
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Task::Pod(key) => write!(f, "pod {key}"),
+            Task::Claim(key) => write!(f, "claim {key}"),
+        }
+    }
 }
 
 #[derive(Default)]

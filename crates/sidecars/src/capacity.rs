@@ -4,6 +4,7 @@
 //! something may have changed it, and written only when it differs from what the API has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,8 +96,7 @@ pub async fn run(
         tracing::info!(driver = driver.name(), "the driver can't say its capacity: none is published");
         return context.shutdown.cancelled().await;
     }
-    // One key: whatever happens, everything of this node is looked at, at most once in each moment.
-    let queue: Queue<()> = Queue::new("capacity", &context.metrics);
+    let queue: Queue<Everything> = Queue::new("capacity", &context.metrics);
     let publisher = Publisher {
         segments: driver.segments(),
         mark: mark(&options.node),
@@ -117,29 +117,39 @@ pub async fn run(
     if context.shutdown.run_until_cancelled(synced).await.is_none() {
         return;
     }
-    queue.add(());
+    queue.add(Everything);
     tokio::join!(
         listen(&context, &queue, &signal, changes),
-        work(queue.clone(), 1, context.shutdown.clone(), |()| publisher.publish()),
+        work(queue.clone(), 1, context.shutdown.clone(), |Everything| publisher.publish()),
     );
+}
+
+/// The one key: whatever happens, everything of this node is looked at, at most once in each moment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Everything;
+
+impl fmt::Display for Everything {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("everything")
+    }
 }
 
 async fn listen(
     context: &Context,
-    queue: &Queue<()>,
+    queue: &Queue<Everything>,
     signal: &Signal,
     changes: Option<watch::Receiver<u64>>,
 ) {
     let raised = async {
         loop {
             signal.raised().await;
-            queue.add_after((), GATHER);
+            queue.add_after(Everything, GATHER);
         }
     };
     let changed = async {
         let Some(mut changes) = changes else { return };
         while changes.changed().await.is_ok() {
-            queue.add_after((), GATHER);
+            queue.add_after(Everything, GATHER);
         }
     };
     context.shutdown.run_until_cancelled(async { tokio::join!(raised, changed) }).await;
@@ -155,24 +165,24 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn subscribe(&self, queue: &Queue<()>) {
+    fn subscribe(&self, queue: &Queue<Everything>) {
         let (waker, driver) = (queue.clone(), self.driver.name().to_owned());
         self.context.informers.classes().subscribe(move |change| {
             let class = change.object();
             if class.provisioner == driver {
-                waker.add_after((), GATHER);
+                waker.add_after(Everything, GATHER);
             }
         });
         let (waker, mark) = (queue.clone(), self.mark.clone());
         self.context.informers.capacities().subscribe(move |change| {
             if matches!(change, Change::Deleted(gone) if is_marked(gone, &mark)) {
-                waker.add_after((), GATHER);
+                waker.add_after(Everything, GATHER);
             }
         });
         let (waker, node) = (queue.clone(), self.options.node.clone());
         self.context.informers.nodes().subscribe(move |change| {
             if matches!(change, Change::Applied { old: None, new } if new.metadata.name.as_ref() == Some(&node)) {
-                waker.add_after((), GATHER);
+                waker.add_after(Everything, GATHER);
             }
         });
     }

@@ -22,13 +22,12 @@ use parking_lot::Mutex;
 use resources::group_snapshot::{VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent};
 use resources::snapshot::{DeletionPolicy, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
 use resources::{ReferenceGrant, VolumePopulator, annotations, group_snapshot, snapshot};
-use runtime::{Context, Metrics};
+use runtime::{Context, Metrics, Parts};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sidecars::capacity::Signal;
 use sidecars::{Driver, attach, modify, provision, resize};
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -62,8 +61,7 @@ impl Role {
 
 struct Process {
     dead: CancellationToken,
-    shutdown: CancellationToken,
-    task: JoinHandle<()>,
+    parts: Parts,
 }
 
 /// Must live in a tokio runtime of one thread with paused time.
@@ -205,18 +203,16 @@ impl World {
             return;
         }
         self.network.note(format_args!("{role:?} starts"));
-        let (dead, shutdown) = (CancellationToken::new(), CancellationToken::new());
+        let dead = CancellationToken::new();
         let client = self.network.client(role.name(), dead.clone());
-        let context = Context::new(client, Metrics::new(), shutdown.clone());
-        let task = match role {
-            Role::Controllers => {
-                let chosen = self.controllers.clone();
-                tokio::spawn(async move { controllers::run(context, &chosen).await })
-            }
-            Role::Scheduler => tokio::spawn(scheduler::run(context)),
+        let context = Context::new(client, Metrics::new(), CancellationToken::new());
+        let parts = context.parts.clone();
+        match role {
+            Role::Controllers => controllers::start(&context, &self.controllers),
+            Role::Scheduler => parts.spawn("scheduler", scheduler::run(context)),
             Role::Node(node) => {
                 let channel = driver::connect(self.storage.clone(), node);
-                tokio::spawn(async move {
+                parts.spawn("sidecars", async move {
                     let Ok(driver) = Driver::over(channel, Path::new("csi.sock")).await else { return };
                     let (signal, name) = (Signal::new(), node.to_owned());
                     let provision = provision::Options { node: name.clone(), extra_metadata: false };
@@ -228,10 +224,17 @@ impl World {
                         modify::run(context.clone(), driver.clone(), node),
                         sidecars::snapshot::run(context, driver, snapshot, signal),
                     );
-                })
+                });
             }
-        };
-        self.running.insert(role, Process { dead, shutdown, task });
+        }
+        let (network, ended, shutdown) = (self.network.clone(), parts.clone(), parts.shutdown());
+        parts.spawn_helper("witness", async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                ended = ended.failure() => network.ledger(|ledger| ledger.wrong.push(format!("{role:?}: {ended}"))),
+            }
+        });
+        self.running.insert(role, Process { dead, parts });
     }
 
     /// Ends a process at once, wherever it is. A request that it had sent may still arrive.
@@ -239,8 +242,7 @@ impl World {
         if let Some(process) = self.running.remove(&role) {
             self.network.note(format_args!("{role:?} dies"));
             process.dead.cancel();
-            process.shutdown.cancel();
-            process.task.abort();
+            process.parts.cut_off();
         }
     }
 

@@ -15,6 +15,7 @@ mod controller;
 mod detach;
 mod world;
 
+use std::fmt;
 use std::sync::Arc;
 
 use runtime::{Context, Queue, work};
@@ -34,6 +35,15 @@ enum Key {
     Volume(String),
     /// A node.
     Node(String),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Volume(name) => write!(f, "volume {name}"),
+            Key::Node(name) => write!(f, "node {name}"),
+        }
+    }
 }
 
 /// Attaches and detaches volumes until the context is shut down.

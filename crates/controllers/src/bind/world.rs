@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
@@ -20,6 +21,12 @@ pub struct ClaimKey {
     pub namespace: String,
     /// Its name.
     pub name: String,
+}
+
+impl fmt::Display for ClaimKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 impl ClaimKey {
@@ -47,6 +54,15 @@ pub enum Key {
     Claim(ClaimKey),
     /// A volume, by name.
     Volume(String),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Claim(key) => write!(f, "claim {key}"),
+            Key::Volume(name) => write!(f, "volume {name}"),
+        }
+    }
 }
 
 /// A set of access modes. Smaller sets come first, so that a claim gets a volume with the fewest modes it doesn't need.

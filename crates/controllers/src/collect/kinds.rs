@@ -1,23 +1,22 @@
 //! The kinds that the API server serves, custom ones included, and watches over their metadata.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta};
 use kube::discovery::{Discovery, Scope, verbs};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use parking_lot::RwLock;
-use runtime::Context;
+use runtime::{Context, Informers};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// The pause before discovery is tried again.
+/// The pause before discovery is tried again; doubles up to the longest while that fails.
 const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A kind that can be listed, watched and deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -115,12 +114,23 @@ pub(super) async fn watch(context: &Context, kinds: &Kinds, tell: impl Fn(News) 
         move |_| changed.notify_one()
     });
     let mut running = HashMap::<Arc<Kind>, CancellationToken>::new();
+    let (mut said, mut pause) = (None, PAUSE);
     loop {
         if let Err(error) = kinds.discover(&context.client).await {
-            tracing::warn!(error = runtime::explain(&error), "can't discover kinds, trying again");
-            tokio::time::sleep(PAUSE).await;
+            let error = runtime::explain(&error);
+            if said.as_ref() != Some(&error) {
+                tracing::warn!(error, "can't discover kinds, trying again");
+                said = Some(error);
+            }
+            tokio::select! {
+                biased;
+                () = context.shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
             continue;
         }
+        (said, pause) = (None, PAUSE);
         let served = kinds.all();
         running.retain(|kind, stop| {
             let stays = served.contains(kind);
@@ -133,11 +143,10 @@ pub(super) async fn watch(context: &Context, kinds: &Kinds, tell: impl Fn(News) 
         for kind in served.into_iter().filter(|kind| !kind.is_event()) {
             running.entry(Arc::clone(&kind)).or_insert_with(|| {
                 let stop = context.shutdown.child_token();
-                tokio::spawn(stop.clone().run_until_cancelled_owned(follow(
-                    context.client.clone(),
-                    kind,
-                    tell.clone(),
-                )));
+                let name = format!("watch over the metadata of {}", kind.resource.kind);
+                let following = follow(context.informers.clone(), kind, tell.clone());
+                let following = stop.clone().run_until_cancelled_owned(following);
+                context.parts.until(stop.clone()).spawn(name, async move { drop(following.await) });
                 stop
             });
         }
@@ -154,28 +163,21 @@ pub(super) async fn watch(context: &Context, kinds: &Kinds, tell: impl Fn(News) 
     }
 }
 
-async fn follow(client: Client, kind: Arc<Kind>, tell: impl Fn(News)) {
-    let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client, &kind.resource);
-    let events = watcher(api, watcher::Config::default());
-    let mut events = pin!(events.default_backoff());
+async fn follow(informers: Informers, kind: Arc<Kind>, tell: impl Fn(News)) {
+    let what = format!("metadata of {}", kind.resource.kind);
+    let resource = kind.resource.clone();
+    let api = move |client| Api::<PartialObjectMeta<DynamicObject>>::all_with(client, &resource);
     let mut listed = Vec::new();
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(object)) => {
-                listed.extend(object.metadata.uid.clone());
-                tell(News::Applied(Arc::clone(&kind), object.metadata));
-            }
-            Ok(watcher::Event::InitDone) => tell(News::All(Arc::clone(&kind), std::mem::take(&mut listed))),
-            Ok(watcher::Event::Apply(object)) => tell(News::Applied(Arc::clone(&kind), object.metadata)),
-            Ok(watcher::Event::Delete(object)) => tell(News::Gone(object.metadata)),
-            Err(error) => {
-                tracing::debug!(
-                    kind = kind.resource.kind,
-                    error = runtime::explain(&error),
-                    "watch broke, retrying"
-                );
-            }
+    let tell = |event| match event {
+        watcher::Event::Init => listed.clear(),
+        watcher::Event::InitApply(object) => {
+            let object: PartialObjectMeta<DynamicObject> = object;
+            listed.extend(object.metadata.uid.clone());
+            tell(News::Applied(Arc::clone(&kind), object.metadata));
         }
-    }
+        watcher::Event::InitDone => tell(News::All(Arc::clone(&kind), std::mem::take(&mut listed))),
+        watcher::Event::Apply(object) => tell(News::Applied(Arc::clone(&kind), object.metadata)),
+        watcher::Event::Delete(object) => tell(News::Gone(object.metadata)),
+    };
+    informers.follow(what, api, watcher::Config::default(), tell).await;
 }

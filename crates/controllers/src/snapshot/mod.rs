@@ -12,6 +12,7 @@ mod secret;
 mod step;
 mod writes;
 
+use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
@@ -34,6 +35,18 @@ enum Task {
     Claim(Key),
     Group(Key),
     GroupContent(String),
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Task::Snapshot(key) => write!(f, "VolumeSnapshot {key}"),
+            Task::Content(name) => write!(f, "VolumeSnapshotContent {name}"),
+            Task::Claim(key) => write!(f, "claim {key}"),
+            Task::Group(key) => write!(f, "VolumeGroupSnapshot {key}"),
+            Task::GroupContent(name) => write!(f, "VolumeGroupSnapshotContent {name}"),
+        }
+    }
 }
 
 /// Takes care of snapshots until the context is shut down.

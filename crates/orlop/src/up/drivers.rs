@@ -12,7 +12,6 @@ use sidecars::capacity::{self, Signal};
 use sidecars::register::{Drivers, Endpoint};
 use sidecars::{Driver, announce, attach, modify, provision, resize, snapshot};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
@@ -86,7 +85,6 @@ pub(super) async fn serve_registered(
 ) -> Result<(), Infallible> {
     let mut changed = registered.changed();
     let mut served: HashMap<String, (Arc<Endpoint>, CancellationToken)> = HashMap::new();
-    let mut running = JoinSet::new();
     loop {
         let now = changed.borrow_and_update().clone();
         // One that registered again may be another version of it.
@@ -103,10 +101,10 @@ pub(super) async fn serve_registered(
             }
             tracing::info!(node, driver = name, "serving a driver beside Orlop's own");
             let stop = context.shutdown.child_token();
-            // Watches of its own, which end with it.
-            let context = Context::new(context.client.clone(), context.metrics.clone(), stop.clone());
+            let context = context.until(stop.clone());
             let (node, socket) = (node.clone(), endpoint.socket.clone());
-            running.spawn(async move {
+            let part = format!("sidecars of {name} on node {node}");
+            context.parts.clone().spawn(part, async move {
                 let shutdown = context.shutdown.clone();
                 if let Some(driver) = shutdown.run_until_cancelled(connect(&socket)).await {
                     Box::pin(serve(context, driver, &node, None)).await;
@@ -117,14 +115,8 @@ pub(super) async fn serve_registered(
         tokio::select! {
             () = context.shutdown.cancelled() => break,
             outcome = changed.changed() => if outcome.is_err() { break },
-            Some(ended) = running.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(node, %error, "serving a driver broke off; register it again");
-                }
-            }
         }
     }
-    while running.join_next().await.is_some() {}
     Ok(())
 }
 

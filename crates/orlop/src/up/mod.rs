@@ -6,7 +6,6 @@ mod mirror;
 mod node;
 mod objects;
 mod ready;
-mod tasks;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ use anyhow::{Context as _, ensure};
 use api_server::{ApiServer, Credentials};
 use clap::Args;
 use runtime::health::Checks;
-use runtime::{Context, Metrics};
+use runtime::{Context, Metrics, Parts};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +26,6 @@ use logs::Logs;
 use node::Node;
 use object_store::Store;
 use sidecars::register::Drivers;
-use tasks::Tasks;
 
 use crate::signals::Signals;
 use crate::storage::{self, DataDir, Layout, Making, Storage};
@@ -130,8 +128,7 @@ struct Process {
     credentials: Credentials,
     address: SocketAddr,
     ready: Arc<AtomicBool>,
-    tasks: Tasks,
-    drivers: Tasks,
+    drivers: Parts,
 }
 
 impl Process {
@@ -155,21 +152,18 @@ impl Process {
         }
         objects::ensure(&context.client, driver).await?;
 
-        let mut tasks = Tasks::new(shutdown.clone());
-        let mut drivers = Tasks::new(CancellationToken::new());
+        let parts = context.parts.clone();
+        let drivers = Parts::new(CancellationToken::new());
         api.serve_logs(Arc::new(Logs::of(&nodes)));
-        tasks.spawn("API listener", {
+        parts.spawn("API listener", {
             let (credentials, shutdown) = (credentials.clone(), shutdown.clone());
             async move { api.serve(listener, credentials, shutdown).await }
         });
-        tasks.spawn_infallible("controllers", {
-            let context = context.clone();
-            async move { controllers::run(context, &controllers::Controller::ALL).await }
-        });
-        tasks.spawn_infallible("scheduler", scheduler::run(context.clone()));
+        controllers::start(&context, &controllers::Controller::ALL);
+        parts.spawn("scheduler", scheduler::run(context.clone()));
         for node in &nodes {
-            node.start_driver(&mut drivers)?;
-            node.start(&context, &mut tasks);
+            node.start_driver(&drivers)?;
+            node.start(&context);
         }
         let ready = Arc::new(AtomicBool::new(false));
         if let Some(listener) = health {
@@ -178,10 +172,14 @@ impl Process {
                 true => Ok(()),
                 false => Err("not everything answers yet".to_owned()),
             });
+            checks.add("informers", {
+                let context = context.clone();
+                move || context.check_news()
+            });
             let metrics = context.metrics.clone();
-            tasks.spawn("health endpoints", runtime::health::serve(listener, metrics, checks, shutdown));
+            parts.spawn("health endpoints", runtime::health::serve(listener, metrics, checks, shutdown));
         }
-        Ok(Process { context, store, nodes, credentials, address, ready, tasks, drivers })
+        Ok(Process { context, store, nodes, credentials, address, ready, drivers })
     }
 
     /// Says when everything answers, and returns at a signal, or with the first part that fails.
@@ -190,8 +188,8 @@ impl Process {
         let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         tokio::select! {
             ready = ready::wait(&self.context, driver, &names) => ready?,
-            failure = self.tasks.failure() => return Err(failure),
-            failure = self.drivers.failure() => return Err(failure),
+            ended = self.context.parts.failure() => return Err(ended.into()),
+            ended = self.drivers.failure() => return Err(ended.into()),
             () = signals.recv() => return Ok(()),
         }
         let address = self.address;
@@ -199,15 +197,15 @@ impl Process {
         self.ready.store(true, Ordering::Relaxed);
         println!("orlop is ready: kubeconfig={} api=https://{address}", kubeconfig.display());
         tokio::select! {
-            failure = self.tasks.failure() => Err(failure),
-            failure = self.drivers.failure() => Err(failure),
+            ended = self.context.parts.failure() => Err(ended.into()),
+            ended = self.drivers.failure() => Err(ended.into()),
             () = signals.recv() => Ok(()),
         }
     }
 
     /// Ends everything; with `empty` also containers, mounts and drives.
     async fn stop(self, empty: bool) -> anyhow::Result<()> {
-        self.tasks.finish(STOPPING).await;
+        self.context.parts.finish(STOPPING).await;
         self.store.close().await;
         if empty {
             return give_up(&self.nodes, self.drivers).await;
@@ -218,7 +216,7 @@ impl Process {
 }
 
 /// Ends the containers of nodes, unmounts their volumes through their running drivers, and gives the drives back.
-async fn give_up(nodes: &[Node], drivers: Tasks) -> anyhow::Result<()> {
+async fn give_up(nodes: &[Node], drivers: Parts) -> anyhow::Result<()> {
     for node in nodes {
         node.empty().await?;
     }
@@ -285,9 +283,9 @@ pub(crate) async fn down(arguments: Down) -> anyhow::Result<()> {
     );
     let data = DataDir::open(&arguments.data_dir)?;
     let nodes = nodes(&data, &data.layout()?, Making::default(), None, &arguments.csi_drivers).await?;
-    let mut drivers = Tasks::new(CancellationToken::new());
+    let drivers = Parts::new(CancellationToken::new());
     for node in &nodes {
-        node.start_driver(&mut drivers)?;
+        node.start_driver(&drivers)?;
     }
     give_up(&nodes, drivers).await
 }

@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use drives::Drives;
-use runtime::Context;
+use runtime::{Context, Parts};
 use sidecars::register::{self, Drivers};
 use sidecars::{Driver, announce};
 use tokio::sync::watch;
 
-use super::tasks::Tasks;
 use super::{drivers, mirror};
 
 /// A node of this machine.
@@ -47,7 +46,7 @@ impl Node {
     }
 
     /// Serves the node's driver among `drivers`, which outlive the rest: tearing down calls them.
-    pub(super) fn start_driver(&self, drivers: &mut Tasks) -> anyhow::Result<()> {
+    pub(super) fn start_driver(&self, drivers: &Parts) -> anyhow::Result<()> {
         let socket = self.socket();
         for directory in socket.parent().into_iter().chain([self.registry().as_path()]) {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -57,7 +56,7 @@ impl Node {
         self.drives.confine(drives::Confines { below, never: vec![self.root.join("drives")] });
         let node = self.clone();
         let shutdown = drivers.shutdown();
-        drivers.spawn("driver", async move {
+        drivers.spawn(format!("driver of node {}", self.name), async move {
             let info = driver::NodeInfo {
                 name: node.driver,
                 node_id: node.name.clone(),
@@ -70,19 +69,21 @@ impl Node {
     }
 
     /// Starts all else of the node.
-    pub(super) fn start(&self, context: &Context, tasks: &mut Tasks) {
+    pub(super) fn start(&self, context: &Context) {
+        let parts = &context.parts;
         let node = || (self.clone(), context.clone());
-        tasks.spawn("plugin registration", {
+        let called = |part: &str| format!("{part} of node {}", self.name);
+        parts.spawn(called("plugin registration"), {
             let (node, context) = node();
             async move { register::run(context, &node.name, &node.root, node.registered.clone()).await }
         });
-        tasks.spawn("driver's announcement", {
+        parts.spawn(called("driver's announcement"), {
             let (node, context) = node();
             async move {
                 announce::run(&node.registry(), node.driver.as_str(), &node.socket(), context.shutdown).await
             }
         });
-        tasks.spawn("driver's sidecars", {
+        parts.spawn(called("driver's sidecars"), {
             let (node, context) = node();
             async move {
                 let driver = Driver::connect(&node.socket()).await?;
@@ -90,20 +91,20 @@ impl Node {
                 Ok::<_, sidecars::DriverError>(())
             }
         });
-        tasks.spawn("other drivers' sidecars", {
+        parts.spawn(called("other drivers' sidecars"), {
             let (node, context) = node();
             let own = node.driver.as_str();
             async move { drivers::serve_registered(context, node.name, own, node.registered).await }
         });
         for socket in &self.beside {
             let announced = drivers::announce(self.clone(), socket.clone(), context.shutdown.clone());
-            tasks.spawn("other driver's announcement", announced);
+            parts.spawn(called("announcement of another driver"), announced);
         }
-        tasks.spawn(
-            "mirror of the drives",
+        parts.spawn(
+            called("mirror of the drives"),
             mirror::run(context.clone(), self.name.clone(), self.drives.clone()),
         );
-        tasks.spawn("node agent", {
+        parts.spawn(called("node agent"), {
             let (node, context) = node();
             async move {
                 let program = std::env::current_exe().map_err(anyhow::Error::from)?;

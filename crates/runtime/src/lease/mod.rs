@@ -109,25 +109,26 @@ pub enum LeaseError {
     },
 }
 
-/// Waits for the lease, then does `work` for as long as it is held; `work` ends after `shutdown` is cancelled.
+/// Waits for the lease, then does `work` for as long as it is held, and returns what that came to; `work` ends after
+/// `shutdown` is cancelled. `None`: the shutdown came first.
 ///
-/// `work` must do all its writes through a client with the [`Term`]'s guard. When it ends, the lease is released, so
-/// that a waiting process takes over at once.
+/// `work` must do all its writes through a client with the [`Term`]'s guard. When it ends, well or not, the lease is
+/// released, so that a waiting process takes over at once.
 ///
 /// # Errors
 /// The lease was lost. `work` was dropped where it was, and the guard lets nothing through any more; the process
 /// should end.
-pub async fn lead<F: Future<Output = ()>>(
+pub async fn lead<F: Future>(
     client: Client,
     options: LeaseOptions,
     shutdown: CancellationToken,
     work: impl FnOnce(Term) -> F,
-) -> Result<(), LeaseError> {
+) -> Result<Option<F::Output>, LeaseError> {
     options.check()?;
     let recorder = Recorder::new(client.clone(), "orlop", "");
     let mut lease = Lease::new(client, options);
     if shutdown.run_until_cancelled(lease.acquire()).await.is_none() {
-        return Ok(());
+        return Ok(None);
     }
     let term = lease.term.clone();
     if let Some(held) = &lease.held {
@@ -137,7 +138,7 @@ pub async fn lead<F: Future<Output = ()>>(
     let ended = tokio::select! {
         biased;
         lost = lease.keep() => Err(lost),
-        () = work(term.clone()) => Ok(()),
+        outcome = work(term.clone()) => Ok(Some(outcome)),
     };
     term.end();
     if ended.is_ok() {
@@ -176,25 +177,37 @@ impl Lease {
     }
 
     async fn acquire(&mut self) {
-        let mut known = None;
+        let (mut known, mut failure) = (None, None);
         tracing::info!(lease = %self, holder = self.options.holder, "waiting for the lease");
         loop {
-            match self.attempt().await {
-                Ok(Attempt::Held) => {
+            // A connection that was dropped silently never answers; the next attempt makes another.
+            match tokio::time::timeout(self.options.renew_deadline, self.attempt()).await {
+                Ok(Ok(Attempt::Held)) => {
                     tracing::info!(lease = %self, "holding the lease");
                     return;
                 }
-                Ok(Attempt::HeldBy(holder)) => {
+                Ok(Ok(Attempt::HeldBy(holder))) => {
+                    failure = None;
                     if known.as_ref() != Some(&holder) {
                         tracing::info!(lease = %self, holder, "another process holds the lease");
                         known = Some(holder);
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(lease = %self, error = crate::explain(&error), "can't take the lease, trying again");
+                Ok(Err(error)) => self.say(&mut failure, crate::explain(&error)),
+                Err(_) => {
+                    let seconds = self.options.renew_deadline.as_secs_f64();
+                    self.say(&mut failure, format!("no answer within {seconds} s"));
                 }
             }
             tokio::time::sleep(self.options.retry_period.mul_f64(1.0 + JITTER * jitter())).await;
+        }
+    }
+
+    /// Logs why the lease can't be taken, once for as long as it is the same.
+    fn say(&self, last: &mut Option<String>, error: String) {
+        if last.as_ref() != Some(&error) {
+            tracing::warn!(lease = %self, error, "can't take the lease, trying again");
+            *last = Some(error);
         }
     }
 

@@ -11,6 +11,7 @@ mod publish;
 mod verify;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +74,15 @@ enum Key {
     Attachment(String),
     /// A PersistentVolume that is being deleted.
     Volume(String),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Attachment(name) => write!(f, "attachment {name}"),
+            Key::Volume(name) => write!(f, "volume {name}"),
+        }
+    }
 }
 
 /// Attaches for one driver until the context's shutdown, from the node on which the driver serves.

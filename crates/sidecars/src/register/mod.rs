@@ -14,6 +14,7 @@ mod sockets;
 mod version;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -88,7 +89,7 @@ pub async fn run(context: Context, node: &str, root: &Path, drivers: Drivers) ->
     let directory = root.join(REGISTRY);
     let failed = |source| WatchError { directory: directory.clone(), source };
     let mut sockets = Sockets::open(&directory).map_err(failed)?;
-    let queue: Queue<PathBuf> = Queue::with_backoff("register", &context.metrics, BACKOFF);
+    let queue: Queue<Socket> = Queue::with_backoff("register", &context.metrics, BACKOFF);
     let registrar = Registrar {
         client: context.client.clone(),
         node: node.to_owned(),
@@ -117,7 +118,7 @@ pub async fn run(context: Context, node: &str, root: &Path, drivers: Drivers) ->
         }
         tokio::select! {
             biased;
-            () = work(queue, CONCURRENCY, context.shutdown.clone(), |path| registrar.reconcile(path)) => {}
+            () = work(queue, CONCURRENCY, context.shutdown.clone(), |Socket(path)| registrar.reconcile(path)) => {}
             () = registrar.refresh(&context) => {}
         }
     };
@@ -139,6 +140,16 @@ async fn present(context: &Context, node: &str) {
     let _ = there.wait_for(|there| *there).await;
 }
 
+/// A socket's path.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Socket(PathBuf);
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.display())
+    }
+}
+
 struct Registrar {
     client: Client,
     node: String,
@@ -149,7 +160,7 @@ struct Registrar {
     registered: Mutex<BTreeMap<PathBuf, Registration>>,
     /// Held while a driver's registration changes, so that two sockets of one driver take turns.
     commit: tokio::sync::Mutex<()>,
-    queue: Queue<PathBuf>,
+    queue: Queue<Socket>,
 }
 
 /// A socket that was dealt with. The driver is reached through the newest socket that names it.
@@ -164,7 +175,7 @@ impl Registrar {
         let before = std::mem::replace(&mut *self.found.lock(), found.clone());
         let appeared = found.iter().filter(|(path, identity)| before.get(*path) != Some(identity));
         let vanished = before.keys().filter(|path| !found.contains_key(*path));
-        appeared.map(|(path, _)| path).chain(vanished).for_each(|path| self.queue.add(path.clone()));
+        appeared.map(|(path, _)| path).chain(vanished).for_each(|path| self.queue.add(Socket(path.clone())));
     }
 
     async fn reconcile(&self, path: PathBuf) -> Result<Next, RegisterError> {
@@ -261,7 +272,7 @@ impl Registrar {
                 node::forget(&self.client, &self.node, driver).await?;
             }
             self.drivers.remove(driver);
-            others.into_iter().for_each(|path| self.queue.add(path));
+            others.into_iter().for_each(|path| self.queue.add(Socket(path)));
             tracing::info!(driver, socket = %socket.display(), "driver unregistered");
         }
         Ok(())

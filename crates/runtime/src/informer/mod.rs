@@ -1,22 +1,29 @@
+mod feed;
+mod follow;
+mod lenient;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
-use std::pin::pin;
 use std::sync::Arc;
 
-use futures::StreamExt;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Resource, ResourceExt};
+use kube::runtime::watcher::{Config, Event};
+use kube::{Api, Client, Resource, ResourceExt};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::SetOnce;
-use tokio_util::sync::CancellationToken;
 
-use crate::metrics::InformerMetrics;
+pub(crate) use self::feed::{Feed, Feeds};
+pub(crate) use self::follow::follow;
+use self::lenient::Lenient;
+use crate::{Key, Parts};
 
 /// One list and watch of a kind, kept as a store that all controllers of the process share.
 ///
 /// Objects are kept without `metadata.managedFields`. The store is bounded by the number of objects that the
 /// server holds; nothing else queues here, because subscribers are called in the watch's own task.
+///
+/// It never ends by itself: whatever the watch meets, it begins again, with backoff. An object that is not of the kind's
+/// form is named in the log and left out, and others are not kept from being known.
 pub struct Informer<K> {
     shared: Arc<Shared<K>>,
 }
@@ -53,7 +60,9 @@ struct Shared<K> {
     /// Held while a change is applied and announced, so that every subscriber sees every change once, in order.
     subscribers: Mutex<Vec<Subscriber<K>>>,
     synced: SetOnce<()>,
-    metrics: Option<InformerMetrics>,
+    feed: Arc<Feed>,
+    /// Objects that are not of the kind's form, with their versions.
+    unreadable: Mutex<BTreeMap<Key, Option<String>>>,
 }
 
 /// Objects by namespace ("" for cluster-scoped ones) and name: two levels, so that looking up allocates nothing.
@@ -92,33 +101,37 @@ impl<K> Informer<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    /// Starts listing and watching in the background until `shutdown` is cancelled.
+    /// Starts listing and watching in the background, as one of the `parts`, until their shutdown.
     ///
-    /// The list is streamed if the server can (Kubernetes 1.32, our own API server) and paged otherwise. Failures
-    /// are retried for ever, with backoff.
-    pub fn start(api: Api<K>, config: watcher::Config, shutdown: CancellationToken) -> Informer<K> {
-        Informer::start_counted(api, config, shutdown, None)
-    }
-
-    pub(crate) fn start_counted(
-        api: Api<K>,
-        config: watcher::Config,
-        shutdown: CancellationToken,
-        metrics: Option<InformerMetrics>,
-    ) -> Informer<K> {
+    /// The list is streamed if the server can (Kubernetes 1.32, our own API server) and paged otherwise.
+    pub(crate) fn start(client: Client, config: Config, parts: &Parts, feed: Arc<Feed>) -> Informer<K> {
         let shared = Arc::new(Shared {
             objects: RwLock::new(Objects(BTreeMap::new())),
             subscribers: Mutex::new(Vec::new()),
             synced: SetOnce::new(),
-            metrics,
+            feed,
+            unreadable: Mutex::default(),
         });
-        tokio::spawn(follow(shared.clone(), api, config, shutdown));
+        let (name, shutdown) = (format!("informer of {}", shared.feed.kind()), parts.shutdown());
+        let run = run(shared.clone(), client, config.streaming_lists());
+        parts.spawn(name, async move {
+            let _ = shutdown.run_until_cancelled(run).await;
+        });
         Informer { shared }
+    }
+
+    /// Announces every object once more, as to a new subscriber.
+    pub(crate) fn resync(&self) {
+        let subscribers = self.shared.subscribers.lock();
+        for object in self.all() {
+            announce(&subscribers, Change::Applied { old: None, new: object });
+        }
     }
 }
 
 impl<K> Informer<K> {
-    /// Waits until the first complete list is in the store. Does not return while the server can't be reached.
+    /// Waits until the first complete list is in the store. Does not return while the server can't be reached; the log
+    /// and the process's readiness tell that.
     pub fn synced(&self) -> impl Future<Output = ()> + use<K> {
         let shared = Arc::clone(&self.shared);
         async move {
@@ -208,8 +221,29 @@ impl<K: Resource<DynamicType = ()>> Shared<K> {
     }
 
     fn count(&self) {
-        if let Some(metrics) = &self.metrics {
-            metrics.objects.set(self.objects.read().len() as i64);
+        self.feed.metrics().objects.set(self.objects.read().len() as i64);
+    }
+
+    /// An object that is not of the kind's form: what was known of it before stays known.
+    fn leave_out(&self, key: Key, version: Option<String>, error: &str) {
+        let mut unreadable = self.unreadable.lock();
+        if unreadable.get(&key) != Some(&version) {
+            tracing::error!(
+                kind = self.feed.kind(),
+                object = %key,
+                error,
+                "an object is not of its kind's form, so it is not seen; mend or delete it"
+            );
+            unreadable.insert(key, version);
+        }
+        self.feed.metrics().unreadable.set(unreadable.len() as i64);
+    }
+
+    fn readable(&self, keep: impl Fn(&Key) -> bool) {
+        let mut unreadable = self.unreadable.lock();
+        if !unreadable.is_empty() {
+            unreadable.retain(|key, _| keep(key));
+            self.feed.metrics().unreadable.set(unreadable.len() as i64);
         }
     }
 }
@@ -229,77 +263,56 @@ fn same_version<K: Resource<DynamicType = ()>>(a: &K, b: &K) -> bool {
     a.resource_version.is_some() && a.resource_version == b.resource_version && a.uid == b.uid
 }
 
-/// Why a watch ended for good: the server can't stream its initial list.
-struct NoStreaming;
-
-async fn follow<K>(shared: Arc<Shared<K>>, api: Api<K>, config: watcher::Config, shutdown: CancellationToken)
+async fn run<K>(shared: Arc<Shared<K>>, client: Client, config: Config)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let streaming = config.clone().streaming_lists();
-    let run = async {
-        if let Err(NoStreaming) = consume(&shared, watcher(api.clone(), streaming)).await {
-            tracing::debug!(kind = %K::kind(&()), "the server can't stream lists: listing in pages");
-            let _ = consume(&shared, watcher(api, config)).await;
-        }
-    };
-    shutdown.run_until_cancelled(run).await;
+    let (feed, mut listed) = (shared.feed.clone(), BTreeSet::new());
+    let tell = |event: Event<K>| shared.tell(event, &mut listed, |object| Ok(object));
+    follow(&feed, Api::<K>::all(client.clone()), config.clone(), true, tell).await;
+    tracing::warn!(kind = feed.kind(), "an object is not of its kind's form: reading the others one by one");
+    listed.clear();
+    let tell = |event: Event<Lenient<K>>| shared.tell(event, &mut listed, |lenient| lenient.object);
+    follow(&feed, Api::<Lenient<K>>::all(client), config, false, tell).await;
 }
 
-async fn consume<K>(
-    shared: &Shared<K>,
-    events: impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
-) -> Result<(), NoStreaming>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    let mut events = pin!(events.modify(|object| object.managed_fields_mut().clear()).default_backoff());
-    let mut listed = BTreeSet::new();
-    while let Some(event) = events.next().await {
+impl<K: Resource<DynamicType = ()>> Shared<K> {
+    fn tell<T: Resource<DynamicType = ()>>(
+        &self,
+        event: Event<T>,
+        listed: &mut BTreeSet<(String, String)>,
+        read: impl FnOnce(T) -> Result<K, String>,
+    ) {
         match event {
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(object)) => {
+            Event::Init => listed.clear(),
+            Event::InitApply(object) => {
                 listed.insert(key(&object));
-                shared.apply(object);
+                self.put(object, read);
             }
-            Ok(watcher::Event::InitDone) => {
-                shared.retain(&std::mem::take(&mut listed));
-                shared.synced.set(()).ok();
+            Event::InitDone => {
+                let listed = std::mem::take(listed);
+                self.retain(&listed);
+                self.readable(|known| listed.contains(&(known.namespace.clone(), known.name.clone())));
+                self.synced.set(()).ok();
             }
-            Ok(watcher::Event::Apply(object)) => shared.apply(object),
-            Ok(watcher::Event::Delete(object)) => {
-                let (namespace, name) = key(&object);
-                shared.delete(&namespace, &name, Some(object));
-            }
-            Err(error) if refuses_streaming(&error) => return Err(NoStreaming),
-            // A custom resource that is not installed here, or not yet: there are none of it.
-            Err(error) if is_not_served(&error) => {
-                if shared.synced.set(()).is_ok() {
-                    tracing::info!(kind = %K::kind(&()), "the server has no such kind; asking again now and then");
-                }
-            }
-            Err(error) => {
-                if let Some(metrics) = &shared.metrics {
-                    metrics.failures.inc();
-                }
-                tracing::warn!(kind = %K::kind(&()), error = crate::explain(&error), "watch broke, retrying");
+            Event::Apply(object) => self.put(object, read),
+            Event::Delete(object) => {
+                let ((namespace, name), gone) = (key(&object), Key::of(&object));
+                self.readable(|known| *known != gone);
+                self.delete(&namespace, &name, read(object).ok());
             }
         }
     }
-    Ok(())
-}
 
-/// Objects of a kind that was served before stay: they are announced as deleted before their kind goes.
-fn is_not_served(error: &watcher::Error) -> bool {
-    let (watcher::Error::WatchStartFailed(kube::Error::Api(status))
-    | watcher::Error::InitialListFailed(kube::Error::Api(status))) = error
-    else {
-        return false;
-    };
-    status.code == 404
-}
-
-/// A server without streaming lists answers `sendInitialEvents` with 422 Invalid (or 400 from a proxy's view).
-fn refuses_streaming(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if matches!(status.code, 400 | 422))
+    fn put<T: Resource<DynamicType = ()>>(&self, object: T, read: impl FnOnce(T) -> Result<K, String>) {
+        let (seen, version) = (Key::of(&object), object.resource_version());
+        match read(object) {
+            Ok(mut object) => {
+                object.managed_fields_mut().clear();
+                self.readable(|known| *known != seen);
+                self.apply(object);
+            }
+            Err(error) => self.leave_out(seen, version, &error),
+        }
+    }
 }
