@@ -1,9 +1,11 @@
 //! Events expire: an hour after their last change, or earlier when there are too many.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use object_store::{EventKind, Object, WatchEnd};
 use tokio::time::Instant;
@@ -19,11 +21,25 @@ struct Entry {
     at: Object,
 }
 
+/// The pause before the expiry begins anew that broke off.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// Removes events as they expire, until the server stops. Entries are in the order of their time, so only those that
 /// are due are looked at.
 pub(crate) async fn expire(shared: Arc<Shared>) {
     let shutdown = shared.shutdown.clone();
-    shutdown.run_until_cancelled(Box::pin(expire_all(&shared))).await;
+    shutdown.run_until_cancelled(Box::pin(without_end(PAUSE, || expire_all(&shared)))).await;
+}
+
+/// Does the work; if it panics, tells that and begins anew after a pause: without it the store would fill up unnoticed.
+async fn without_end<F: Future<Output = ()>>(pause: Duration, work: impl Fn() -> F) {
+    while AssertUnwindSafe(work()).catch_unwind().await.is_err() {
+        tracing::error!(
+            seconds = pause.as_secs(),
+            "the expiry of events broke off at an error of the program; it begins anew"
+        );
+        tokio::time::sleep(pause).await;
+    }
 }
 
 async fn expire_all(shared: &Shared) {
@@ -85,5 +101,22 @@ fn age(stored: &Object) -> Duration {
     match last.parse::<Timestamp>() {
         Ok(last) => clock::now().duration_since(last).try_into().unwrap_or_default(),
         Err(_) => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_expiry_that_breaks_off_begins_anew() {
+        let times = std::cell::Cell::new(0);
+        without_end(Duration::from_millis(1), || {
+            times.set(times.get() + 1);
+            let first = times.get() == 1;
+            async move { assert!(!first, "it breaks off") }
+        })
+        .await;
+        assert_eq!(times.get(), 2);
     }
 }

@@ -96,6 +96,11 @@ async fn put_new(
         .await
         .map_err(|error| ApiError::from_write(&served.kind, name, error))?;
     crds::after_write(shared, target, &stored);
+    // By its UID a claim is followed through the logs of all that work on it.
+    if served.kind.plural == "persistentvolumeclaims" {
+        let namespace = &target.namespace;
+        tracing::info!(claim = object::meta_str(new, "uid"), namespace, name, "claim created");
+    }
     Ok(stored.value)
 }
 

@@ -157,7 +157,7 @@ async fn every_write_may_fail_once() {
             let running = tokio::spawn(run(world.context.clone(), &[Controller::Bind, Controller::Protect]));
             scenario(&world).await;
             world.context.shutdown.cancel();
-            running.await.unwrap();
+            running.await.unwrap().unwrap();
         }
     }
 }

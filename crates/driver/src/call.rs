@@ -56,6 +56,17 @@ fn service(method: &str) -> &'static str {
     }
 }
 
+/// The UID of the claim that a volume was made for, from its name (`pvc-UID`) or id (`DRIVE/pvc-UID`): by it a claim is
+/// followed through the logs of all that work on it.
+fn claim_of(volume: &str) -> Option<&str> {
+    volume.rsplit('/').next()?.strip_prefix("pvc-")
+}
+
+/// Whether a method changes nothing.
+fn only_asks(method: &str) -> bool {
+    method == "Probe" || ["Get", "List", "Validate"].iter().any(|word| method.contains(word))
+}
+
 /// A code as CSI's sidecars write it.
 fn name(code: Code) -> String {
     match code {
@@ -74,8 +85,15 @@ impl Driver {
         volume: &str,
         work: impl Future<Output = Result<T, Status>>,
     ) -> Answer<T> {
-        let span =
-            tracing::info_span!("csi", method, volume, code = field::Empty, milliseconds = field::Empty);
+        let claim = claim_of(volume);
+        let span = tracing::info_span!(
+            "csi",
+            method,
+            volume,
+            claim,
+            code = field::Empty,
+            milliseconds = field::Empty
+        );
         let mut call = Call {
             calls: &self.calls,
             method,
@@ -121,7 +139,8 @@ impl Drop for Call<'_> {
         self.calls.count(self.method, code, elapsed.as_secs_f64());
         let _entered = self.span.enter();
         match &self.end {
-            End::Answered => tracing::debug!("answered"),
+            End::Answered if only_asks(self.method) => tracing::debug!("answered"),
+            End::Answered => tracing::info!("answered"),
             End::Refused(_, why) => tracing::warn!("refused: {why}"),
             End::HungUp => tracing::warn!("the caller hung up; what was begun is finished"),
         }
@@ -131,6 +150,19 @@ impl Drop for Call<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_claim_is_known_by_its_volumes_name_and_id() {
+        const UID: &str = "1f5ad9d4-7a6b-4a3f-9a52-6a6d4cf0a0f1";
+        assert_eq!(claim_of(&format!("pvc-{UID}")), Some(UID));
+        assert_eq!(claim_of(&format!("0b1c/pvc-{UID}")), Some(UID));
+        for other in ["", "0b1c", "0b1c/made-by-hand"] {
+            assert_eq!(claim_of(other), None, "{other}");
+        }
+        assert!(
+            !only_asks("NodePublishVolume") && only_asks("NodeGetVolumeStats") && only_asks("GetCapacity")
+        );
+    }
 
     #[test]
     fn calls_are_counted_by_method_and_code() {

@@ -208,6 +208,7 @@ impl Agent {
         for _ in 0..ROUNDS {
             let pod = self.pods.lock().get(&uid).cloned();
             let name = pod.as_ref().map_or_else(|| uid.clone(), |pod| status::pod_id(pod));
+            tracing::Span::current().record("pod", &name);
             let mut actual = self.observe(&uid, &memory).await.map_err(|source| {
                 if let Some(pod) = &pod {
                     let message = format!("cannot look at what the node has of the pod: {source}");

@@ -146,8 +146,21 @@ impl Objects {
         let (wake, state) = (self.wake.clone(), self.state.clone());
         let task = tokio::spawn(async move {
             let mut changes = std::pin::pin!(watch_object(api, &key.2).default_backoff());
+            let mut said = None;
             while let Some(change) = changes.next().await {
-                let Ok(object) = change else { continue };
+                let object = match change {
+                    Ok(object) => object,
+                    Err(error) => {
+                        let error = runtime::explain(&error);
+                        // Once, not at every attempt.
+                        if said.as_ref() != Some(&error) {
+                            let (kind, namespace, name) = (K::kind(&()), &key.1, &key.2);
+                            tracing::warn!(%kind, namespace, name, error, "can't watch what a pod uses, trying again");
+                            said = Some(error);
+                        }
+                        continue;
+                    }
+                };
                 let version = object.and_then(|object| object.resource_version());
                 let mut state = state.lock();
                 let State { watches, changed } = &mut *state;

@@ -14,8 +14,9 @@ use kube::{
 };
 
 use linux::ownership::ChangePolicy;
-use resources::attachment;
+use resources::{attachment, secret};
 use runtime::Key;
+use tracing::Instrument;
 
 use crate::{
     agent::{Agent, reference},
@@ -210,6 +211,7 @@ impl Agent {
             self.objects.follow(Kind::Claim, namespace, name, &publication.uid, seen);
         }
         let (volume_name, claim) = (bound?, claim.unwrap_or_default());
+        let mounting = tracing::info_span!("mount", claim = claim.metadata.uid, volume = volume_name);
         let object = Api::<PersistentVolume>::all(self.client.clone()).get_opt(&volume_name).await?;
         let node = Api::<Node>::all(self.client.clone()).get(&self.facts.name).await?;
         let labels = node.metadata.labels.unwrap_or_default();
@@ -255,14 +257,20 @@ impl Agent {
             _ => None,
         };
         let Some((claim, size, growth)) = growth else {
-            self.csi.set_up(&volume, driver.as_ref(), &publication).await?;
+            let mounted = self.csi.set_up(&volume, driver.as_ref(), &publication);
+            mounted.instrument(mounting.clone()).await?;
+            tracing::info!(parent: &mounting, "mounted");
             if self.awaited.lock().remove(&key) {
                 self.growing.add(key);
             }
             return Ok(());
         };
         publication.growth = Some(growth);
-        let outcome = self.csi.set_up(&volume, driver.as_ref(), &publication).await;
+        let mounted = self.csi.set_up(&volume, driver.as_ref(), &publication);
+        let outcome = mounted.instrument(mounting.clone()).await;
+        if outcome.is_ok() {
+            tracing::info!(parent: &mounting, "mounted");
+        }
         match &outcome {
             Ok(None) => self.end_growth(&claim, pod, &volume, &size, None).await?,
             Ok(Some(error)) | Err(error @ VolumeError::Growth(_)) => {
@@ -295,12 +303,10 @@ impl Agent {
         reference: Option<&(String, String)>,
     ) -> Result<BTreeMap<String, String>, VolumeError> {
         let Some((namespace, name)) = reference else { return Ok(BTreeMap::new()) };
-        let secret = Api::<Secret>::namespaced(self.client.clone(), namespace).get(name).await?;
-        let data = secret.data.unwrap_or_default();
-        Ok(data
-            .into_iter()
-            .map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned()))
-            .collect())
+        let found = Api::<Secret>::namespaced(self.client.clone(), namespace).get(name).await?;
+        let refused =
+            |source| VolumeError::Secret { namespace: namespace.clone(), name: name.clone(), source };
+        secret::text(found).map_err(refused)
     }
 
     /// The log has it already.

@@ -20,6 +20,7 @@ pub mod orlop;
 pub mod populator;
 mod reference;
 mod reference_grant;
+pub mod secret;
 pub mod snapshot;
 pub mod source;
 pub mod volume;

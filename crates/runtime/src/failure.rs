@@ -101,8 +101,14 @@ mod tests {
         };
         let message = "pods \"a\" is forbidden: no";
         for (error, expected) in [
-            (Refused::Quoting(refused(message, "Forbidden")), "could not write the claim: pods \"a\" is forbidden: no"),
-            (Refused::Terse(refused(message, "Forbidden")), "could not write the claim: pods \"a\" is forbidden: no"),
+            (
+                Refused::Quoting(refused(message, "Forbidden")),
+                "could not write the claim: pods \"a\" is forbidden: no",
+            ),
+            (
+                Refused::Terse(refused(message, "Forbidden")),
+                "could not write the claim: pods \"a\" is forbidden: no",
+            ),
             (Refused::Transparent(refused(message, "Forbidden")), message),
             (
                 Refused::Terse(refused("", "Forbidden")),

@@ -116,6 +116,11 @@ impl Scheduler {
                 state.contended.remove(key);
                 state.avoid.remove(key);
                 state.since.remove(key);
+                let uid = |claim: &Arc<PersistentVolumeClaim>| claim.uid();
+                let claims = claims_of(pod);
+                let uids: Vec<_> =
+                    claims.iter().filter_map(|(key, _)| state.world.claim(key).and_then(uid)).collect();
+                tracing::info!(pod = %key, claim = uids.join(","), node, "pod placed");
                 let message = format!("Successfully assigned {key} to {node}");
                 self.recorder.normal(&reference(pod), "Scheduled", message);
                 Ok(Next::Done)

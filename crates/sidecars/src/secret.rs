@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Secret, SecretReference};
 use kube::{Api, Client};
+use resources::secret::{self, NotText};
 use runtime::Key;
 
 /// Why a secret that a call needs can't be had.
@@ -18,16 +19,13 @@ pub enum SecretError {
         /// The refusal.
         source: kube::Error,
     },
-    /// CSI drivers take secrets as strings.
-    #[error(
-        "the value of the key {name} in the secret {key} is no UTF-8 text, and CSI drivers take nothing else; write it as \
-         text (for binary data: in base64 once more, if the driver reads that)"
-    )]
-    Binary {
+    /// A driver can't be given what it contains.
+    #[error("the secret {key} can't be handed to the driver: {source}")]
+    NotText {
         /// The secret.
         key: Key,
-        /// The key in it.
-        name: String,
+        /// Why.
+        source: NotText,
     },
 }
 
@@ -61,36 +59,5 @@ pub(crate) async fn read(
         Ok(None) => return Err(SecretError::Missing(key)),
         Err(source) => return Err(SecretError::Api { key, source }),
     };
-    as_text(key, secret)
-}
-
-/// A secret's content, which is handed on unchanged or not at all.
-fn as_text(key: Key, secret: Secret) -> Result<BTreeMap<String, String>, SecretError> {
-    let data = secret.data.unwrap_or_default().into_iter();
-    data.map(|(name, value)| match String::from_utf8(value.0) {
-        Ok(text) => Ok((name, text)),
-        Err(_) => Err(SecretError::Binary { key: key.clone(), name }),
-    })
-    .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use k8s_openapi::ByteString;
-
-    use super::*;
-
-    #[test]
-    fn a_secret_goes_to_the_driver_unchanged_or_not_at_all() {
-        let key = || Key { namespace: "ns".to_owned(), name: "creds".to_owned() };
-        let secret = |value: &[u8]| Secret {
-            data: Some([("token".to_owned(), ByteString(value.to_vec()))].into()),
-            ..Secret::default()
-        };
-        let text = as_text(key(), secret("grün\n".as_bytes())).expect("text");
-        assert_eq!(text["token"], "grün\n");
-        let refused = as_text(key(), secret(&[0x66, 0xff, 0x00])).expect_err("binary").to_string();
-        assert!(refused.contains("key token") && refused.contains("secret ns/creds"), "{refused}");
-        assert!(!refused.contains("ff"), "the value is not told: {refused}");
-    }
+    secret::text(secret).map_err(|source| SecretError::NotText { key, source })
 }

@@ -128,7 +128,7 @@ async fn dance(step: usize, when: When) -> bool {
         let context = controllers.clone();
         async move {
             let all = [Controller::Bind, Controller::Protect, Controller::Populate];
-            controllers::run(context, &all).await;
+            controllers::run(context, &all).await.unwrap();
         }
     });
     tokio::spawn(populate(controllers.clone()));

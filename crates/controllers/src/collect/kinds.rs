@@ -106,7 +106,11 @@ pub(super) enum News {
 }
 
 /// Watches the metadata of every kind served, those included that come later, until the context is shut down.
-pub(super) async fn watch(context: &Context, kinds: &Kinds, tell: impl Fn(News) + Clone + Send + 'static) {
+pub(super) async fn watch(
+    context: &Context,
+    kinds: &Kinds,
+    tell: impl Fn(News) + Clone + Send + Sync + 'static,
+) {
     let changed = Arc::new(Notify::new());
     let definitions = context.informers.of::<CustomResourceDefinition>();
     definitions.subscribe({
@@ -146,7 +150,7 @@ pub(super) async fn watch(context: &Context, kinds: &Kinds, tell: impl Fn(News) 
                 let name = format!("watch over the metadata of {}", kind.resource.kind);
                 let following = follow(context.informers.clone(), kind, tell.clone());
                 let following = stop.clone().run_until_cancelled_owned(following);
-                context.parts.until(stop.clone()).spawn(name, async move { drop(following.await) });
+                context.parts.until(stop.clone()).spawn(name, async move { _ = following.await });
                 stop
             });
         }

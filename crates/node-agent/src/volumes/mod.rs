@@ -157,6 +157,8 @@ pub(crate) enum VolumeError {
     Host(#[from] linux::Error),
     #[error("the API server was asked in vain: {}", runtime::explain(.0))]
     Api(#[from] kube::Error),
+    #[error("the secret {namespace}/{name} can't be handed to the driver: {source}")]
+    Secret { namespace: String, name: String, source: resources::secret::NotText },
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error("{0}")]

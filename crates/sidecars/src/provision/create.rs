@@ -56,6 +56,7 @@ struct Order<'a> {
 impl Provisioner {
     pub(super) async fn reconcile_claim(&self, key: Key) -> Result<Next, ProvisionError> {
         let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(Next::Done) };
+        tracing::Span::current().record("claim", claim.metadata.uid.as_deref());
         let class = self.classes.get("", resources::claim::class(&claim));
         // A class that went since the driver was asked is on record, with all that it takes to ask again.
         let class = class.or_else(|| intent::class(&claim, self.holder()).map(Arc::new));
@@ -198,6 +199,7 @@ impl Provisioner {
             return self.settle(key, &order.claim, false).await;
         }
         self.publish(&order, &made).await?;
+        tracing::info!(volume = order.request.name, handle = made.volume_id, "volume made");
         self.signal.raise();
         let message = format!("Successfully provisioned volume {}", order.request.name);
         self.recorder.normal(&reference(&order.claim), "ProvisioningSucceeded", message);

@@ -19,6 +19,8 @@ impl Provisioner {
         if !self.place.has(&volume) {
             return Ok(Next::Done);
         }
+        let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.as_deref());
+        tracing::Span::current().record("claim", claim);
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
         match plan(&volume, self.driver.name()) {
             Plan::Nothing => {}
