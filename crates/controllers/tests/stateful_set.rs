@@ -342,7 +342,7 @@ async fn live(number: usize, fault: Fault) -> bool {
             running.abort();
             let context =
                 Context::new(world.context.client.clone(), Metrics::new(), world.context.shutdown.clone());
-            run(context, SET).await;
+            run(context, SET).await.unwrap();
         }
         std::future::pending::<()>().await;
     };
