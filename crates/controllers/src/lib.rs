@@ -1,4 +1,5 @@
-//! What kube-controller-manager does for volumes: bind, reclaim, attach and detach, protect, collect, namespaces.
+//! What kube-controller-manager does for volumes and their pods: bind, reclaim, attach and detach, protect, collect,
+//! namespaces, taints.
 //!
 //! Each controller is a pure step from what is known to writes, and a thin executor. All are driven by the shared
 //! watches: nothing is looked at again without cause.
@@ -11,6 +12,7 @@ pub mod populate;
 pub mod protect;
 pub mod snapshot;
 pub mod stateful_set;
+pub mod taints;
 
 use runtime::{Context, PartEnded};
 
@@ -33,11 +35,13 @@ pub enum Controller {
     Snapshots,
     /// Says which claims nobody will ever fill.
     Populate,
+    /// Taints nodes by their conditions, and evicts pods that don't tolerate a taint.
+    Taints,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Bind,
         Self::AttachDetach,
         Self::Protect,
@@ -46,6 +50,7 @@ impl Controller {
         Self::StatefulSet,
         Self::Snapshots,
         Self::Populate,
+        Self::Taints,
     ];
 
     /// The name by which it is chosen.
@@ -59,6 +64,7 @@ impl Controller {
             Self::StatefulSet => "stateful-set",
             Self::Snapshots => "snapshots",
             Self::Populate => "populate",
+            Self::Taints => "taints",
         }
     }
 }
@@ -89,6 +95,10 @@ pub fn start(context: &Context, only: &[Controller]) {
             }
             Controller::Ephemeral => parts.spawn("ephemeral volume controller", ephemeral::run(context())),
             Controller::Populate => parts.spawn("judge of populators", populate::run(context())),
+            Controller::Taints => {
+                parts.spawn("taints by conditions", taints::by_conditions(context()));
+                parts.spawn("taint eviction", taints::evict(context()));
+            }
             Controller::StatefulSet => parts.spawn("stateful set controller", stateful_set::run(context())),
             Controller::Collect => {
                 parts.spawn("collector of dependents", collect::owners(context()));

@@ -27,6 +27,8 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// kubelet's values: the lease holds for 40 s and is renewed every quarter of that.
 const LEASE_SECONDS: i32 = 40;
 const RENEWAL: Duration = Duration::from_secs(10);
+/// How many pods a node takes. kubelet's 110 is the default of a network that is not here.
+const MAX_PODS: u32 = 1000;
 
 /// Keeps one Node object and its lease.
 pub(crate) struct Registration {
@@ -35,10 +37,12 @@ pub(crate) struct Registration {
     address: String,
     labels: BTreeMap<String, String>,
     in_use: Arc<InUse>,
+    /// Bytes of the file system under the node's root, on which pods keep what is not on volumes.
+    storage: u64,
 }
 
 impl Registration {
-    pub(crate) fn new(client: &Client, options: &Options, in_use: Arc<InUse>) -> Registration {
+    pub(crate) fn new(client: &Client, options: &Options, in_use: Arc<InUse>, storage: u64) -> Registration {
         let mut labels = BTreeMap::from([
             (labels::HOSTNAME.to_owned(), options.node_name.clone()),
             ("kubernetes.io/os".to_owned(), "linux".to_owned()),
@@ -51,6 +55,7 @@ impl Registration {
             address: options.address.clone(),
             labels,
             in_use,
+            storage,
         }
     }
 
@@ -177,7 +182,8 @@ impl Registration {
         let resources = BTreeMap::from([
             ("cpu".to_owned(), quantity(processors().to_string())),
             ("memory".to_owned(), quantity(format!("{}Ki", memory_kib()))),
-            ("pods".to_owned(), quantity("110".into())),
+            ("ephemeral-storage".to_owned(), quantity(format!("{}Ki", self.storage >> 10))),
+            ("pods".to_owned(), quantity(MAX_PODS.to_string())),
         ]);
         let address = |kind: &str, address: &str| NodeAddress { type_: kind.into(), address: address.into() };
         NodeStatus {

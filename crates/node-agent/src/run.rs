@@ -139,6 +139,8 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
             "no OCI runtime found: containers will not run; install runc"
         );
     }
+    let storage =
+        host.space(&options.root).map_err(|error| root_error(&options.root, io::Error::other(error)))?;
     let recorder = context.recorder("kubelet", &options.node_name);
     let queue = Queue::new("pods", &context.metrics);
     let growing = Queue::new("grow", &context.metrics);
@@ -155,7 +157,7 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
         oci,
     ));
 
-    let registration = node::Registration::new(&context.client, &options, in_use.clone());
+    let registration = node::Registration::new(&context.client, &options, in_use.clone(), storage.size);
     Box::pin(registration.register())
         .await
         .map_err(|source| Error::Node { node: options.node_name.clone(), source })?;

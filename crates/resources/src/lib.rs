@@ -20,9 +20,11 @@ pub mod orlop;
 pub mod populator;
 mod reference;
 mod reference_grant;
+pub mod requests;
 pub mod secret;
 pub mod snapshot;
 pub mod source;
+pub mod taints;
 pub mod volume;
 
 pub use drive::{Drive, DriveSpec, DriveState, DriveStatus};

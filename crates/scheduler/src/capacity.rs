@@ -35,13 +35,15 @@ impl Pool {
         let bytes = |quantity: &Option<k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
             quantity.as_ref()?.0.parse::<values::Quantity>().ok()?.ceil_bytes()
         };
-        let free = bytes(&object.capacity)?;
+        let largest = bytes(&object.maximum_volume_size);
+        let free = bytes(&object.capacity);
         let topology = object.node_topology.as_ref()?;
         let label = topology.match_labels.as_ref().and_then(|labels| labels.first_key_value());
         Some(Self {
             name: Key::of(object),
-            free,
-            largest: bytes(&object.maximum_volume_size).unwrap_or(free),
+            // A driver that says both may hand out more than it has: the largest volume is what it vouches for.
+            free: free.max(largest)?,
+            largest: largest.or(free)?,
             topology: Selector::try_from(topology.clone()).ok()?,
             label: label.map(|(key, value)| (key.clone(), value.clone())),
         })

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
+use resources::requests::Of;
 use resources::source::{Source, SourceKind};
 use resources::{VolumeSnapshot, VolumeSnapshotContent, claim, volume};
 use runtime::{Change, Key};
 use tokio::time::Instant;
 
-use crate::node::is_ready;
+use crate::amounts::Amounts;
 use crate::place::concerns;
 use crate::scheduler::{AVOID, AVOID_LONGEST, Scheduler, State, Task, promise, version};
 use crate::sources;
-use crate::world::{Cause, World, referred};
+use crate::world::{Cause, World, is_over, node_of, referred};
 
 impl Scheduler {
     pub(crate) fn wake(&self, world: &mut World, cause: &Cause) {
@@ -27,23 +29,55 @@ impl Scheduler {
         let facts = |node: &Node| {
             let spec = node.spec.as_ref();
             let taints = spec.and_then(|spec| spec.taints.clone());
-            (node.metadata.labels.clone(), taints, spec.and_then(|spec| spec.unschedulable), is_ready(node))
+            let allocatable = node.status.as_ref().and_then(|status| status.allocatable.clone());
+            (node.metadata.labels.clone(), taints, spec.and_then(|spec| spec.unschedulable), allocatable)
         };
         let mut state = self.state.lock();
         let world = &mut state.world;
         match change {
             Change::Applied { old, new } => {
-                world.nodes.insert(new.name_any(), Arc::clone(new));
+                world.put_node(new);
                 if old.as_ref().is_none_or(|old| facts(old) != facts(new)) {
                     self.wake(world, &Cause::Nodes);
                 }
             }
             Change::Deleted(node) => {
-                world.nodes.remove(&node.name_any());
+                world.remove_node(&node.name_any());
                 for claim in world.ledger.claims_on(&node.name_any()) {
                     self.queue.add(Task::Claim(claim));
                 }
+                // Pods are spread over fewer nodes now.
+                self.wake(world, &Cause::Nodes);
             }
+        }
+    }
+
+    pub(crate) fn namespace_changed(&self, change: &Change<Namespace>) {
+        let world = &mut self.state.lock().world;
+        match change {
+            Change::Applied { old, new } => {
+                world.namespaces.insert(new.name_any(), Arc::clone(new));
+                if old.as_ref().is_none_or(|old| old.metadata.labels != new.metadata.labels) {
+                    self.wake(world, &Cause::Namespaces);
+                }
+            }
+            Change::Deleted(namespace) => _ = world.namespaces.remove(&namespace.name_any()),
+        }
+    }
+
+    pub(crate) fn service_changed(&self, change: &Change<Service>) {
+        let services = &mut self.state.lock().world.services;
+        match change {
+            Change::Applied { new, .. } => _ = services.insert(Key::of(&**new), Arc::clone(new)),
+            Change::Deleted(service) => _ = services.remove(&Key::of(&**service)),
+        }
+    }
+
+    pub(crate) fn stateful_set_changed(&self, change: &Change<StatefulSet>) {
+        let sets = &mut self.state.lock().world.stateful_sets;
+        match change {
+            Change::Applied { new, .. } => _ = sets.insert(Key::of(&**new), Arc::clone(new)),
+            Change::Deleted(set) => _ = sets.remove(&Key::of(&**set)),
         }
     }
 
@@ -164,7 +198,7 @@ impl Scheduler {
                     promise(&mut state.world, key, claim, node, None);
                     state.world.ledger.written(key, version);
                 }
-                if !state.world.nodes.contains_key(node) {
+                if !state.world.nodes.contains(node) {
                     self.queue.add(Task::Claim(key.clone()));
                 }
             }
@@ -196,6 +230,15 @@ impl Scheduler {
         match change {
             Change::Applied { old, new } => {
                 state.world.put_pod(new);
+                if let Some(old) = old.as_ref().filter(|old| node_of(old).is_some()) {
+                    if makes_way(old, new) {
+                        self.wake(&mut state.world, &Cause::Pods);
+                    }
+                } else if node_of(new).is_some() {
+                    for pod in state.world.wake_by_arrival(new) {
+                        self.queue.add(Task::Pod(pod));
+                    }
+                }
                 let same =
                     old.as_ref().is_some_and(|old| old.spec == new.spec && concerns(old) == concerns(new));
                 if !same && concerns(new) {
@@ -212,4 +255,14 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// Whether a pod on a node takes less of it now, or counts less for rules of others.
+fn makes_way(old: &Pod, new: &Pod) -> bool {
+    let less = |before: bool, now: bool| now && !before;
+    let goes = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
+    less(is_over(old), is_over(new))
+        || less(goes(old), goes(new))
+        || old.metadata.labels != new.metadata.labels
+        || Amounts::of_pod(old, Of::Node) != Amounts::of_pod(new, Of::Node)
 }

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use parking_lot::Mutex;
 use resources::{VolumeSnapshot, VolumeSnapshotContent, claim, reference, volume};
 use runtime::{Context, Key, Next, Queue, Recorder};
@@ -101,11 +102,16 @@ pub async fn run(context: Context) {
     let volumes = follow!(volumes, volume_changed);
     let claims = follow!(claims, claim_changed);
     let pods = follow!(pods, pod_changed);
-    // Not waited for: a cluster may have no snapshots.
+    let namespaces = follow!(namespaces, namespace_changed);
+    // Not waited for: a cluster may have no snapshots, and the others are for preferences only.
     let it = scheduler.clone();
     informers.of::<VolumeSnapshot>().subscribe(move |change| it.snapshot_changed(change));
     let it = scheduler.clone();
     informers.of::<VolumeSnapshotContent>().subscribe(move |change| it.content_changed(change));
+    let it = scheduler.clone();
+    informers.of::<Service>().subscribe(move |change| it.service_changed(change));
+    let it = scheduler.clone();
+    informers.of::<StatefulSet>().subscribe(move |change| it.stateful_set_changed(change));
     let synced = async {
         tokio::join!(
             nodes.synced(),
@@ -115,7 +121,8 @@ pub async fn run(context: Context) {
             capacities.synced(),
             volumes.synced(),
             claims.synced(),
-            pods.synced()
+            pods.synced(),
+            namespaces.synced()
         )
     };
     if scheduler.context.shutdown.run_until_cancelled(synced).await.is_some() {
@@ -176,15 +183,18 @@ impl Scheduler {
         let (avoid, avoid_ends) = avoided(&mut state, key);
         let placed = match node_of(&pod) {
             Some(node) => place_on(&state.world, &pod, node, &avoid),
-            None if state.world.is_placed(key) => return None,
-            None => place(&state.world, &pod, &avoid),
+            None if state.world.is_bound(key) => return None,
+            None => {
+                state.world.unassume(key);
+                place(&state.world, &pod, &avoid)
+            }
         };
         let waited = state.contended.get(key).map(Instant::elapsed).unwrap_or_default();
         let world = &mut state.world;
         let plan = match placed {
             Ok(placement) => Ok(reserve(world, key, placement)),
             Err(refusal) => {
-                world.park(key, causes(world, &pod));
+                world.park(key, causes(world, &pod, &refusal));
                 let promised = refusal.reasons.contains_key(&Reason::Promised);
                 let passing = refusal.passes_within().filter(|within| promised || waited < *within);
                 let passing = passing.map(|within| within.min(CONTENDED));
@@ -192,10 +202,9 @@ impl Scheduler {
             }
         };
         if let Ok(Plan { placement: Some(placement), .. }) = &plan
-            && placement.is_complete()
             && node_of(&pod).is_none()
         {
-            world.assume(key, &placement.node);
+            world.assume(key, &placement.node, placement.is_complete());
         }
         Some((pod, plan))
     }
@@ -262,7 +271,7 @@ fn reserve(world: &mut World, pod: &Key, placement: Placement) -> Plan {
             plan.claims.push(claim);
         }
     }
-    world.chosen_last.clone_from(&placement.node);
+    world.nodes.choose(&placement.node);
     plan.placement = Some(placement);
     plan
 }
@@ -277,14 +286,21 @@ pub(crate) fn promise(
     let Some(class) = world.classes.get(claim::class(claim)) else { return };
     let driver = class.provisioner.clone();
     let size = resources::fit::requested(claim).and_then(|size| size.ceil_bytes()).unwrap_or_default();
-    let labels = world.nodes.get(node).and_then(|node| node.metadata.labels.clone()).unwrap_or_default();
+    let labels = world.nodes.labels(node).cloned().unwrap_or_default();
     let classes = world.classes_of(&driver);
     world.ledger.promise(key.clone(), Promise::new(node, &driver, pod), size, &classes, &labels);
 }
 
 /// What may give a refused pod its chance.
-fn causes(world: &World, pod: &Pod) -> Vec<Cause> {
+fn causes(world: &World, pod: &Pod, refusal: &Refusal) -> Vec<Cause> {
     let mut causes = vec![Cause::Nodes, Cause::Pods];
+    let about_pods = |reason: &Reason| {
+        use Reason::{ExistingAntiAffinity, PodAffinity, PodAntiAffinity, Spread};
+        matches!(reason, Spread | PodAffinity | PodAntiAffinity | ExistingAntiAffinity)
+    };
+    if refusal.reasons.keys().any(about_pods) {
+        causes.extend([Cause::Arrivals, Cause::Namespaces]);
+    }
     for (key, _) in claims_of(pod) {
         if let Some(claim) = world.claim(&key) {
             let class = claim::class(claim).to_owned();

@@ -1,10 +1,10 @@
 //! What the scheduler knows, filed by what a placement asks for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass};
 use kube::ResourceExt;
 use resources::source::Source;
@@ -14,6 +14,9 @@ use runtime::Key;
 use values::Quantity;
 
 use crate::capacity::Ledger;
+use crate::nodes::Nodes;
+use crate::placed::PlacedPods;
+use crate::terms;
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
@@ -27,19 +30,33 @@ pub enum Cause {
     Class(String),
     /// Free volumes of a class, or space to make some, came or changed.
     Storage(String),
-    /// A pod went, and its volumes with it.
+    /// A pod went, with its volumes, or takes less of its node, or changed what rules select by.
     Pods,
+    /// A pod that rules may select came to a node.
+    Arrivals,
+    /// A namespace changed the labels that rules select by.
+    Namespaces,
     /// A snapshot or a claim changed that other claims are to be filled from.
     Source(Source),
+}
+
+/// Where a pod counts before the watch shows it there.
+struct Assumed {
+    node: String,
+    /// It is being bound: nothing is to be decided about it.
+    is_bound: bool,
 }
 
 /// Everything that placements rest upon.
 #[derive(Default)]
 pub struct World {
-    /// The nodes.
-    pub nodes: BTreeMap<String, Arc<Node>>,
-    /// The node that was chosen last.
-    pub chosen_last: String,
+    /// Namespaces, whose labels rules of pods may select by.
+    pub namespaces: HashMap<String, Arc<Namespace>>,
+    /// Services, whose pods are spread where nothing else is asked.
+    pub services: BTreeMap<Key, Arc<Service>>,
+    /// Stateful sets, whose pods are spread likewise.
+    pub stateful_sets: HashMap<Key, Arc<StatefulSet>>,
+    pub(crate) nodes: Nodes,
     /// Which drivers serve a node, and how many volumes each takes.
     pub csi_nodes: HashMap<String, Arc<CSINode>>,
     /// CSI drivers.
@@ -58,17 +75,28 @@ pub struct World {
     claims: HashMap<Key, Arc<PersistentVolumeClaim>>,
     pods: HashMap<Key, Arc<Pod>>,
     users: HashMap<Key, BTreeSet<Key>>,
-    on_node: HashMap<String, HashSet<Key>>,
-    /// Nodes of pods that were bound but which the watch doesn't show yet.
-    assumed: HashMap<Key, String>,
+    pub(crate) placed: PlacedPods,
+    /// Nodes of pods that have none yet but count there.
+    assumed: HashMap<Key, Assumed>,
     /// Volumes given to a claim whose writes the watch doesn't show yet.
     given: HashMap<String, Key>,
+    /// Pods by what they wait for, and what they wait for by pod.
     parked: HashMap<Cause, BTreeSet<Key>>,
+    parked_by: HashMap<Key, Vec<Cause>>,
 }
+
+/// The label by which every namespace carries its name.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// The node that a pod was given.
 pub(crate) fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
+}
+
+/// Whether all of a pod's containers have ended for good.
+pub(crate) fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// A claim that a pod uses, by name, and whether it is made for the pod.
@@ -100,11 +128,27 @@ pub(crate) fn referred(volume: &PersistentVolume) -> Option<Key> {
 }
 
 impl World {
-    /// All nodes, beginning after the one that was chosen last.
-    pub fn nodes_in_turn(&self) -> impl Iterator<Item = (&String, &Arc<Node>)> {
-        let last = self.chosen_last.as_str();
-        let after = self.nodes.range::<str, _>((Bound::Excluded(last), Bound::Unbounded));
-        after.chain(self.nodes.range::<str, _>((Bound::Unbounded, Bound::Included(last))))
+    /// Files a node.
+    pub fn put_node(&mut self, node: &Arc<Node>) {
+        self.nodes.put(node);
+    }
+
+    /// Forgets a node.
+    pub fn remove_node(&mut self, name: &str) {
+        self.nodes.remove(name);
+    }
+
+    /// The services in a namespace.
+    pub(crate) fn services_of(&self, namespace: &str) -> impl Iterator<Item = &Arc<Service>> {
+        let first = Key { namespace: namespace.to_owned(), name: String::new() };
+        let from = self.services.range(first..).map(|(key, service)| (&key.namespace, service));
+        from.take_while(move |(found, _)| *found == namespace).map(|(_, service)| service)
+    }
+
+    /// The labels of a namespace; of one that isn't known those that every namespace has.
+    pub(crate) fn namespace_labels(&self, name: &str) -> Arc<Labels> {
+        let known = self.namespaces.get(name).and_then(|namespace| namespace.metadata.labels.clone());
+        Arc::new(known.unwrap_or_else(|| [(NAMESPACE_NAME.to_owned(), name.to_owned())].into()))
     }
 
     /// The volume of that name.
@@ -216,12 +260,23 @@ impl World {
         self.pods.get(key)
     }
 
-    /// Files a pod.
+    /// Files a pod. One that is over has left its node.
     pub fn put_pod(&mut self, pod: &Arc<Pod>) {
         let key = Key::of(&**pod);
-        if let Some(node) = node_of(pod) {
-            self.unassume(&key);
-            self.on_node.entry(node.to_owned()).or_default().insert(key.clone());
+        match node_of(pod) {
+            Some(_) if is_over(pod) => {
+                self.assumed.remove(&key);
+                self.placed.remove(&key);
+            }
+            Some(node) => {
+                self.assumed.remove(&key);
+                self.placed.insert(&key, pod, node);
+            }
+            None => {
+                if let Some(assumed) = self.assumed.get(&key) {
+                    self.placed.insert(&key, pod, &assumed.node);
+                }
+            }
         }
         for (claim, _) in claims_of(pod) {
             self.users.entry(claim).or_default().insert(key.clone());
@@ -232,10 +287,8 @@ impl World {
     /// Forgets a pod.
     pub fn remove_pod(&mut self, pod: &Pod) {
         let key = Key::of(pod);
-        self.unassume(&key);
-        if let Some(pods) = node_of(pod).and_then(|node| self.on_node.get_mut(node)) {
-            pods.remove(&key);
-        }
+        self.assumed.remove(&key);
+        self.placed.remove(&key);
         for (claim, _) in claims_of(pod) {
             if let Some(users) = self.users.get_mut(&claim) {
                 users.remove(&key);
@@ -245,6 +298,7 @@ impl World {
             }
         }
         self.pods.remove(&key);
+        self.unpark(&key);
     }
 
     /// The pods that use a claim.
@@ -253,39 +307,72 @@ impl World {
     }
 
     /// The pods on a node, those included that were bound to it a moment ago.
-    pub fn pods_on(&self, node: &str) -> impl ExactSizeIterator<Item = &Key> {
-        static NONE: std::sync::LazyLock<HashSet<Key>> = std::sync::LazyLock::new(HashSet::new);
-        self.on_node.get(node).unwrap_or(&NONE).iter()
+    pub(crate) fn pods_on(&self, node: &str) -> impl ExactSizeIterator<Item = &Key> {
+        self.placed.usage(node).pods.iter()
     }
 
-    /// Whether a pod has a node, or was bound to one a moment ago.
-    pub fn is_placed(&self, pod: &Key) -> bool {
-        self.assumed.contains_key(pod) || self.pods.get(pod).is_some_and(|pod| node_of(pod).is_some())
+    /// Whether a pod counts on a node.
+    pub(crate) fn is_placed(&self, pod: &Key) -> bool {
+        self.placed.get(pod).is_some()
     }
 
-    /// Counts a pod on a node before the watch shows it there.
-    pub fn assume(&mut self, pod: &Key, node: &str) {
-        self.assumed.insert(pod.clone(), node.to_owned());
-        self.on_node.entry(node.to_owned()).or_default().insert(pod.clone());
+    /// Whether a pod has a node, or is being bound to one.
+    pub(crate) fn is_bound(&self, pod: &Key) -> bool {
+        self.assumed.get(pod).map_or_else(|| self.is_placed(pod), |assumed| assumed.is_bound)
+    }
+
+    /// Counts a pod on the node that was chosen for it, while its volumes are made there, or it is bound.
+    pub(crate) fn assume(&mut self, pod: &Key, node: &str, is_bound: bool) {
+        let Some(known) = self.pods.get(pod) else { return };
+        self.assumed.insert(pod.clone(), Assumed { node: node.to_owned(), is_bound });
+        self.placed.insert(pod, known, node);
     }
 
     /// Undoes [`Self::assume`].
-    pub fn unassume(&mut self, pod: &Key) {
-        if let Some(pods) = self.assumed.remove(pod).and_then(|node| self.on_node.get_mut(&node)) {
-            pods.remove(pod);
+    pub(crate) fn unassume(&mut self, pod: &Key) {
+        if self.assumed.remove(pod).is_some() {
+            self.placed.remove(pod);
         }
     }
 
     /// Lets a pod wait until one of the causes occurs.
-    pub fn park(&mut self, pod: &Key, causes: impl IntoIterator<Item = Cause>) {
-        for cause in causes {
-            self.parked.entry(cause).or_default().insert(pod.clone());
+    pub(crate) fn park(&mut self, pod: &Key, causes: impl IntoIterator<Item = Cause>) {
+        self.unpark(pod);
+        let causes: Vec<Cause> = causes.into_iter().collect();
+        for cause in &causes {
+            self.parked.entry(cause.clone()).or_default().insert(pod.clone());
         }
+        self.parked_by.insert(pod.clone(), causes);
     }
 
-    /// The pods that waited for a cause.
-    pub fn wake(&mut self, cause: &Cause) -> BTreeSet<Key> {
-        self.parked.remove(cause).unwrap_or_default()
+    /// The pods that waited for a cause. They wait no more.
+    pub(crate) fn wake(&mut self, cause: &Cause) -> BTreeSet<Key> {
+        let pods = self.parked.remove(cause).unwrap_or_default();
+        pods.iter().for_each(|pod| self.unpark(pod));
+        pods
+    }
+
+    /// Those of the pods that wait for an arrival to which this one matters. They wait no more.
+    pub(crate) fn wake_by_arrival(&mut self, pod: &Pod) -> Vec<Key> {
+        let Some(waiting) = self.parked.get(&Cause::Arrivals) else { return Vec::new() };
+        let namespace = self.namespace_labels(pod.metadata.namespace.as_deref().unwrap_or_default());
+        let asks =
+            |key: &&Key| self.pods.get(*key).is_some_and(|one| terms::asks_about(one, pod, &namespace));
+        let pods: Vec<Key> = waiting.iter().filter(asks).cloned().collect();
+        pods.iter().for_each(|pod| self.unpark(pod));
+        pods
+    }
+
+    /// A pod waits no more.
+    fn unpark(&mut self, pod: &Key) {
+        for cause in self.parked_by.remove(pod).unwrap_or_default() {
+            if let Some(pods) = self.parked.get_mut(&cause) {
+                pods.remove(pod);
+                if pods.is_empty() {
+                    self.parked.remove(&cause);
+                }
+            }
+        }
     }
 }
 

@@ -169,8 +169,7 @@ impl Scheduler {
         let claim = {
             let state = self.state.lock();
             let claim = state.world.claim(&key).filter(|claim| {
-                let lost =
-                    claim::selected_node(claim).is_some_and(|node| !state.world.nodes.contains_key(node));
+                let lost = claim::selected_node(claim).is_some_and(|node| !state.world.nodes.contains(node));
                 lost && claim::volume_name(claim).is_empty()
             });
             claim.cloned()

@@ -84,6 +84,90 @@ async fn pods_go_where_node_and_volumes_allow() {
     world.pod_on("early").await;
 }
 
+/// Volumes take their time to be made: meanwhile the node that was chosen counts for the rules of other pods.
+#[tokio::test]
+async fn pods_of_a_quorum_are_kept_apart_while_their_volumes_are_made() {
+    let world = World::start().await;
+    let driver = Driver::install(&world, &[("a", &[1000]), ("b", &[2000]), ("c", &[9000])]).await;
+    for number in 0..4 {
+        let name = format!("quorum-{number}");
+        world.create::<PersistentVolumeClaim>(claim(&name, "60Mi", Some(CLASS))).await;
+        let mut pod = pod(&name, &[&name]);
+        pod["metadata"]["labels"] = json!({"app": "quorum"});
+        pod["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "quorum"}}}]}});
+        world.create::<Pod>(pod).await;
+    }
+    start(&world, &driver);
+    let placed = async || -> Vec<(String, String)> {
+        let pods = world.list::<Pod>().await;
+        let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        pods.iter().filter_map(|pod| Some((node(pod)?, pod.name_any()))).collect()
+    };
+    let three = eventually("three pods on nodes", || async {
+        let placed = placed().await;
+        (placed.len() == 3).then_some(placed)
+    })
+    .await;
+    let nodes: BTreeMap<_, _> = three.iter().cloned().collect();
+    assert_eq!(nodes.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+    let left = (0..4).map(|number| format!("quorum-{number}"));
+    let left = left.into_iter().find(|name| !nodes.values().any(|placed| placed == name)).unwrap();
+    assert_eq!(
+        refusal(&world, &left).await,
+        "0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules."
+    );
+    // One goes, and makes way.
+    let at_once = kube::api::DeleteParams::default().grace_period(0);
+    world.api::<Pod>().delete(&nodes["b"], &at_once).await.unwrap();
+    assert_eq!(world.pod_on(&left).await, "b");
+}
+
+#[tokio::test]
+async fn pods_wait_for_gates_room_and_company() {
+    let world = World::start().await;
+    let driver = Driver::install(&world, &[("a", &[1000]), ("b", &[1000])]).await;
+    start(&world, &driver);
+    // Gated, until the gate is taken away.
+    let mut gated = pod("gated", &[]);
+    gated["spec"]["schedulingGates"] = json!([{"name": "example.com/wait"}]);
+    let gated = world.create::<Pod>(gated).await;
+    assert_eq!(scheduled(&gated).and_then(|condition| condition.reason.as_deref()), Some("SchedulingGated"));
+    let ungated = json!({"spec": {"schedulingGates": null}});
+    let merge = kube::api::Patch::Merge(&ungated);
+    world.api::<Pod>().patch("gated", &kube::api::PatchParams::default(), &merge).await.unwrap();
+    world.pod_on("gated").await;
+    // Near to a pod that comes later.
+    let mut friend = pod("friend", &[]);
+    friend["spec"]["affinity"] = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "late"}}}]}});
+    world.create::<Pod>(friend).await;
+    assert!(refusal(&world, "friend").await.contains("2 node(s) didn't match pod affinity rules"));
+    let mut late = pod("late", &[]);
+    late["metadata"]["labels"] = json!({"app": "late"});
+    late["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "b"});
+    world.create::<Pod>(late).await;
+    assert_eq!(world.pod_on("friend").await, "b");
+    // More than is free, until a pod that took it is over.
+    let asking = |name: &str| {
+        let mut pod = pod(name, &[]);
+        pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "a"});
+        pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "5"}});
+        pod
+    };
+    world.create::<Pod>(asking("first")).await;
+    assert_eq!(world.pod_on("first").await, "a");
+    world.create::<Pod>(asking("second")).await;
+    assert_eq!(
+        refusal(&world, "second").await,
+        "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's node affinity/selector."
+    );
+    let over = json!({"status": {"phase": "Succeeded"}});
+    let merge = kube::api::Patch::Merge(&over);
+    world.api::<Pod>().patch_status("first", &kube::api::PatchParams::default(), &merge).await.unwrap();
+    assert_eq!(world.pod_on("second").await, "a");
+}
+
 #[tokio::test]
 async fn static_volumes_are_given_with_their_node() {
     let world = World::start().await;

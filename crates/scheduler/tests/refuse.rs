@@ -55,7 +55,8 @@ fn world() -> World {
     let mut world = World::default();
     for (name, free, largest) in [("a", "100Gi", "40Gi"), ("b", "20Gi", "20Gi")] {
         let labels = json!({"host": name});
-        world.nodes.insert(name.to_owned(), object(json!({"metadata": {"name": name, "labels": labels}})));
+        let status = json!({"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}});
+        world.put_node(&object(json!({"metadata": {"name": name, "labels": labels}, "status": status})));
         world.ledger.publish(&object::<k8s_openapi::api::storage::v1::CSIStorageCapacity>(json!({
             "metadata": {"namespace": "default", "name": name}, "storageClassName": "late",
             "nodeTopology": {"matchLabels": labels}, "capacity": free, "maximumVolumeSize": largest})));
@@ -127,7 +128,7 @@ fn claims_decide_over_nodes() {
         (&["named"], Err("pod has unbound immediate PersistentVolumeClaims")),
         (&["lost"], Err("persistentvolumeclaim \"lost\" bound to non-existent persistentvolume \"vx\"")),
         (&["going"], Err("persistentvolumeclaim \"going\" is being deleted")),
-        (&["bound-x"], Err("2 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)")),
+        (&["bound-x"], Err("persistentvolume \"vx\" not found")),
         (&["bound-a", "bound-b"], Err("2 node(s) didn't match PersistentVolume's node affinity")),
         (
             &["fifty"],
@@ -138,10 +139,10 @@ fn claims_decide_over_nodes() {
         ),
         (
             &["bound-b", "forty"],
-            Err("1 node(s) didn't match PersistentVolume's node affinity, 1 node(s) did not have \
-                                     enough free storage"),
+            Err("1 node(s) did not have enough free storage, 1 node(s) didn't match PersistentVolume's \
+                                     node affinity"),
         ),
-        (&["plain", "bound-a", "forty"], Err("1 node(s) exceed max volume count")),
+        (&["plain", "bound-a", "forty"], Err("2 node(s) exceed max volume count")),
     ];
     for (claims, expected) in cases {
         match (placed(&world, claims), expected) {

@@ -140,7 +140,8 @@ impl World {
         let node = json!({
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name},
                 "annotations": {annotations::CONTROLLER_MANAGED_ATTACH: "true"}},
-            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}],
+                "allocatable": {"cpu": "8", "memory": "16Gi", "pods": "1000"}},
         });
         self.create::<Node>(node).await;
         let drivers =

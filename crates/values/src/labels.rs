@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::{label_syntax, names};
 
 /// How a requirement relates a label to its values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operator {
     /// The label is there and has one of the values; also `=` and `==`.
     In,
@@ -76,7 +76,7 @@ pub enum SelectorError {
 }
 
 /// One condition on labels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Requirement {
     key: String,
     operator: Operator,
@@ -159,7 +159,7 @@ impl Requirement {
 }
 
 /// Conditions on labels that must all hold. Without any it matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LabelSelector {
     requirements: Vec<Requirement>,
 }
@@ -201,6 +201,12 @@ impl LabelSelector {
     /// Whether an object's labels satisfy every condition.
     pub fn matches_labels(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
         self.matches(|key| labels?.get(key).map(String::as_str))
+    }
+}
+
+impl FromIterator<Requirement> for LabelSelector {
+    fn from_iter<I: IntoIterator<Item = Requirement>>(requirements: I) -> LabelSelector {
+        LabelSelector { requirements: requirements.into_iter().collect() }
     }
 }
 

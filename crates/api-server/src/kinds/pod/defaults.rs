@@ -7,7 +7,7 @@ use super::{
         fields::{default_field, entries, items_mut, text},
         persistent_volume_claim,
     },
-    quality,
+    placement, quality,
 };
 
 /// Readable by all, writable by the owner: files of config maps, secrets and projections.
@@ -18,6 +18,7 @@ pub(super) fn default(pod: &mut Value, old: Option<&Value>) {
         return;
     }
     default_spec(&mut pod["spec"]);
+    placement::default(pod, old);
     if old.is_none() {
         default_field(pod, &["status", "phase"], "Pending");
         let class = quality::class(&pod["spec"]);
