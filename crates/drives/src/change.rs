@@ -6,6 +6,7 @@ use crate::{
     AccessType, BackendKind, CreateError, CreateVolume, DeleteError, DriveId, ExpandError, FILESYSTEM,
     OVERCOMMIT, SourceError, Throttle, Volume, VolumeId,
     allocate::{SMALLEST, Wanted, choose, size_of},
+    backing,
     content::{self, Found},
     drives::Inner,
     execute::Site,
@@ -19,6 +20,7 @@ use crate::{
 pub(crate) fn create(inner: &Inner, request: &CreateVolume) -> Result<Volume, CreateError> {
     check_name(&request.name).map_err(CreateError::Refused)?;
     size_of(request.required, request.limit).map_err(CreateError::OutOfRange)?;
+    backing::check(inner);
     let (id, site, record, content) = {
         let mut state = inner.state.lock();
         if let Some(existing) = existing(&state, request)? {

@@ -16,7 +16,7 @@ use crate::{
     ExpandError, Force, GroupSnapshot, InitialiseError, MountError, MountFlags, OpenError, Snapshot,
     SnapshotError, SnapshotId, Source, Stats, StatsError, Throttle, Volume, VolumeId,
     backend::Copies,
-    change, expected, failing, group, initialise,
+    backing, change, expected, failing, group, initialise,
     inventory::{self, Removals},
     label, show, snapshot,
     state::{Found, Serving, Slot, State},
@@ -106,6 +106,7 @@ impl Drives {
             }),
         };
         drives.inner.finish(removals);
+        tokio::spawn(backing::watch(Arc::downgrade(&drives.inner)));
         tokio::spawn(waiting::watch(Arc::downgrade(&drives.inner)));
         tokio::spawn(failing::watch(Arc::downgrade(&drives.inner), drives.changed()));
         Ok(drives)

@@ -117,7 +117,7 @@ impl FakeHost {
         let directory = inside.parent().unwrap_or(Path::new("")).to_owned();
         for view in [&mut root.now, &mut root.durable] {
             view.nodes.insert(directory.clone(), PLAIN);
-            view.nodes.insert(inside.clone(), Node::File(Vec::new()));
+            view.nodes.insert(inside.clone(), Node::Image(SIZE, Vec::new()));
         }
         machine.disks.insert(image.to_owned(), disk);
     }
@@ -451,8 +451,14 @@ impl Files for FakeHost {
         self.copy_tree(from, to)
     }
 
-    fn make_image(&self, file: &Path, _: u64) -> Result<()> {
-        self.write_durable(file, b"", 0o600)
+    fn make_image(&self, file: &Path, size: u64) -> Result<()> {
+        self.change("write", file, |machine| {
+            let (disk, inside) = machine.writable(file, b"")?;
+            disk.both(|view| {
+                view.nodes.insert(inside.clone(), Node::Image(size, Vec::new()));
+                Ok(())
+            })
+        })
     }
 
     fn allocate(&self, file: &Path, size: u64) -> Result<()> {

@@ -233,6 +233,7 @@ fn finish(
         size: device.size,
         foreign: 0,
         failing: None,
+        gone: None,
         unread: false,
         tried: false,
         site: Site::new(host.clone(), backend, layout),

@@ -7,6 +7,7 @@ use linux::{Attributes, BindSource, BlockDevice, Claim, Host, Unmount};
 use crate::{
     DriveId, Source, VolumeId,
     backend::Backend,
+    backing,
     claim::{self, Hold},
     drives::Inner,
     expected, group,
@@ -138,12 +139,15 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
     state.slots.retain_mut(|slot| {
         let drive = match &mut slot.found {
             Found::Serving(drive) => drive,
-            Found::Failed { id, .. } => {
-                let Err(error) =
-                    id.as_ref().map_or(Ok(()), |id| unmounted(host, &inner.root.join(id.as_str())))
-                else {
-                    return false;
-                };
+            Found::Failed { id, held, .. } => {
+                let closed = id
+                    .as_ref()
+                    .map_or(Ok(()), |id| unmounted(host, &inner.root.join(id.as_str())))
+                    .and_then(|()| match held {
+                        true => Ok(()),
+                        false => backing::detach(host, &slot.source),
+                    });
+                let Err(error) = closed else { return false };
                 tracing::warn!(%error, source = %slot.source, "drive stays mounted");
                 first_error.get_or_insert(error);
                 return true;
@@ -194,6 +198,11 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
             }
         }
     });
+    // Those that carry nothing of ours were attached to be looked at.
+    for source in &state.blank {
+        let detached = backing::detach(host, source);
+        first_error = first_error.or(detached.err());
+    }
     drop(state);
     inner.notify();
     first_error.map_or(Ok(()), Err)

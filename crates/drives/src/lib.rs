@@ -6,6 +6,7 @@
 
 mod allocate;
 mod backend;
+mod backing;
 mod block;
 mod change;
 mod claim;

@@ -402,6 +402,7 @@ pub(crate) fn open(
             size: device.size,
             foreign: foreign(&site, &volumes)?,
             failing: None,
+            gone: None,
             tried: false,
             unread: labels.is_none(),
             labels: labels.unwrap_or_default(),

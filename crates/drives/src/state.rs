@@ -64,6 +64,8 @@ pub(crate) struct Serving {
     pub(crate) foreign: u64,
     /// What its device said to the last change, if that was why it failed.
     pub(crate) failing: Option<String>,
+    /// What became of the file behind it, where that can't hold it any more.
+    pub(crate) gone: Option<Box<str>>,
     /// Its labels are damaged.
     pub(crate) unread: bool,
     /// It is being tried whether it takes writes again.
@@ -139,6 +141,9 @@ impl Serving {
     }
 
     pub(crate) fn free(&self) -> u64 {
+        if self.gone.is_some() {
+            return 0;
+        }
         self.capacity().saturating_sub(self.allocated())
     }
 
@@ -203,6 +208,12 @@ impl Serving {
 
     /// What users of its volumes should know, in words.
     fn trouble(&self) -> Option<String> {
+        if let Some(gone) = &self.gone {
+            return Some(format!(
+                "drive {} is about to be lost: {gone}. What it holds can be read as long as Orlop runs: copy it elsewhere",
+                self.id
+            ));
+        }
         let error = self.failing.as_ref()?;
         Some(format!(
             "drive {} fails ({error}); check {} and its cable. It is tried again every few minutes; restart Orlop if it \
@@ -363,7 +374,10 @@ impl State {
                 backend: drive.backend,
                 free,
                 failed: match drive.state {
-                    DriveState::Ready => None,
+                    DriveState::Ready => match &slot.found {
+                        Found::Serving(serving) => serving.gone.as_deref().map(str::to_owned),
+                        Found::Failed { .. } => None,
+                    },
                     DriveState::Failed { reason } => Some(reason),
                 },
             })
@@ -377,7 +391,7 @@ impl State {
     pub(crate) fn capacity(&self, backend: Option<BackendKind>, selector: &DriveSelector) -> Capacity {
         let fitting = || {
             self.serving()
-                .filter(|serving| serving.failing.is_none())
+                .filter(|serving| serving.failing.is_none() && serving.gone.is_none())
                 .filter(|serving| backend.is_none_or(|kind| serving.site.backend.kind() == kind))
                 .filter(|serving| selector.objection(&serving.labels).is_none())
         };

@@ -175,3 +175,51 @@ async fn a_device_that_fails_to_write_fails_alone_and_is_whole_when_it_works_aga
     bench.leaves_nothing(&drives);
     drives.close().await.expect("close");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_deleted_or_cut_under_its_drive_takes_nothing_more() {
+    let Some(bench) = Bench::new() else { return };
+    for cut in [false, true] {
+        let names = if cut { ["c.img", "d.img"] } else { ["e.img", "b.img"] };
+        let drives = bench.fresh(&names).await;
+        let file = bench.path(names[0]);
+        let lost = drives.drives()[0].id.clone().expect("known");
+        let free = drives.capacity(None, &drives::DriveSelector::default()).available;
+        match cut {
+            true => fs::File::options().write(true).open(&file).and_then(|open| open.set_len(64 * MIB)),
+            false => fs::rename(&file, bench.path("kept-aside")),
+        }
+        .expect("done to it");
+        for number in 0..3 {
+            let volume = drives.create(request(&format!("pvc-{number}"), 16 * MIB)).await.expect("the other");
+            assert_ne!(*volume.id.drive(), lost);
+        }
+        let drive = drives.drives().remove(0);
+        let trouble = drive.trouble.expect("people are told");
+        assert!(trouble.contains(&text(file.clone())) && drive.free == 0, "{trouble}");
+        assert!(drives.capacity(None, &drives::DriveSelector::default()).available < free / 2);
+        if let Err(error) = drives.close().await {
+            assert!(cut, "{error}");
+        }
+        let left =
+            [file.clone(), bench.path("kept-aside")].map(|file| Kernel.loops_of(&file).expect("loops"));
+        assert!(cut || left.iter().flatten().all(|one| one.leaving), "no device is left: {left:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_loop_device_is_left_of_a_drive_that_failed() {
+    let Some(bench) = Bench::new() else { return };
+    let drives = bench.fresh(&["a.img"]).await;
+    let own = drives.drives()[0].mount.clone().expect("mounted").join(".orlop");
+    for record in ["drive.json", "drive.copy.json"] {
+        fs::write(own.join(record), "{").expect("damage");
+    }
+    drives.close().await.expect("close");
+    let drives = bench.open(&["a.img"]).await;
+    assert_eq!(failures(&drives).len(), 1);
+    assert_eq!(Kernel.loops_of(&bench.path("a.img")).expect("loops").len(), 1);
+    drives.close().await.expect("close");
+    let left = Kernel.loops_of(&bench.path("a.img")).expect("loops");
+    assert!(left.iter().all(|one| one.leaving), "{left:?}");
+}
