@@ -24,6 +24,7 @@ pub(crate) use snapshot::{CreateSnapshot, ListSnapshots, OneSnapshot};
 use csi::v1::CapacityRange;
 use drives::VolumeId;
 use std::path::{Path, PathBuf};
+use values::Bytes;
 
 /// The specification's limit for strings without one of their own, in bytes.
 const LONGEST_STRING: usize = 128;
@@ -45,7 +46,9 @@ pub(crate) enum Refusal {
     #[error("{what} is not served: {instead}")]
     Unserved { what: String, instead: &'static str },
     #[error(
-        "no size is at least {required} and at most {limit} bytes; raise limit_bytes or lower required_bytes"
+        "no size is at least {} and at most {}; raise limit_bytes or lower required_bytes",
+        Bytes(*required),
+        Bytes(*limit)
     )]
     EmptyRange { required: u64, limit: u64 },
     /// The specification's own code for this missing field is another than for the rest.

@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use values::LabelSelector;
+use values::{Bytes, LabelSelector};
 
 use crate::{BackendKind, CreateError, DriveId, Excluded};
 
@@ -40,16 +40,20 @@ pub(crate) fn size_of(required: u64, limit: Option<u64>) -> Result<u64, String> 
         && required > limit
     {
         return Err(format!(
-            "at least {required} bytes and at most {limit} bytes can't both be; raise the limit"
+            "at least {} and at most {} can't both be; raise the limit",
+            Bytes(required),
+            Bytes(limit)
         ));
     }
     let size = whole(required)
-        .ok_or_else(|| format!("{required} bytes is more than any file system holds; ask for less"))?
+        .ok_or_else(|| format!("{} is more than any file system holds; ask for less", Bytes(required)))?
         .max(SMALLEST);
     match limit {
         Some(limit) if size > limit => Err(format!(
-            "at most {limit} bytes were asked for, but volumes have at least {SMALLEST} bytes and multiples of {GRAIN}; \
-             raise the limit to {size}"
+            "at most {} were asked for, but volumes have at least {} and multiples of {}; raise the limit to {size} bytes",
+            Bytes(limit),
+            Bytes(SMALLEST),
+            Bytes(GRAIN)
         )),
         _ => Ok(size),
     }
@@ -119,7 +123,7 @@ impl Wanted<'_> {
         }
         match candidate.free >= self.size {
             true => Ok(drive),
-            false => Err(format!("{} bytes free", candidate.free)),
+            false => Err(format!("{} free", Bytes(candidate.free))),
         }
     }
 
@@ -175,7 +179,7 @@ mod tests {
             (1 << 30, Some(1 << 30), Ok(1 << 30)),
             ((1 << 30) + 1, Some((1 << 30) + 1), Err("raise the limit")),
             (1 << 30, Some(1 << 29), Err("can't both be")),
-            (0, Some(GRAIN), Err("at least 1048576 bytes")),
+            (0, Some(GRAIN), Err("at least 1Mi")),
             (u64::MAX, None, Err("more than any file system")),
         ];
         for (required, limit, expected) in cases {
@@ -239,8 +243,10 @@ mod tests {
 
     #[test]
     fn a_refusal_names_size_space_and_every_drive() {
-        let message = choose(&[drive("a", 10), broken("d")], &wanted(20)).expect_err("too large").to_string();
-        for part in ["20 bytes", "is 10 bytes on a", "a: 10 bytes free", "d: it is gone", "add a drive"] {
+        let message = choose(&[drive("a", 10 << 20), broken("d")], &wanted(20 << 20))
+            .expect_err("too large")
+            .to_string();
+        for part in ["for 20Mi", "is 10Mi on a", "a: 10Mi free", "d: it is gone", "add a drive"] {
             assert!(message.contains(part), "{message} lacks {part}");
         }
         let xfs = Wanted { backend: Some(BackendKind::Xfs), ..wanted(20) };

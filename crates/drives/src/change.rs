@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use values::Bytes;
+
 use crate::{
     AccessType, BackendKind, CreateError, CreateVolume, DeleteError, DriveId, ExpandError, FILESYSTEM,
     OVERCOMMIT, SourceError, Throttle, Volume, VolumeId,
@@ -50,9 +52,9 @@ pub(crate) fn create(inner: &Inner, request: &CreateVolume) -> Result<Volume, Cr
         (Ok(()), None) => Err(CreateError::Busy(request.name.clone())),
         (Err(error), _) if request.origin.is_some() && overflows(&error) => {
             Err(CreateError::OutOfRange(format!(
-                "a copy of the source takes more than {} bytes, because its files share data among themselves \
+                "a copy of the source takes more than {}, because its files share data among themselves \
                  (reflinks), which a copy can't; ask for more",
-                record.size
+                Bytes(record.size)
             )))
         }
         (Err(error), _) => Err(CreateError::Drive { drive: id.drive, name: request.name.clone(), error }),
@@ -132,9 +134,9 @@ fn existing(state: &State, request: &CreateVolume) -> Result<Option<Volume>, Cre
     }
     let volume = serving.volume(entry);
     let why = if volume.size < request.required {
-        format!("{} bytes are asked for now", request.required)
+        format!("{} are asked for now", Bytes(request.required))
     } else if request.limit.is_some_and(|limit| volume.size > limit) {
-        format!("at most {} bytes are asked for now", request.limit.unwrap_or_default())
+        format!("at most {} are asked for now", Bytes(request.limit.unwrap_or_default()))
     } else if request.backend.is_some_and(|backend| backend != volume.backend) {
         format!("its backend is {}", volume.backend)
     } else if volume.access != request.access {
@@ -165,8 +167,9 @@ fn fitting(request: &CreateVolume, source: Option<&Found>) -> Result<u64, Create
     let least = source.map_or(0, |source| source.least);
     if request.required != 0 && request.required < least {
         return Err(CreateError::OutOfRange(format!(
-            "{} bytes are asked for, and what it is made from needs {least}; ask for at least that",
-            request.required
+            "{} are asked for, and what it is made from needs {}; ask for at least that",
+            Bytes(request.required),
+            Bytes(least)
         )));
     }
     size_of(request.required.max(least), request.limit).map_err(CreateError::OutOfRange)
@@ -331,7 +334,9 @@ fn in_units(drive: &Serving, size: u64, limit: Option<u64>) -> Result<u64, Strin
     match limit.filter(|limit| size > *limit) {
         None => Ok(size),
         Some(limit) => Err(format!(
-            "at most {limit} bytes were asked for, and this would have {size} on drive {}; raise the limit",
+            "at most {} were asked for, and this would have {} on drive {}; raise the limit",
+            Bytes(limit),
+            Bytes(size),
             drive.id
         )),
     }
@@ -491,8 +496,9 @@ pub(crate) fn expand(
                     Ok(record.size)
                 }
                 Some(limit) => Err(ExpandError::OutOfRange(format!(
-                    "volume {id} has {} bytes already, more than {limit}; volumes don't shrink",
-                    record.size
+                    "volume {id} has {} already, more than {}; volumes don't shrink",
+                    Bytes(record.size),
+                    Bytes(limit)
                 ))),
             };
         }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use values::Bytes;
+
 use crate::{AccessType, BackendKind, DriveId, Snapshot, Source, UnsupportedFlag, Volume, VolumeId};
 
 /// Drives that could not be opened at all. (A single drive that can't serve is a failed drive, not an error.)
@@ -65,7 +67,7 @@ pub enum InitialiseError {
     #[error("{0} is read-only; a drive must be writable")]
     ReadOnly(PathBuf),
     /// Too small.
-    #[error("{device} has {size} bytes; a drive needs at least {smallest}")]
+    #[error("{device} has {}; a drive needs at least {}", Bytes(*size), Bytes(*smallest))]
     TooSmall {
         /// The device.
         device: PathBuf,
@@ -170,7 +172,7 @@ pub struct Excluded {
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// The name is taken by another volume.
-    #[error("volume {} exists with {} bytes and other properties than asked for now: {why}", existing.name, existing.size)]
+    #[error("volume {} exists with {} and other properties than asked for now: {why}", existing.name, Bytes(existing.size))]
     Incompatible {
         /// The volume that has the name.
         existing: Box<Volume>,
@@ -179,7 +181,9 @@ pub enum CreateError {
     },
     /// No drive suits and has room.
     #[error(
-        "no drive has room for {asked} bytes: the largest free space on one drive is {largest_free} bytes{}{}; ask for less, delete volumes or add a drive",
+        "no drive has room for {}: the largest free space on one drive is {}{}{}; ask for less, delete volumes or add a drive",
+        Bytes(*asked),
+        Bytes(*largest_free),
         largest_drive.as_ref().map(|drive| format!(" on {drive}")).unwrap_or_default(),
         list(drives)
     )]
@@ -321,7 +325,9 @@ pub enum SnapshotError {
     Source(#[from] SourceError),
     /// A snapshot lies on its volume's drive, and takes as much as the volume holds.
     #[error(
-        "a snapshot of volume {id} takes {needed} bytes, and its drive has {free} bytes left; delete volumes or snapshots on that drive"
+        "a snapshot of volume {id} takes {}, and its drive has {} left; delete volumes or snapshots on that drive",
+        Bytes(*needed),
+        Bytes(*free)
     )]
     NoSpace {
         /// The volume.
@@ -333,7 +339,8 @@ pub enum SnapshotError {
     },
     /// The copy came out larger than what the volume held.
     #[error(
-        "a copy of volume {id} takes more than {size} bytes: it was written to just then (try again), or its files share data among themselves (reflinks), which a copy can't"
+        "a copy of volume {id} takes more than {}: it was written to just then (try again), or its files share data among themselves (reflinks), which a copy can't",
+        Bytes(*size)
     )]
     Overflows {
         /// The volume.
@@ -544,7 +551,9 @@ pub enum ExpandError {
     NotFound(VolumeId),
     /// The drive has not that much left.
     #[error(
-        "volume {id} can't grow to {asked} bytes: its drive has {free} bytes left for it; ask for less or delete volumes on that drive"
+        "volume {id} can't grow to {}: its drive has {} left for it; ask for less or delete volumes on that drive",
+        Bytes(*asked),
+        Bytes(*free)
     )]
     NoSpace {
         /// The volume.

@@ -57,7 +57,7 @@ fn a_mounted_claim_grows_and_its_new_size_holds() {
     wait_until("the failure is told", || {
         let told =
             ctl("get events --field-selector reason=VolumeResizeFailed -o jsonpath={.items[*].message}");
-        told.contains("107374182400 bytes") && told.contains("bytes left for it")
+        told.contains("can't grow to 100Gi") && told.contains("left for it")
     });
     let conditions = ctl("get pvc journal -o jsonpath={.status.conditions[*].type}");
     assert!(conditions.contains("ControllerResizeError"), "{conditions}");

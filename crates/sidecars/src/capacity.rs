@@ -10,21 +10,23 @@ use std::time::Duration;
 
 use csi::v1::controller_service_capability::rpc;
 use csi::v1::{GetCapacityRequest, GetCapacityResponse, Topology};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::api::resource;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt};
-use resources::{labels, owner};
-use runtime::{Change, Context, Next, Queue, update_if_changed, work};
+use parking_lot::Mutex;
+use resources::{claim, labels, reference};
+use runtime::{Change, Context, Next, Queue, Recorder, update_if_changed, work};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 use tonic::Status;
 use values::{Quantity, Segments};
 
+use crate::Driver;
 use crate::driver::{ASK, within};
-use crate::{Driver, provision};
+use crate::provision::{self, owner};
 
 /// Changes within this time are published together.
 const GATHER: Duration = Duration::from_millis(50);
@@ -97,21 +99,25 @@ pub async fn run(
         return context.shutdown.cancelled().await;
     }
     let queue: Queue<Everything> = Queue::new("capacity", &context.metrics);
-    let publisher = Publisher {
+    let publisher = Arc::new(Publisher {
+        recorder: context.recorder(driver.name(), &options.node),
+        refused: Mutex::default(),
         segments: driver.segments(),
         mark: mark(&options.node),
         polls: changes.is_none(),
         context: context.clone(),
         driver,
         options,
-    };
+    });
     publisher.subscribe(&queue);
     let informers = &context.informers;
     let synced = async {
         tokio::join!(
             informers.classes().synced(),
             informers.capacities().synced(),
-            informers.nodes().synced()
+            informers.nodes().synced(),
+            informers.claims().synced(),
+            informers.csi_nodes().synced(),
         )
     };
     if context.shutdown.run_until_cancelled(synced).await.is_none() {
@@ -162,10 +168,21 @@ struct Publisher {
     segments: Segments,
     mark: String,
     polls: bool,
+    recorder: Recorder,
+    /// Classes that the driver can make nothing of, and what it says.
+    refused: Mutex<BTreeMap<String, String>>,
 }
 
 impl Publisher {
-    fn subscribe(&self, queue: &Queue<Everything>) {
+    fn subscribe(self: &Arc<Self>, queue: &Queue<Everything>) {
+        let this = self.clone();
+        self.context.informers.claims().subscribe(move |change| {
+            let Change::Applied { old: None, new } = change else { return };
+            let why = this.refused.lock().get(claim::class(new)).cloned();
+            if let Some(why) = why {
+                this.tell_claim(new, &why);
+            }
+        });
         let (waker, driver) = (queue.clone(), self.driver.name().to_owned());
         self.context.informers.classes().subscribe(move |change| {
             let class = change.object();
@@ -195,7 +212,9 @@ impl Publisher {
         let (mut wanted, mut unanswered, mut failure) = (Vec::new(), BTreeSet::new(), None);
         for class in informers.classes().all() {
             if class.provisioner == self.driver.name() {
-                match self.ask(&class).await {
+                let answer = self.ask(&class).await;
+                self.note_refusal(&class, &answer);
+                match answer {
                     Ok(answer) => wanted.push(self.object(&node, &class, &answer)),
                     // What is published of this class stays; the others don't wait for it.
                     Err(error) => {
@@ -213,6 +232,45 @@ impl Publisher {
         });
         self.write(differences(wanted, ours)).await?;
         failure.map_or(Ok(next), Err)
+    }
+
+    /// Tells the claims of a class that the driver can make nothing of it: no node will be chosen for them, so they would
+    /// hear it from nobody else.
+    fn note_refusal(&self, class: &StorageClass, answer: &Result<GetCapacityResponse, CapacityError>) {
+        let why = match answer {
+            Err(error @ CapacityError::Driver { status, .. }) if csi::final_error(status.code()) => {
+                error.to_string()
+            }
+            Err(_) => return,
+            Ok(_) => {
+                self.refused.lock().remove(&class.name_any());
+                return;
+            }
+        };
+        if self.refused.lock().insert(class.name_any(), why.clone()).as_ref() == Some(&why) {
+            return;
+        }
+        for claim in self.context.informers.claims().all() {
+            if claim::class(&claim) == class.name_any() {
+                self.tell_claim(&claim, &why);
+            }
+        }
+    }
+
+    /// By one of the nodes that the driver is on.
+    fn tell_claim(&self, of: &PersistentVolumeClaim, why: &str) {
+        let nodes = self.context.informers.csi_nodes().all();
+        let with_driver = nodes
+            .iter()
+            .filter(|node| node.spec.drivers.iter().any(|driver| driver.name == self.driver.name()))
+            .filter_map(|node| node.metadata.name.as_deref());
+        let drawn = owner::draw(of.metadata.uid.as_deref().unwrap_or_default(), with_driver);
+        let is_ours = drawn.is_none_or(|node| node == self.options.node);
+        if is_ours && claim::volume_name(of).is_empty() && of.metadata.deletion_timestamp.is_none() {
+            let class = claim::class(of);
+            let message = format!("failed to provision volume with StorageClass \"{class}\": {why}");
+            self.recorder.warning(&reference(of), "ProvisioningFailed", message);
+        }
     }
 
     async fn ask(&self, class: &StorageClass) -> Result<GetCapacityResponse, CapacityError> {
@@ -236,7 +294,7 @@ impl Publisher {
                     (labels::CAPACITY_DRIVER.to_owned(), self.driver.name().to_owned()),
                     (labels::CAPACITY_MANAGED_BY.to_owned(), self.mark.clone()),
                 ])),
-                owner_references: Some(vec![owner(node)]),
+                owner_references: Some(vec![resources::owner(node)]),
                 ..ObjectMeta::default()
             },
             storage_class_name: class,

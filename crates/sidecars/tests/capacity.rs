@@ -141,3 +141,26 @@ async fn capacity_waits_for_the_node_that_owns_it() {
     eventually("it is published", async || figures(&world).await.len() == 1).await;
     process.kill().await;
 }
+
+#[tokio::test]
+async fn a_class_that_the_driver_makes_nothing_of_is_told_of_on_its_claims() {
+    let world = World::new(1).await;
+    world.class("typo", |class| class["parameters"] = json!({"unknown": "1"})).await;
+    world.class("fast", |_| {}).await;
+    world.claim("before", "typo", None, "1Gi").await;
+    let (signal, (_change, changes)) = (Signal::new(), watch::channel(0));
+    let process = publish(&world, &signal, changes).await;
+    eventually("the other class is published", async || figures(&world).await.len() == 1).await;
+    world.claim("after", "typo", None, "1Gi").await;
+    world.claim("fine", "fast", None, "1Gi").await;
+    eventually("both are told, and the third is not", async || {
+        let told = world.events("ProvisioningFailed").await;
+        told.len() == 2
+            && told.iter().all(|message| {
+                message.starts_with("failed to provision volume with StorageClass \"typo\": ")
+                    && message.contains("parameter unknown is unknown")
+            })
+    })
+    .await;
+    process.kill().await;
+}

@@ -63,6 +63,8 @@ pub(super) fn check(parameters: &BTreeMap<String, String>) -> Result<Parameters,
             (SPREAD, _) => checked.spread = Some(group(value, parameters)),
             (_, Some("volume-claim-id")) => checked.spread = Some(value.clone()),
             (_, Some(_)) => labels.push(format!("{key}={value}")),
+            // Provisioners pass it on from classes of long ago, and say the same in the volume's capability.
+            (key, None) if key.eq_ignore_ascii_case("fstype") => {}
             (key, None) if METADATA.contains(&key) || is_of_claim(key) => {}
             (key, None) => {
                 return Err(Refusal::Invalid {

@@ -134,6 +134,7 @@ fn creation() {
         ),
         (|r| r.parameters = map(&[("csi.storage.k8s.io/other", "x")]), Err((BAD, "is unknown"))),
         (|r| r.parameters = map(&[("x", &"y".repeat(4096))]), Err((BAD, "4097 bytes"))),
+        (|r| r.parameters = map(&[("fsType", "xfs")]), Ok(())),
         (|r| r.mutable_parameters = map(&[("iops", "9")]), Err((BAD, "\"iops\""))),
         (|r| r.mutable_parameters = map(&[("orlop.dev/read-iops", "9")]), Ok(())),
         (|r| r.mutable_parameters = map(&[("orlop.dev/read-iops", "0")]), Err((BAD, "no number above 0"))),

@@ -332,7 +332,8 @@ impl Backend for Lvm {
         let is_block = host.mount_table()?.at(place.volume).is_none();
         let size = host.block_device(&device)?.size;
         if size > bytes {
-            let why = format!("it has {size} bytes already, and a logical volume is not made smaller");
+            let why =
+                format!("it has {} already, and a logical volume is not made smaller", values::Bytes(size));
             return Err(Error::because("limit", place.volume.display(), why));
         }
         if size < bytes {

@@ -49,6 +49,9 @@ pub enum ParameterError {
         "the StorageClass names only one of {PREFIX}{0}-secret-name and {PREFIX}{0}-secret-namespace; give both"
     )]
     HalfSecret(&'static str),
+    /// The file system is named more than once.
+    #[error("the StorageClass names the file system by both {0} and {1}; leave one out")]
+    TwoFileSystems(String, String),
     /// A template that can't be resolved.
     #[error("{key}: {template} can't be resolved; templates there are {allowed}")]
     Template {
@@ -89,6 +92,15 @@ pub(crate) fn interpret(
             return Err(ParameterError::Unknown(format!("{PREFIX}{key}")));
         }
     }
+    // Without the prefix, and in any case, as classes of long ago have it; the driver sees those too.
+    let names_it = |key: &&String| {
+        key.eq_ignore_ascii_case("fstype") || key.strip_prefix(PREFIX).is_some_and(|key| key == "fstype")
+    };
+    let mut file_systems = parameters.keys().filter(names_it);
+    let file_system = file_systems.next();
+    if let (Some(one), Some(other)) = (file_system, file_systems.next()) {
+        return Err(ParameterError::TwoFileSystems(one.clone(), other.clone()));
+    }
     let [
         provisioner,
         controller_publish,
@@ -100,7 +112,7 @@ pub(crate) fn interpret(
     ] = PURPOSES.map(|purpose| secret(parameters, purpose, subject));
     Ok(Parameters {
         driver: for_driver(Some(parameters)),
-        fs_type: parameters.get(&format!("{PREFIX}fstype")).filter(|kind| !kind.is_empty()).cloned(),
+        fs_type: file_system.and_then(|key| parameters.get(key)).filter(|kind| !kind.is_empty()).cloned(),
         secrets: Secrets {
             provisioner: provisioner?,
             controller_publish: controller_publish?,
@@ -247,5 +259,23 @@ mod tests {
         ] {
             assert_eq!(interpreted(pairs), Err(error));
         }
+    }
+
+    #[test]
+    fn a_file_system_is_named_in_any_of_its_ways_and_once() {
+        let named = |keys: &[&str]| {
+            let parameters = keys.iter().map(|key| ((*key).to_owned(), "xfs".to_owned())).collect();
+            let annotations = BTreeMap::new();
+            let subject = Subject { volume: "", namespace: "", claim: "", annotations: &annotations };
+            interpret(Some(&parameters), subject).map(|found| (found.fs_type, found.driver.len()))
+        };
+        let xfs = || Some("xfs".to_owned());
+        assert_eq!(named(&["csi.storage.k8s.io/fstype"]), Ok((xfs(), 0)));
+        // The driver sees it, too, as of any provisioner.
+        assert_eq!(named(&["fstype"]), Ok((xfs(), 1)));
+        assert_eq!(named(&["fsType"]), Ok((xfs(), 1)));
+        assert_eq!(named(&[]), Ok((None, 0)));
+        let twice = named(&["csi.storage.k8s.io/fstype", "fsType"]).expect_err("twice").to_string();
+        assert!(twice.contains("both csi.storage.k8s.io/fstype and fsType"), "{twice}");
     }
 }
