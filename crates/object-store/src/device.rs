@@ -1,4 +1,4 @@
-//! The file below the database. After the first failure it is not written any more: nobody knows what a failed sync
+//! The file below the database. After the first failure it is not written any more until it is opened again: nobody knows what a failed sync
 //! left on the disk, and a later one that succeeds does not tell.
 
 use std::io;

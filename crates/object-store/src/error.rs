@@ -25,12 +25,25 @@ pub enum OpenError {
         known: u32,
     },
     /// The file is not a store, or what it holds can't be trusted.
-    #[error(
-        "the store can't be read ({reason}): restore the file from a backup, or move it away to start empty"
-    )]
+    #[error("the store can't be read ({reason}): restore the file from a backup")]
     Corrupt {
         /// What was found.
         reason: String,
+    },
+    /// There is no store, or an empty file, and none is to be made.
+    #[error("{path} is missing or empty: restore the file from a backup")]
+    Missing {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// Reading the file did not come to an end.
+    #[error(
+        "reading the store did not end within {seconds} s, so it is damaged or its disk hangs: check the disk, or restore \
+         the file from a backup"
+    )]
+    Endless {
+        /// How long was waited.
+        seconds: u64,
     },
     /// The operating system refused.
     #[error("can't open {path}: {source}; check that the directory exists, is writable and has free space")]
@@ -42,18 +55,47 @@ pub enum OpenError {
     },
     /// Reading or writing the opened store failed.
     #[error("opening the store failed: {0}")]
-    Disk(#[from] DiskFailure),
+    Disk(DiskFailure),
     /// The writer's thread could not be started.
     #[error("can't start the store's writer thread: {0}; raise the limit on processes")]
     Thread(std::io::Error),
 }
 
-/// The disk failed. The store that saw it accepts no more writes until it is opened again.
+/// The disk failed. The store that saw it takes no more writes until the disk does; it tries again by itself.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error(
-    "the store's disk failed: {0}; nothing is written until the store is opened again: check the disk, then restart"
-)]
-pub struct DiskFailure(pub(crate) Arc<redb::Error>);
+#[error("the store's disk failed: {0}")]
+pub struct DiskFailure(Arc<redb::Error>);
+
+impl DiskFailure {
+    /// A failure that the database has no error of its own for.
+    pub(crate) fn said(why: impl Into<String>) -> DiskFailure {
+        DiskFailure(Arc::new(redb::Error::Corrupted(why.into())))
+    }
+}
+
+impl From<DiskFailure> for OpenError {
+    /// All but what the operating system refuses comes from what the file holds.
+    fn from(failure: DiskFailure) -> OpenError {
+        use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        match &*failure.0 {
+            // Such a place is not in the file, or nothing that could be there.
+            redb::Error::Io(error) if matches!(error.kind(), UnexpectedEof | InvalidData | InvalidInput) => {
+                OpenError::Corrupt { reason: error.to_string() }
+            }
+            redb::Error::Io(_) | redb::Error::PreviousIo => OpenError::Disk(failure),
+            error => OpenError::Corrupt { reason: error.to_string() },
+        }
+    }
+}
+
+impl From<OpenError> for DiskFailure {
+    fn from(error: OpenError) -> DiskFailure {
+        match error {
+            OpenError::Disk(failure) => failure,
+            other => DiskFailure(Arc::new(redb::Error::Io(std::io::Error::other(other.to_string())))),
+        }
+    }
+}
 
 impl<E: Into<redb::Error>> From<E> for DiskFailure {
     fn from(error: E) -> DiskFailure {
@@ -92,8 +134,11 @@ pub enum WriteError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
-    /// The disk failed in this write or in one before it. Whether this write is on the disk is not known.
-    #[error(transparent)]
+    /// The disk failed in this write or in one before it. This write did not happen, unless the process ends before the
+    /// disk takes writes again: then it may have.
+    #[error(
+        "{0}; writes are refused until it takes them again, which is tried by itself: free space, or check the disk"
+    )]
     Disk(#[from] DiskFailure),
 }
 

@@ -12,7 +12,9 @@ use crate::device::Device;
 pub(crate) const LENGTH: u64 = 4096;
 const MAGIC: &[u8; 12] = b"orlop-store\n";
 /// The newest format that this program reads and writes.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
+/// The oldest format that this program reads.
+const OLDEST: u32 = 1;
 
 /// How far the making of a file got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub(crate) enum Stage {
     Making = 1,
     /// The database is there.
     Complete = 2,
+    /// The database is there, in an older format. Never written.
+    Older = 3,
 }
 
 impl Stage {
@@ -42,9 +46,12 @@ impl Stage {
             };
         }
         match (u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]), rest[4]) {
-            (FORMAT, 1) => Ok(Stage::Making),
-            (FORMAT, 2) if length > LENGTH => Ok(Stage::Complete),
-            (FORMAT, 2) => Err(OpenError::Corrupt { reason: "nothing follows its head".into() }),
+            (OLDEST..=FORMAT, 1) => Ok(Stage::Making),
+            (OLDEST..=FORMAT, 2) if length <= LENGTH => {
+                Err(OpenError::Corrupt { reason: "nothing follows its head".into() })
+            }
+            (FORMAT, 2) => Ok(Stage::Complete),
+            (OLDEST..FORMAT, 2) => Ok(Stage::Older),
             (found, _) if found > FORMAT => Err(OpenError::NewerFormat { found, known: FORMAT }),
             (found, stage) => {
                 Err(OpenError::Corrupt { reason: format!("format {found} in stage {stage} is not known") })

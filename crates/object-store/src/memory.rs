@@ -18,17 +18,13 @@ pub(crate) struct Memory {
     pub(crate) state: RwLock<State>,
 }
 
-/// Why no more writes happen.
-#[derive(Clone, Debug)]
-pub(crate) enum End {
-    Closed,
-    Failed(DiskFailure),
-}
-
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) revision: Revision,
-    pub(crate) end: Option<End>,
+    /// No more writes happen, ever.
+    pub(crate) closed: bool,
+    /// Why no writes happen now.
+    pub(crate) failing: Option<DiskFailure>,
     resources: HashMap<Arc<str>, Resource>,
     budget: Budget,
     /// The revision at which the store was opened: nothing before it is remembered.
@@ -47,7 +43,8 @@ impl State {
     pub(crate) fn new(revision: Revision, objects: Vec<Object>, options: &Options) -> State {
         let mut state = State {
             revision,
-            end: None,
+            closed: false,
+            failing: None,
             resources: HashMap::new(),
             budget: Budget::new(options.history_events, options.history_bytes),
             opened_at: revision,
@@ -79,6 +76,14 @@ impl State {
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Object> {
         self.resource(&key.resource)?.objects.get(&(key.namespace.clone(), key.name.clone()))
+    }
+
+    /// The newest revision and every object, in the order of their records.
+    pub(crate) fn everything(&self) -> (Revision, Vec<Object>) {
+        let objects = self.resources.values().flat_map(|resource| resource.objects.values().cloned());
+        let mut objects: Vec<Object> = objects.collect();
+        objects.sort_by(|one, other| one.key.cmp(&other.key));
+        (self.revision, objects)
     }
 
     fn apply(&mut self, event: Event) {
@@ -117,12 +122,22 @@ impl Memory {
         }
     }
 
-    /// Ends writing, and with it every watch once it has delivered what is committed. The first reason stays.
-    pub(crate) fn end(&self, end: End) {
+    /// Ends writing, and with it every watch once it has delivered what is committed.
+    pub(crate) fn close(&self) {
         let mut state = self.state.write();
-        state.end.get_or_insert(end);
+        state.closed = true;
         for resource in state.resources.values() {
             resource.published.notify_waiters();
         }
+    }
+
+    /// The disk takes no writes.
+    pub(crate) fn fails(&self, failure: DiskFailure) {
+        self.state.write().failing = Some(failure);
+    }
+
+    /// The disk takes writes again.
+    pub(crate) fn works(&self) {
+        self.state.write().failing = None;
     }
 }

@@ -54,6 +54,13 @@ pub struct Object {
     pub value: Bytes,
 }
 
+impl Object {
+    /// Whether it was found damaged on the disk: its bytes are lost, and what stands for them is no content.
+    pub fn is_damaged(&self) -> bool {
+        *self.value == *crate::record::DAMAGED
+    }
+}
+
 /// What must be true of the stored object for a put to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precondition {

@@ -2,16 +2,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Loaded};
 use crate::list::Cut;
-use crate::memory::{End, Memory, State};
+use crate::memory::{Memory, State};
+use crate::opening::{guarded, patience};
+use crate::recover::Reopen;
 use crate::writer::{Command, Intent, Write, Writer};
 use crate::{
-    Encode, Key, ListError, Object, OpenError, Page, Precondition, Revision, Watch, WatchError, WriteError,
+    DiskFailure, Encode, Key, ListError, Object, OpenError, Page, Precondition, Revision, Watch, WatchError,
+    WriteError,
 };
 
 /// Bounds of a store.
@@ -25,11 +29,22 @@ pub struct Options {
     pub history_events: usize,
     /// Bytes of objects that the remembered changes may keep in memory.
     pub history_bytes: usize,
+    /// Whether a file that is missing or empty becomes an empty store, or is refused ([`OpenError::Missing`]).
+    pub create: bool,
+    /// How long after a failure of the disk it is tried again, each time.
+    pub retry: Duration,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { object_bytes: 3 << 19, queue: 1024, history_events: 20_000, history_bytes: 64 << 20 }
+        Options {
+            object_bytes: 3 << 19,
+            queue: 1024,
+            history_events: 20_000,
+            history_bytes: 64 << 20,
+            create: true,
+            retry: Duration::from_secs(1),
+        }
     }
 }
 
@@ -43,13 +58,34 @@ pub struct Store {
 
 impl Store {
     /// Opens the store in the file `path`, or makes an empty one (mode 0600). Blocks: reads every object into memory.
+    ///
+    /// Objects that are damaged on the disk are there with bytes that are no content ([`Object::is_damaged`]).
     pub fn open(path: &Path, options: Options) -> Result<Store, OpenError> {
-        Store::start(Disk::open_file(path)?, options)
+        let path = path.to_owned();
+        let open = move |create| {
+            let length = std::fs::metadata(&path).map_or(0, |file| file.len());
+            let path = path.clone();
+            guarded(patience(length), move || Disk::open_file(&path, create))
+        };
+        let opened = open(options.create)?;
+        // A file that is gone is another one when it is back: no store is made in its place while this one lives.
+        Store::start(opened, Box::new(move || open(false)), options)
     }
 
-    /// Opens the store in `backend`: for simulated disks. Blocks as [`Store::open`] does.
-    pub fn open_backend(backend: impl redb::StorageBackend, options: Options) -> Result<Store, OpenError> {
-        Store::start(Disk::open(backend)?, options)
+    /// Opens the store in what `backend` returns: for simulated disks. It is called again after the disk has failed.
+    /// Blocks as [`Store::open`] does.
+    pub fn open_backend<B: redb::StorageBackend>(
+        mut backend: impl FnMut() -> B + Send + 'static,
+        options: Options,
+    ) -> Result<Store, OpenError> {
+        let mut open = move || {
+            let backend = backend();
+            let length = backend.len().unwrap_or_default();
+            let opened = guarded(patience(length), move || Disk::open(backend, options.create))?;
+            opened.ok_or_else(|| OpenError::Missing { path: "the store".into() })
+        };
+        let opened = open()?;
+        Store::start(opened, Box::new(open), options)
     }
 
     /// An empty store that is forgotten when it closes. Its writer is a task of the runtime at hand: where that has one
@@ -59,26 +95,32 @@ impl Store {
     /// Outside a tokio runtime.
     #[expect(clippy::expect_used, reason = "for tests; memory does not fail")]
     pub fn in_memory() -> Store {
-        let disk = Disk::open(redb::backends::InMemoryBackend::new());
-        let (store, writer) =
-            disk.and_then(|disk| Store::load(disk, Options::default())).expect("a store in memory");
+        let backend = redb::backends::InMemoryBackend::new();
+        let opened = Disk::open(backend, true).expect("a store in memory").expect("a new store");
+        let never = Box::new(|| Err(OpenError::Missing { path: "memory".into() }));
+        let (store, writer) = Store::load(opened, never, Options::default());
         tokio::spawn(writer.run());
         store
     }
 
-    fn start(disk: Disk, options: Options) -> Result<Store, OpenError> {
-        let (store, writer) = Store::load(disk, options)?;
+    fn start(opened: (Disk, Loaded), reopen: Reopen, options: Options) -> Result<Store, OpenError> {
+        let (store, writer) = Store::load(opened, reopen, options);
         writer.start().map_err(OpenError::Thread)?;
         Ok(store)
     }
 
-    fn load(mut disk: Disk, options: Options) -> Result<(Store, Writer), OpenError> {
-        let (revision, objects) = disk.load()?;
-        disk.compact_if_sparse(objects.iter().map(|object| object.value.len() as u64).sum())?;
-        let memory = Arc::new(Memory { state: RwLock::new(State::new(revision, objects, &options)) });
-        let (queue, requests) = mpsc::channel(options.queue);
-        let writer = Writer::new(disk, memory.clone(), requests, options.object_bytes);
-        Ok((Store { memory, queue }, writer))
+    fn load((disk, loaded): (Disk, Loaded), reopen: Reopen, options: Options) -> (Store, Writer) {
+        let state = State::new(loaded.revision, loaded.objects, &options);
+        let memory = Arc::new(Memory { state: RwLock::new(state) });
+        let (sender, queue) = mpsc::channel(options.queue);
+        let Options { object_bytes, retry, .. } = options;
+        let writer = Writer { disk, memory: memory.clone(), queue, object_bytes, reopen, retry };
+        (Store { memory, queue: sender }, writer)
+    }
+
+    /// Whether writes are taken: not from a failure of the disk until it takes writes again.
+    pub fn health(&self) -> Result<(), DiskFailure> {
+        self.memory.state.read().failing.clone().map_or(Ok(()), Err)
     }
 
     /// Creates or replaces an object. Returns when it is durable. A dropped future leaves the outcome open: the write
@@ -101,16 +143,9 @@ impl Store {
     async fn write(&self, write: Write) -> Result<Object, WriteError> {
         let (reply, answer) = oneshot::channel();
         if self.queue.send(Command::Write(write, reply)).await.is_err() {
-            return Err(self.ended());
+            return Err(WriteError::Closed);
         }
-        answer.await.unwrap_or_else(|_| Err(self.ended()))
-    }
-
-    fn ended(&self) -> WriteError {
-        match &self.memory.state.read().end {
-            Some(End::Failed(failure)) => WriteError::Disk(failure.clone()),
-            Some(End::Closed) | None => WriteError::Closed,
-        }
+        answer.await.unwrap_or(Err(WriteError::Closed))
     }
 
     /// The object, as last committed.

@@ -65,7 +65,7 @@ impl Watch {
             }
             None => {
                 self.cursor = state.revision;
-                if state.end.is_some() { Err(WatchEnd::Closed) } else { Ok(None) }
+                if state.closed { Err(WatchEnd::Closed) } else { Ok(None) }
             }
         }
     }

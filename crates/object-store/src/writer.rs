@@ -2,17 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::disk::Disk;
-use crate::memory::{End, Memory};
+use crate::memory::Memory;
+use crate::recover::{Reopen, recover};
 use crate::{Encode, Event, EventKind, Key, Object, Precondition, Revision, WriteError};
 
 /// Most writes in one commit, and most bytes: bounds the time that the first of them waits.
 const BATCH_WRITES: usize = 1024;
 const BATCH_BYTES: usize = 16 << 20;
+/// The least that a disk which failed must take before it is trusted again, in bytes.
+const LEAST_ROOM: usize = 1 << 20;
 
 /// A write as it was asked for.
 pub(crate) struct Write {
@@ -35,34 +39,28 @@ pub(crate) enum Command {
 
 /// Runs by itself, on a thread of its own where commits block.
 pub(crate) struct Writer {
-    disk: Disk,
-    memory: Arc<Memory>,
-    queue: mpsc::Receiver<Command>,
-    object_bytes: usize,
+    pub(crate) disk: Disk,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) queue: mpsc::Receiver<Command>,
+    pub(crate) object_bytes: usize,
+    /// How the file is opened again after its disk failed, and how long that waits each time.
+    pub(crate) reopen: Reopen,
+    pub(crate) retry: Duration,
 }
 
 impl Writer {
-    pub(crate) fn new(
-        disk: Disk,
-        memory: Arc<Memory>,
-        queue: mpsc::Receiver<Command>,
-        object_bytes: usize,
-    ) -> Writer {
-        Writer { disk, memory, queue, object_bytes }
-    }
-
     /// On a thread of its own.
     pub(crate) fn start(self) -> std::io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let run = move || runtime.block_on(self.run());
         std::thread::Builder::new().name("store-writer".into()).spawn(run).map(drop)
     }
 
     pub(crate) async fn run(self) {
-        let Writer { memory, object_bytes, .. } = self;
+        let Writer { memory, object_bytes, mut reopen, retry, .. } = self;
         let mut calls = Calls { queue: self.queue, memory: memory.clone() };
         // Closed before `calls` end: whoever sees those end can open the file again.
-        let disk = self.disk;
+        let mut disk = self.disk;
         let mut closing = false;
         while !closing && let Some(mut command) = calls.queue.recv().await {
             let mut batch = Batch::new(memory.state.read().revision, object_bytes);
@@ -84,27 +82,35 @@ impl Writer {
                     Err(_) => break,
                 }
             }
-            if let Err(failure) = disk.commit(&batch.events) {
-                let writes = batch.events.len();
-                tracing::error!(error = %failure, writes, "commit failed, the store is closed for writes");
-                memory.end(End::Failed(failure.clone()));
-                batch.fail(&WriteError::Disk(failure));
+            let Err(failure) = disk.commit(&batch.events) else {
+                batch.publish(&memory);
+                continue;
+            };
+            let (writes, room) = (batch.events.len(), batch.bytes.max(LEAST_ROOM));
+            tracing::error!(error = %failure, writes, "a commit failed, no writes are taken until the disk takes them");
+            memory.fails(failure.clone());
+            batch.fail(&WriteError::Disk(failure));
+            disk.close();
+            if closing {
                 break;
             }
-            batch.publish(&memory);
+            match recover(&mut reopen, &mut calls, &memory, retry, room).await {
+                Some(works) => disk = works,
+                None => break,
+            }
         }
     }
 }
 
 /// Those who wait for the writer. However it ends, nobody waits for it any longer.
-struct Calls {
-    queue: mpsc::Receiver<Command>,
+pub(crate) struct Calls {
+    pub(crate) queue: mpsc::Receiver<Command>,
     memory: Arc<Memory>,
 }
 
 impl Drop for Calls {
     fn drop(&mut self) {
-        self.memory.end(End::Closed);
+        self.memory.close();
         self.queue.close();
         // Not only what is queued: a caller that has its place in the queue already may still fill it.
         while !matches!(self.queue.try_recv(), Err(TryRecvError::Disconnected)) {

@@ -55,6 +55,9 @@ struct Platter {
     given_up: bool,
     fault: Option<Fault>,
     off: bool,
+    /// It has no room: writes and changes of the length fail.
+    full: bool,
+    opened: u64,
 }
 
 /// Clones are the same disk.
@@ -64,6 +67,34 @@ pub(crate) struct Disk(Arc<Mutex<Platter>>);
 impl Disk {
     pub(crate) fn set_fault(&self, fault: Fault) {
         self.0.lock().unwrap().fault = Some(fault);
+    }
+
+    /// The disk as whoever opens it finds it: after a failed sync the kernel's clean pages are dropped, and what is read
+    /// is what the disk holds.
+    pub(crate) fn open(&self) -> Disk {
+        let mut platter = self.0.lock().unwrap();
+        platter.opened += 1;
+        if platter.given_up && !platter.off {
+            let image = platter.survivors(&mut Dice::new(platter.pending.len() as u64 + platter.opened));
+            platter.durable = image.clone();
+            platter.cached = image;
+            platter.pending.clear();
+            platter.given_up = false;
+        }
+        Disk(self.0.clone())
+    }
+
+    /// How often it was opened.
+    pub(crate) fn opened(&self) -> u64 {
+        self.0.lock().unwrap().opened
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.0.lock().unwrap().off
+    }
+
+    pub(crate) fn set_full(&self, full: bool) {
+        self.0.lock().unwrap().full = full;
     }
 
     /// The disk as another process finds it when this one is killed: with all that the kernel cached. After a failed
@@ -84,27 +115,7 @@ impl Disk {
 
     /// The disk after a power cut: each change since the last sync is there, lost, or torn at a sector.
     pub(crate) fn after_power_cut(&self, dice: &mut Dice) -> Disk {
-        let platter = self.0.lock().unwrap();
-        let mut image = platter.durable.clone();
-        // In some power cuts all is lost, in some nearly nothing: both ends are interesting.
-        let survival = [0, 1, 5, 9, 10][dice.roll(5) as usize];
-        for change in &platter.pending {
-            if dice.roll(10) >= survival {
-                continue;
-            }
-            match change {
-                Change::Length(length) => image.resize(*length, 0),
-                Change::Write(offset, data) => {
-                    for (index, sector) in data.chunks(SECTOR).enumerate() {
-                        if data.len() > SECTOR && survival < 10 && dice.roll(4) == 0 {
-                            continue;
-                        }
-                        write(&mut image, offset + index * SECTOR, sector);
-                    }
-                }
-            }
-        }
-        Disk(Arc::new(Mutex::new(Platter { durable: image.clone(), cached: image, ..Platter::default() })))
+        Disk::from_image(self.0.lock().unwrap().survivors(dice))
     }
 
     pub(crate) fn image(&self) -> Vec<u8> {
@@ -124,6 +135,30 @@ fn write(image: &mut Vec<u8>, offset: usize, data: &[u8]) {
 }
 
 impl Platter {
+    /// What is there when only some of the changes since the last sync were made, and some of those in part.
+    fn survivors(&self, dice: &mut Dice) -> Vec<u8> {
+        let mut image = self.durable.clone();
+        // In some power cuts all is lost, in some nearly nothing: both ends are interesting.
+        let survival = [0, 1, 5, 9, 10][dice.roll(5) as usize];
+        for change in &self.pending {
+            if dice.roll(10) >= survival {
+                continue;
+            }
+            match change {
+                Change::Length(length) => image.resize(*length, 0),
+                Change::Write(offset, data) => {
+                    for (index, sector) in data.chunks(SECTOR).enumerate() {
+                        if data.len() > SECTOR && survival < 10 && dice.roll(4) == 0 {
+                            continue;
+                        }
+                        write(&mut image, offset + index * SECTOR, sector);
+                    }
+                }
+            }
+        }
+        image
+    }
+
     fn failed() -> io::Error {
         io::Error::other("simulated I/O error")
     }
@@ -132,6 +167,9 @@ impl Platter {
     fn step(&mut self, is_sync: bool) -> io::Result<()> {
         if self.off {
             return Err(Platter::failed());
+        }
+        if self.full && !is_sync {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         let left = match &mut self.fault {
             Some(Fault::PowerCut(left)) => left,

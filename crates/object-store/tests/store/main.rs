@@ -6,11 +6,12 @@ mod faults;
 mod format;
 mod model;
 mod process;
+mod rot;
 mod walk;
 mod watching;
 
 use bytes::Bytes;
-use object_store::{Encode, Key};
+use object_store::{Encode, Key, OpenError, Options, Store};
 
 fn pod(name: &str) -> Key {
     Key::new("pods", "default", name)
@@ -24,4 +25,18 @@ fn stamped(value: impl Into<String>) -> Encode {
 
 fn run<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn open(disk: &disk::Disk, options: Options) -> Result<Store, OpenError> {
+    let disk = disk.clone();
+    Store::open_backend(move || disk.open(), options)
+}
+
+/// Waits until `holds`, for a minute.
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let since = std::time::Instant::now();
+    while !holds() {
+        assert!(since.elapsed().as_secs() < 60, "{what}");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
 }

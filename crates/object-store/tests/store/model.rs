@@ -118,7 +118,7 @@ struct Test {
 impl Test {
     fn open(disk: &Disk) -> Store {
         let options = Options { history_events: HISTORY, ..Options::default() };
-        Store::open_backend(disk.clone(), options).unwrap()
+        crate::open(disk, options).unwrap()
     }
 
     async fn write(&mut self, number: usize, at: At, deletes: bool) {

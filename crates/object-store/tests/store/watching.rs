@@ -8,11 +8,11 @@ use object_store::{
 };
 
 use crate::disk::Disk;
-use crate::{pod, run, stamped};
+use crate::{open, pod, run, stamped};
 
 fn store(history_events: usize, history_bytes: usize) -> Store {
     let options = Options { history_events, history_bytes, ..Options::default() };
-    Store::open_backend(Disk::default(), options).unwrap()
+    open(&Disk::default(), options).unwrap()
 }
 
 async fn create(store: &Store, key: Key) -> u64 {
@@ -105,7 +105,7 @@ fn a_waiting_watch_wakes_and_ends() {
 fn sizes_and_queues_are_bounded() {
     run(async {
         let options = Options { object_bytes: 100, queue: 2, ..Options::default() };
-        let store = Store::open_backend(Disk::default(), options).unwrap();
+        let store = open(&Disk::default(), options).unwrap();
         let error = store.put(pod("a"), Precondition::Absent, stamped("x".repeat(100))).await.unwrap_err();
         assert!(matches!(error, WriteError::TooLarge { size: 102, limit: 100 }), "{error}");
         assert_eq!((store.revision(), store.get(&pod("a"))), (1, None));
