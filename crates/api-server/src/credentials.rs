@@ -174,9 +174,15 @@ impl Credentials {
         )
     }
 
-    /// Writes the kubeconfig to a file that only its owner can read, replacing what is there.
-    pub fn write_kubeconfig(&self, path: &Path, url: &str) -> Result<(), CredentialsError> {
-        write_private(path, &self.kubeconfig(url))
+    /// Writes the kubeconfig to a file that only its owner can read, replacing what is there. The owner is a user and a
+    /// group by number, or who runs this process.
+    pub fn write_kubeconfig(
+        &self,
+        path: &Path,
+        url: &str,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), CredentialsError> {
+        write_private(path, &self.kubeconfig(url), owner)
     }
 }
 
@@ -301,7 +307,7 @@ impl Files<'_> {
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), CredentialsError> {
-        write_private(&self.directory.join(name), text)
+        write_private(&self.directory.join(name), text, None)
     }
 
     fn key(&self, name: &str) -> Result<KeyPair, CredentialsError> {
@@ -329,7 +335,8 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> Credenti
 }
 
 /// Writes a file of mode 0600 as a whole or not at all.
-fn write_private(path: &Path, text: &str) -> Result<(), CredentialsError> {
+/// For its owner's eyes only: root's, or a user's and group's by number.
+fn write_private(path: &Path, text: &str, owner: Option<(u32, u32)>) -> Result<(), CredentialsError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let fresh = path.with_file_name(name);
@@ -341,6 +348,9 @@ fn write_private(path: &Path, text: &str) -> Result<(), CredentialsError> {
         }
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         file.write_all(text.as_bytes())?;
+        if let Some((user, group)) = owner {
+            std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
+        }
         file.sync_all()?;
         std::fs::rename(&fresh, path)
     };
@@ -369,7 +379,7 @@ mod tests {
         }
         let kubeconfig = directory.path().join("kubeconfig");
         std::fs::write(&kubeconfig, "old").unwrap();
-        first.write_kubeconfig(&kubeconfig, "https://127.0.0.1:1").unwrap();
+        first.write_kubeconfig(&kubeconfig, "https://127.0.0.1:1", None).unwrap();
         assert_eq!(std::fs::metadata(&kubeconfig).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(first.user_of_token(second.token()).is_some());
         let half = &second.token()[..second.token().len() / 2];

@@ -17,6 +17,18 @@ const MAJOR: &str = "1";
 const MINOR: &str = "36";
 const GIT_VERSION: &str = concat!("v1.36.0+orlop-", env!("CARGO_PKG_VERSION"));
 
+/// Answers `/healthz`, `/livez` and `/readyz`: by whether the store takes writes.
+pub(crate) fn health(request: &http::request::Parts, store: Result<(), String>) -> Result<Answer, ApiError> {
+    if request.method != Method::GET && request.method != Method::HEAD {
+        return Err(ApiError::MethodNotAllowed);
+    }
+    let (status, text) = match store {
+        Ok(()) => (StatusCode::OK, "ok".to_owned()),
+        Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("[-]store failed: {why}\n")),
+    };
+    Ok(answer::with_type(status, "text/plain", AnswerBody::whole(text)))
+}
+
 /// Answers a request for a document.
 pub(crate) fn answer(
     catalog: &Catalog,
@@ -27,9 +39,6 @@ pub(crate) fn answer(
         return Err(ApiError::MethodNotAllowed);
     }
     let served = catalog.now();
-    if let Document::Health = document {
-        return Ok(answer::with_type(StatusCode::OK, "text/plain", AnswerBody::whole("ok")));
-    }
     if let Document::OpenApiV2 | Document::OpenApiV3Index | Document::OpenApiV3 { .. } = document {
         return openapi_document(&served, document, request);
     }
@@ -253,4 +262,17 @@ fn described(kinds: &[Arc<Served>]) -> Vec<Described<'_>> {
             schema: served.custom.as_ref().map(|custom| &custom.schema),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_that_of_the_store() {
+        let (request, ()) = http::Request::get("/livez").body(()).expect("a request").into_parts();
+        let code = |store| health(&request, store).expect("an answer").status();
+        assert_eq!(code(Ok(())), StatusCode::OK);
+        assert_eq!(code(Err("full".to_owned())), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }

@@ -1,4 +1,4 @@
-//! Events expire: an hour after their last change, or earlier when there are too many.
+//! Events expire: an hour after their last change, or earlier when there are too many, or too large ones.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use object_store::{EventKind, Object, WatchEnd};
+use object_store::{EventKind, Key, Object, Revision, WatchEnd};
 use tokio::time::Instant;
 
 use crate::server::Shared;
@@ -18,7 +18,30 @@ const RESOURCE: &str = "events";
 /// An event as it was at some change; a later change makes the entry stale.
 struct Entry {
     dies: Instant,
-    at: Object,
+    key: Key,
+    revision: Revision,
+    bytes: usize,
+}
+
+/// The events in the order of their last change, oldest first.
+#[derive(Default)]
+struct Line {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl Line {
+    fn push(&mut self, at: &Object, dies: Instant) {
+        let bytes = at.value.len();
+        self.bytes += bytes;
+        self.entries.push_back(Entry { dies, key: at.key.clone(), revision: at.revision, bytes });
+    }
+
+    fn pop(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        self.bytes -= entry.bytes;
+        Some(entry)
+    }
 }
 
 /// The pause before the expiry begins anew that broke off.
@@ -43,30 +66,30 @@ async fn without_end<F: Future<Output = ()>>(pause: Duration, work: impl Fn() ->
 }
 
 async fn expire_all(shared: &Shared) {
-    let (ttl, most) = (shared.options.event_ttl, shared.options.max_events);
+    let (ttl, most, bytes) =
+        (shared.options.event_ttl, shared.options.max_events, shared.options.max_event_bytes);
     loop {
         let Ok((page, mut changes)) = shared.store.list_and_watch(RESOURCE, None, |_| true) else { return };
-        let mut queue: VecDeque<Entry> = page
-            .objects
-            .into_iter()
-            .map(|at| Entry { dies: Instant::now() + ttl.saturating_sub(age(&at)), at })
-            .collect();
-        queue.make_contiguous().sort_by_key(|entry| entry.dies);
+        let mut line = Line::default();
+        for at in page.objects {
+            line.push(&at, Instant::now() + ttl.saturating_sub(age(&at)));
+        }
+        line.entries.make_contiguous().sort_by_key(|entry| entry.dies);
         let end = loop {
-            let due = queue.front().map(|entry| entry.dies);
+            let due = line.entries.front().map(|entry| entry.dies);
             tokio::select! {
                 biased;
                 change = changes.next() => match change {
                     Ok(event) if event.kind == EventKind::Deleted => {}
-                    Ok(event) => queue.push_back(Entry { dies: Instant::now() + ttl, at: event.object.clone() }),
+                    Ok(event) => line.push(&event.object, Instant::now() + ttl),
                     Err(end) => break end,
                 },
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    remove_first(shared, &mut queue).await;
+                    remove_first(shared, &mut line).await;
                 }
             }
-            while queue.len() > most {
-                remove_first(shared, &mut queue).await;
+            while line.entries.len() > most || line.bytes > bytes {
+                remove_first(shared, &mut line).await;
             }
         };
         if end == WatchEnd::Closed {
@@ -77,10 +100,10 @@ async fn expire_all(shared: &Shared) {
 }
 
 /// Removes the entry's event, if it was not changed since.
-async fn remove_first(shared: &Shared, queue: &mut VecDeque<Entry>) {
-    let Some(entry) = queue.pop_front() else { return };
-    let Some(current) = shared.store.get(&entry.at.key) else { return };
-    if current.revision != entry.at.revision {
+async fn remove_first(shared: &Shared, line: &mut Line) {
+    let Some(entry) = line.pop() else { return };
+    let Some(current) = shared.store.get(&entry.key) else { return };
+    if current.revision != entry.revision {
         return;
     }
     let last = object::decode(&current.value).ok().or_else(|| {

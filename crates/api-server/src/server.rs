@@ -19,7 +19,7 @@ use crate::body::{self, Payload};
 use crate::catalog::{Catalog, Served};
 use crate::error::ApiError;
 use crate::negotiate::{self, Shape};
-use crate::request::{self, Path, Query, ResourcePath, Verb};
+use crate::request::{self, Document, Path, Query, ResourcePath, Verb};
 use crate::selector::Selection;
 use crate::unreadable::Unreadable;
 use crate::{
@@ -40,6 +40,8 @@ pub struct Options {
     pub event_ttl: Duration,
     /// Events that are kept; the oldest go first.
     pub max_events: usize,
+    /// Bytes that they may have altogether, as JSON.
+    pub max_event_bytes: usize,
     /// Where UIDs come from.
     pub uids: Uids,
 }
@@ -78,6 +80,7 @@ impl Default for Options {
             stranger_timeout: Duration::from_secs(15),
             event_ttl: Duration::from_secs(3600),
             max_events: 20_000,
+            max_event_bytes: 16 << 20,
             uids: Uids::random(),
         }
     }
@@ -276,6 +279,9 @@ where
     let path = request::parse_path(parts.uri.path()).ok_or(ApiError::UnknownPath)?;
     let query = Query::parse(parts.uri.query().unwrap_or(""))?;
     let path = match path {
+        Path::Document(Document::Health) => {
+            return discovery::health(parts, shared.store.health().map_err(|failure| failure.to_string()));
+        }
         Path::Document(document) => return discovery::answer(&shared.catalog, &document, parts),
         Path::Resource(path) => path,
     };

@@ -134,6 +134,9 @@ fn readable(stored: &Object) -> Result<(), String> {
         #[serde(borrow)]
         namespace: Option<Cow<'a, str>>,
     }
+    if stored.is_damaged() {
+        return Err("it is damaged on the disk".to_owned());
+    }
     let text = std::str::from_utf8(&stored.value).map_err(|_| "it is no text".to_owned())?;
     let levels = levels(text);
     if levels > READ {

@@ -245,7 +245,19 @@ async fn tables_and_metadata_are_shown_when_asked_for_also_on_watches() {
 
 #[tokio::test]
 async fn events_expire_and_are_bounded() {
-    let options = Options { event_ttl: Duration::from_millis(300), max_events: 3, ..Default::default() };
+    // Five are more than three, and than 1,200 bytes.
+    for (max_events, max_event_bytes) in [(3, 1 << 20), (1000, 1200)] {
+        let options = Options {
+            event_ttl: Duration::from_millis(300),
+            max_events,
+            max_event_bytes,
+            ..Default::default()
+        };
+        events_are_bounded(options).await;
+    }
+}
+
+async fn events_are_bounded(options: Options) {
     let api = ApiServer::start(Store::in_memory(), options).await.unwrap();
     let client = Client::new(api.in_process("test"), "default");
     let events: Api<k8s_openapi::api::core::v1::Event> = Api::default_namespaced(client);

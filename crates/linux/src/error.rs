@@ -68,6 +68,7 @@ pub fn in_words(error: &io::Error) -> String {
         Some(libc::EBUSY) => "it is in use or mounted",
         Some(libc::EDQUOT) => "its quota is used up",
         Some(libc::ENOSPC) => "no space is left on its file system",
+        Some(libc::EFBIG) => "its file system has no files that large",
         Some(libc::EROFS) => "its file system is read-only",
         Some(libc::EIO) => "its drive can't be read or written, see the kernel's log",
         Some(libc::ENAMETOOLONG) => "the name or path is too long for the file system",

@@ -25,26 +25,48 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// What must hold for the process to be ready. The parts of the process add to it as they start.
+/// What must hold for the process to be ready, and what of it for the process to be healthy at all. The parts of the
+/// process add to it as they start.
 #[derive(Clone, Default)]
-pub struct Checks(Arc<RwLock<Vec<(&'static str, Check)>>>);
+pub struct Checks(Arc<RwLock<Vec<(&'static str, Of, Check)>>>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Readiness,
+    Health,
+}
 
 impl Checks {
     /// Adds a check: it must answer at once, and say what is wrong.
     pub fn add(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
-        self.0.write().push((name, Box::new(check)));
+        self.0.write().push((name, Of::Readiness, Box::new(check)));
     }
 
-    fn failures(&self) -> Vec<String> {
+    /// Adds a check without which the process is not healthy either; as [`Checks::add`].
+    pub fn add_health(
+        &self,
+        name: &'static str,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        self.0.write().push((name, Of::Health, Box::new(check)));
+    }
+
+    fn answer(&self, of: Of) -> Response<Full<Bytes>> {
         let checks = self.0.read();
-        checks.iter().filter_map(|(name, check)| Some(format!("{name}: {}", check().err()?))).collect()
+        let asked = checks.iter().filter(|(_, part, _)| of == Of::Readiness || *part == of);
+        let failures: Vec<String> =
+            asked.filter_map(|(name, _, check)| Some(format!("{name}: {}", check().err()?))).collect();
+        match failures.is_empty() {
+            true => text(StatusCode::OK, "ok\n".to_owned()),
+            false => text(StatusCode::SERVICE_UNAVAILABLE, failures.join("\n") + "\n"),
+        }
     }
 }
 
 /// Serves the endpoints until `shutdown` is cancelled.
 ///
-/// `/healthz` answers 200 while the process serves at all. `/readyz` answers 200 when every check passes, else 503
-/// with a line for each that does not. Errors are those of the listener.
+/// `/readyz` answers 200 when every check passes, else 503 with a line for each that does not; `/healthz` and `/livez`
+/// the same for the checks of health alone. Errors are those of the listener.
 pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,
@@ -93,11 +115,8 @@ async fn answer<B>(
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()));
     }
     Ok(match request.uri().path() {
-        "/healthz" | "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" => match checks.failures() {
-            failures if failures.is_empty() => text(StatusCode::OK, "ok\n".to_owned()),
-            failures => text(StatusCode::SERVICE_UNAVAILABLE, failures.join("\n") + "\n"),
-        },
+        "/healthz" | "/livez" => checks.answer(Of::Health),
+        "/readyz" => checks.answer(Of::Readiness),
         "/metrics" => {
             let metrics = metrics.clone();
             match tokio::task::spawn_blocking(move || metrics.encode()).await {
@@ -155,6 +174,13 @@ mod tests {
         );
         ready.store(true, Ordering::Relaxed);
         assert_eq!(get("/readyz", &checks).await.0, StatusCode::OK);
+        checks.add_health("disk", || Err("full".to_owned()));
+        for path in ["/healthz", "/livez", "/readyz"] {
+            assert_eq!(
+                get(path, &checks).await,
+                (StatusCode::SERVICE_UNAVAILABLE, "disk: full\n".to_owned())
+            );
+        }
         assert!(get("/metrics", &checks).await.1.ends_with("# EOF\n"));
         assert_eq!(get("/secret", &checks).await.0, StatusCode::NOT_FOUND);
     }
