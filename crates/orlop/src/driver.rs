@@ -133,8 +133,11 @@ pub(crate) async fn driver(arguments: Driver) -> anyhow::Result<()> {
     let sources = &layout.nodes[0];
     let drives = storage::open(&info.node_id, root, sources, arguments.storage.making()).await?;
     drives.confine(drives::Confines { below: arguments.kubelet_dirs, never: vec![data.path().to_owned()] });
-    let labelled = attach(&drives, &arguments.labels).await;
-    let served = match labelled.and_then(|()| Ok(data.remember(&layout)?)) {
+    let ready = match storage::check_backend(arguments.storage.making().backend, [&drives]) {
+        Ok(()) => attach(&drives, &arguments.labels).await,
+        refused => refused,
+    };
+    let served = match ready.and_then(|()| Ok(data.remember(&layout)?)) {
         Ok(()) => {
             let calls = driver::Calls::default();
             driver::serve(&arguments.endpoint, drives.clone(), info, calls, shutdown)

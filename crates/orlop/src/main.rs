@@ -19,9 +19,26 @@ use tracing_subscriber::EnvFilter;
 /// The hidden subcommand that watches over one container; it outlives `orlop up`.
 const MONITOR: &str = "container-monitor";
 
+/// What `orlop --help` says first, beside the line above.
+const FIRST_STEPS: &str = "\
+First steps, as root:
+
+  orlop up --data-dir DIR --loop-drive 10Gi
+      runs until Ctrl-C, and says where its kubeconfig is
+  kubectl --kubeconfig DIR/kubeconfig apply -f examples/quickstart.yaml
+  orlop down --data-dir DIR
+      ends what a stopped `orlop up` left running and mounted";
+
 /// Kubernetes storage from a claim to a mounted directory.
+///
+/// `orlop up` gives this machine the storage half of Kubernetes, with no cluster: an API for kubectl, claims that are bound,
+/// provisioned, snapshotted and grown, pods that are placed where their volumes fit and get them mounted, on drives of
+/// this machine or by any CSI driver.
+///
+/// For other orchestrators, `orlop driver` turns drives into volumes; for clusters, `orlop controllers` runs single
+/// controllers. Orlop is no network, and it runs no images by itself.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version, about, long_about, after_help = FIRST_STEPS)]
 struct Arguments {
     #[command(subcommand)]
     role: Role,

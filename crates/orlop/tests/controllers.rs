@@ -33,7 +33,7 @@ impl Cluster {
         let credentials = Credentials::open(&directory.path().join("pki"), &hosts).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
-        credentials.write_kubeconfig(&directory.path().join("kubeconfig"), &url).unwrap();
+        credentials.write_kubeconfig(&directory.path().join("kubeconfig"), &url, None).unwrap();
         let api = ApiServer::start(Store::in_memory(), Options::default()).await.unwrap();
         let client = Client::new(api.in_process("test"), "default");
         let shutdown = CancellationToken::new();

@@ -65,12 +65,38 @@ fn arguments_that_make_no_sense_are_refused() {
     for (arguments, words) in [
         (&["--loop-drive", "many"][..], &["--loop-drive", "many"][..]),
         (&["--loop-drive", "0"], &["more than 0"]),
+        (&["--loop-drive", "9Ei"], &["no file can be that large"]),
+        (&["--loop-drive", "7Ei"], &["0.img", "no files that large"]),
+        (&["--kubeconfig-owner", "nobody-at-all"], &["/etc/passwd"]),
         (&["--nodes", "0"], &["--nodes"]),
         (&["--health", "0.0.0.0:0"], &["loopback"]),
     ] {
         says(&place.refused(arguments), words);
     }
-    assert!(!place.data().join("store.redb").exists(), "a refused start left a store");
+    assert!(!place.data().join("layout.json").exists(), "a refused start was remembered");
+}
+
+#[test]
+fn what_contradicts_the_data_directory_is_refused() {
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "512Mi"]);
+    orlop.stop();
+    says(&place.refused(&["--loop-drive", "1Gi"]), &["--loop-drive 1Gi", "512Mi"]);
+    says(&place.refused(&["--backend", "lvm"]), &["--backend lvm", "stay so"]);
+    let directory = place.path().display().to_string();
+    says(
+        &place.refused(&["--csi-driver", &format!("unix://{directory}")]),
+        &[&directory, "not a unix socket"],
+    );
+
+    let store = place.data().join("store.redb");
+    std::fs::remove_file(&store).unwrap();
+    says(&place.refused(&[]), &["store.redb is missing", "--new-store", "orlop volumes"]);
+    assert!(!store.exists(), "a refused start left a store");
+    let orlop = place.up(&["--new-store", "--loop-drive", "512Mi"]);
+    assert!(orlop.run(BINARY, &["get", "drives"]).contains("Ready"));
+    orlop.stop();
+    run(BINARY, &["down", "--data-dir", &place.data().display().to_string()]);
 }
 
 #[test]

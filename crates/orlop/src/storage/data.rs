@@ -10,6 +10,7 @@ use drives::Source;
 use linux::Files;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use values::Bytes;
 
 /// Why a data directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,17 @@ pub(crate) enum DataError {
         "--nodes {asked} is less than the {known} nodes that this data directory has volumes on; start with --nodes {known}"
     )]
     FewerNodes { asked: usize, known: usize },
+    #[error(
+        "--loop-drive {asked} contradicts this data directory, whose loop drives have {}: drives don't change their size. \
+         Leave --loop-drive out to go on as it is; to add a drive, name those first in this order",
+        sizes(known)
+    )]
+    LoopDrive { asked: Bytes, known: Vec<u64> },
+}
+
+fn sizes(all: &[u64]) -> String {
+    let all: Vec<String> = all.iter().map(|size| Bytes(*size).to_string()).collect();
+    all.join(", ")
 }
 
 /// How long files may stay open after the process that opened them has ended.
@@ -179,10 +191,11 @@ impl Layout {
                 layout.fewest().push(source);
             }
         }
-        let loops = |layout: &Layout| {
-            layout.nodes.iter().flatten().filter(|s| matches!(s, Source::LoopFile { .. })).count()
-        };
-        for &size in asked.loop_drives.iter().skip(loops(&layout)) {
+        let known = layout.loop_drives();
+        if let Some((asked, _)) = asked.loop_drives.iter().zip(&known).find(|(asked, known)| asked != known) {
+            return Err(DataError::LoopDrive { asked: Bytes(*asked), known });
+        }
+        for &size in asked.loop_drives.iter().skip(known.len()) {
             layout.add_loop_drive(None, size, data_dir);
         }
         for node in 0..nodes {
@@ -193,8 +206,21 @@ impl Layout {
         Ok(layout)
     }
 
+    /// The sizes of the loop drives, in the order in which they were made, which is in their names.
+    fn loop_drives(&self) -> Vec<u64> {
+        let number = |path: &Path| path.file_stem()?.to_str()?.parse::<u64>().ok();
+        let mut drives: Vec<_> = (self.nodes.iter().flatten())
+            .filter_map(|source| match source {
+                Source::LoopFile { path, size } => Some((number(path), *size)),
+                Source::Device(_) => None,
+            })
+            .collect();
+        drives.sort_by_key(|(number, _)| *number);
+        drives.into_iter().map(|(_, size)| size).collect()
+    }
+
     fn add_loop_drive(&mut self, node: Option<usize>, size: u64, data_dir: &Path) {
-        let number = self.nodes.iter().flatten().filter(|s| matches!(s, Source::LoopFile { .. })).count();
+        let number = self.loop_drives().len();
         let path = data_dir.join("loop").join(format!("{number}.img"));
         let drives = match node {
             Some(node) => &mut self.nodes[node],
@@ -240,6 +266,46 @@ mod tests {
             [2, 2, 1],
             "a new node gets a drive"
         );
+    }
+
+    #[test]
+    fn a_loop_drive_of_another_size_is_refused() {
+        let with = |layout: &Layout, nodes, sizes: &[u64]| {
+            let asked = Asked { nodes, loop_drives: sizes.to_vec(), ..Asked::default() };
+            layout.with(&asked, Path::new("/d"))
+        };
+        let layout = with(&empty(), Some(2), &[1 << 30]).unwrap();
+        // The second node got one of 10Gi.
+        for sizes in [&[][..], &[1 << 30], &[1 << 30, 10 << 30]] {
+            assert_eq!(with(&layout, None, sizes).unwrap(), layout, "{sizes:?}");
+        }
+        for sizes in [&[2 << 30][..], &[1 << 30, 2 << 30], &[10 << 30, 1 << 30]] {
+            let refused = with(&layout, None, sizes).unwrap_err().to_string();
+            assert!(refused.contains("have 1Gi, 10Gi"), "{refused}");
+        }
+        let more = with(&layout, None, &[1 << 30, 10 << 30, 2 << 30]).unwrap();
+        assert_eq!(more.loop_drives(), [1 << 30, 10 << 30, 2 << 30]);
+    }
+
+    /// The file of each earlier format, as it was written.
+    #[test]
+    fn layouts_of_earlier_versions_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        for (format, text) in [(1, include_str!("../../tests/formats/layout-1.json"))] {
+            std::fs::write(dir.path().join("layout.json"), text).unwrap();
+            let layout = data.layout().unwrap();
+            let device = |path: &str| Source::Device(path.into());
+            let file = Source::LoopFile { path: "/var/lib/orlop/loop/0.img".into(), size: 1 << 30 };
+            let expected = vec![vec![device("/dev/nvme1n1"), file], vec![device("/dev/nvme2n1")]];
+            assert_eq!(
+                (layout.nodes.clone(), layout.driver),
+                (expected, driver::Name::default()),
+                "{format}"
+            );
+            data.remember(&layout).unwrap();
+            assert_eq!(data.layout().unwrap(), layout, "{format}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 pub(crate) use data::{Asked, DataDir, Layout};
-pub(crate) use opening::{give_back, open};
+pub(crate) use opening::{check_backend, give_back, open};
 
 /// The arguments.
 #[derive(Args)]
@@ -22,7 +22,7 @@ pub(crate) struct Storage {
     /// A block device to use as a drive even if it carries a file system, WHICH IS LOST. Never one in use.
     #[arg(long = "overwrite-drive", value_name = "DEVICE")]
     overwrite: Vec<PathBuf>,
-    /// What holds volumes to their sizes on drives that are made now [default: xfs where the kernel has its quotas, else
+    /// What holds volumes to their sizes on drives that are made now; those that are there keep theirs [default: xfs where the kernel has its quotas, else
     /// btrfs].
     #[arg(long, value_name = "xfs|btrfs|lvm|lvm-thin")]
     backend: Option<drives::BackendKind>,
@@ -64,13 +64,21 @@ impl Storage {
     }
 }
 
+/// Where the kernel ends to count places in a file, and quantities end, too.
+const LARGEST_FILE: u64 = i64::MAX as u64;
+
 /// Parses a size the way Kubernetes writes quantities.
 fn size(text: &str) -> Result<u64, String> {
     let quantity: values::Quantity =
         text.parse().map_err(|error| format!("{error}; write for example 10Gi"))?;
     match quantity.ceil_bytes() {
+        Some(bytes) if bytes >= LARGEST_FILE => {
+            Err("no file can be that large; write for example 10Gi".to_owned())
+        }
         Some(bytes) if bytes > 0 => Ok(bytes),
-        _ => Err("a size is more than 0 bytes, for example 10Gi".to_owned()),
+        Some(_) => Err("a size is more than 0 bytes, for example 10Gi".to_owned()),
+        None if text.starts_with('-') => Err("a size is more than 0 bytes, for example 10Gi".to_owned()),
+        None => Err("no file can be that large; write for example 10Gi".to_owned()),
     }
 }
 

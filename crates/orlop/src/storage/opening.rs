@@ -44,6 +44,27 @@ pub(crate) async fn open(
     Ok(drives)
 }
 
+/// Refuses a backend that no drive has: it is for drives that are made, and those that are there keep theirs.
+pub(crate) fn check_backend<'a>(
+    asked: Option<drives::BackendKind>,
+    drives: impl IntoIterator<Item = &'a Drives>,
+) -> anyhow::Result<()> {
+    let Some(asked) = asked else { return Ok(()) };
+    let all = drives.into_iter().flat_map(Drives::drives);
+    let mut found: Vec<_> = all.map(|drive| drive.backend).collect();
+    if found.contains(&Some(asked)) || found.contains(&None) {
+        return Ok(());
+    }
+    found.sort_by_key(|kind| kind.map(drives::BackendKind::name));
+    found.dedup();
+    let names: Vec<_> = found.into_iter().flatten().map(drives::BackendKind::name).collect();
+    anyhow::bail!(
+        "--backend {}: the drives here are {} already and stay so; leave --backend out, or name a new drive as well",
+        asked.name(),
+        names.join(" and ")
+    )
+}
+
 /// Unmounts the drives after a start was refused. Those whose volumes are in use stay mounted, as after any stop.
 pub(crate) async fn give_back(drives: &Drives) {
     if let Err(error) = drives.close().await {

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use runtime::Context;
 use sidecars::capacity::{self, Signal};
 use sidecars::register::{Drivers, Endpoint};
@@ -40,9 +41,11 @@ impl Beside {
         Ok(Beside { node, socket: endpoint(socket)? })
     }
 
-    /// Enters drivers at their nodes; without a name it is the first.
+    /// Enters drivers at their nodes; without a name it is the first. A driver may start later, so its socket need not be
+    /// there yet.
     pub(super) fn deal(all: &[Beside], nodes: &mut [Node]) -> anyhow::Result<()> {
         for one in all {
+            one.check()?;
             let named = |node: &&mut Node| one.node.as_ref().is_none_or(|name| node.name == *name);
             let node = nodes.iter_mut().find(named);
             ensure!(
@@ -54,6 +57,21 @@ impl Beside {
             node.into_iter().for_each(|node| node.beside.push(one.socket.clone()));
         }
         Ok(())
+    }
+    /// Refuses what is there and is no socket.
+    fn check(&self) -> anyhow::Result<()> {
+        let path = self.socket.display();
+        match std::fs::metadata(&self.socket) {
+            Ok(found) if found.file_type().is_socket() => Ok(()),
+            Ok(found) => anyhow::bail!(
+                "--csi-driver {path} is a {}, not a unix socket; name the socket that the driver listens on",
+                if found.is_dir() { "directory" } else { "file" }
+            ),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => {
+                Err(error).with_context(|| format!("--csi-driver {path} can't be a driver's socket"))
+            }
+        }
     }
 }
 

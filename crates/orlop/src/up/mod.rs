@@ -5,7 +5,9 @@ mod logs;
 mod mirror;
 mod node;
 mod objects;
+mod owner;
 mod ready;
+mod store;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use drivers::Beside;
 use logs::Logs;
 use node::Node;
 use object_store::Store;
+use owner::Owner;
 use sidecars::register::Drivers;
 
 use crate::signals::Signals;
@@ -52,7 +55,14 @@ pub(crate) struct Up {
     /// Where to write the kubeconfig [default: DIR/kubeconfig].
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Serve /healthz, /readyz and /metrics over plain HTTP on this loopback address.
+    /// Give the kubeconfig to a user who is not root. Name a file that this user can reach with --kubeconfig.
+    #[arg(long, value_name = "USER[:GROUP]", requires = "kubeconfig")]
+    kubeconfig_owner: Option<Owner>,
+    /// Where the store of objects is missing or damaged, set it aside and begin with an empty one. Volumes and their data
+    /// stay on the drives.
+    #[arg(long)]
+    new_store: bool,
+    /// Serve /healthz, /livez, /readyz and /metrics over plain HTTP on this loopback address.
     #[arg(long, value_name = "ADDRESS:PORT")]
     health: Option<SocketAddr>,
     /// When stopped, end all containers, unmount all volumes and remove the data directory.
@@ -90,10 +100,11 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
         None => None,
     };
     let asked = arguments.storage.asked(arguments.nodes.map(usize::from));
-    let layout = data.layout()?.with(&asked, data.path())?;
+    let known = data.layout()?;
+    let layout = known.with(&asked, data.path())?;
     let signals = Signals::listen()?;
 
-    let store = Store::open(&data.store(), object_store::Options::default())?;
+    let store = store::open(&data.store(), known.nodes.is_empty(), arguments.new_store)?;
     let storage = &arguments.storage;
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
     let mut nodes =
@@ -104,13 +115,16 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let hidden = std::fs::canonicalize(&hidden).unwrap_or(hidden);
     nodes.iter_mut().for_each(|node| node.hidden.push(hidden.clone()));
     let mut process = Process::start(&data, store, nodes, listener, health).await?;
-    let outcome = process.serve(signals, &kubeconfig).await;
+    let outcome = process.serve(signals, &kubeconfig, arguments.kubeconfig_owner).await;
     match &outcome {
         Ok(()) => tracing::info!("stopping"),
         Err(error) => tracing::error!("stopping, because {error:#}"),
     }
+    let pods = process.nodes.iter().map(Node::pods).sum();
     process.stop(arguments.ephemeral).await?;
-    if arguments.ephemeral {
+    if !arguments.ephemeral {
+        eprintln!("{}", left(pods, data.path()));
+    } else {
         data.remove()?;
         match std::fs::remove_file(&kubeconfig) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
@@ -118,6 +132,20 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
         }
     }
     outcome
+}
+
+/// What a stop leaves, and what to do about it.
+fn left(pods: usize, data: &Path) -> String {
+    let data = data.display();
+    let running = match pods {
+        0 => "no pod was running; drives stay mounted".to_owned(),
+        1 => "1 pod keeps running, with its volumes mounted".to_owned(),
+        pods => format!("{pods} pods keep running, with their volumes mounted"),
+    };
+    format!(
+        "orlop has stopped: {running}.\nGo on with `orlop up --data-dir {data}`, or end and unmount everything with \
+         `orlop down --data-dir {data}` (data stays)."
+    )
 }
 
 /// All that runs. The drivers outlive the rest, because tearing down calls them.
@@ -167,7 +195,8 @@ impl Process {
         }
         let ready = Arc::new(AtomicBool::new(false));
         if let Some(listener) = health {
-            let (checks, ready) = (Checks::default(), ready.clone());
+            let (checks, ready, store) = (Checks::default(), ready.clone(), store.clone());
+            checks.add_health("store", move || store.health().map_err(|failure| failure.to_string()));
             checks.add("start", move || match ready.load(Ordering::Relaxed) {
                 true => Ok(()),
                 false => Err("not everything answers yet".to_owned()),
@@ -183,7 +212,12 @@ impl Process {
     }
 
     /// Says when everything answers, and returns at a signal, or with the first part that fails.
-    async fn serve(&mut self, mut signals: Signals, kubeconfig: &Path) -> anyhow::Result<()> {
+    async fn serve(
+        &mut self,
+        mut signals: Signals,
+        kubeconfig: &Path,
+        owner: Option<Owner>,
+    ) -> anyhow::Result<()> {
         let driver = self.nodes.first().map(|node| node.driver).unwrap_or_default();
         let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         tokio::select! {
@@ -193,7 +227,8 @@ impl Process {
             () = signals.recv() => return Ok(()),
         }
         let address = self.address;
-        self.credentials.write_kubeconfig(kubeconfig, &format!("https://{address}"))?;
+        let owner = owner.map(|owner| (owner.user, owner.group));
+        self.credentials.write_kubeconfig(kubeconfig, &format!("https://{address}"), owner)?;
         self.ready.store(true, Ordering::Relaxed);
         println!("orlop is ready: kubeconfig={} api=https://{address}", kubeconfig.display());
         tokio::select! {
@@ -257,7 +292,8 @@ async fn nodes(
             Err(refusal) => return refuse(&nodes, refusal).await,
         }
     }
-    match Beside::deal(beside, &mut nodes) {
+    let checked = storage::check_backend(making.backend, nodes.iter().map(|node| &node.drives));
+    match checked.and_then(|()| Beside::deal(beside, &mut nodes)) {
         Ok(()) => Ok(nodes),
         Err(refusal) => refuse(&nodes, refusal).await,
     }

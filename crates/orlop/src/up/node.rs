@@ -41,6 +41,11 @@ impl Node {
         self.root.join("plugins").join(self.driver.as_str()).join("csi.sock")
     }
 
+    /// How many pods have something on the node: containers that run, or volumes that are mounted.
+    pub(super) fn pods(&self) -> usize {
+        std::fs::read_dir(node_agent::Layout::new(&self.root).pods()).map_or(0, Iterator::count)
+    }
+
     pub(super) fn registry(&self) -> PathBuf {
         self.root.join(register::REGISTRY)
     }
