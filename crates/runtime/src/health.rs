@@ -28,7 +28,13 @@ type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 /// What must hold for the process to be ready, and what of it for the process to be healthy at all. The parts of the
 /// process add to it as they start.
 #[derive(Clone, Default)]
-pub struct Checks(Arc<RwLock<Vec<(&'static str, Of, Check)>>>);
+pub struct Checks(Arc<RwLock<Vec<Part>>>);
+
+struct Part {
+    name: &'static str,
+    of: Of,
+    check: Check,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {
@@ -39,7 +45,7 @@ enum Of {
 impl Checks {
     /// Adds a check: it must answer at once, and say what is wrong.
     pub fn add(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
-        self.0.write().push((name, Of::Readiness, Box::new(check)));
+        self.0.write().push(Part { name, of: Of::Readiness, check: Box::new(check) });
     }
 
     /// Adds a check without which the process is not healthy either; as [`Checks::add`].
@@ -48,14 +54,14 @@ impl Checks {
         name: &'static str,
         check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) {
-        self.0.write().push((name, Of::Health, Box::new(check)));
+        self.0.write().push(Part { name, of: Of::Health, check: Box::new(check) });
     }
 
     fn answer(&self, of: Of) -> Response<Full<Bytes>> {
         let checks = self.0.read();
-        let asked = checks.iter().filter(|(_, part, _)| of == Of::Readiness || *part == of);
+        let asked = checks.iter().filter(|part| of == Of::Readiness || part.of == of);
         let failures: Vec<String> =
-            asked.filter_map(|(name, _, check)| Some(format!("{name}: {}", check().err()?))).collect();
+            asked.filter_map(|part| Some(format!("{}: {}", part.name, (part.check)().err()?))).collect();
         match failures.is_empty() {
             true => text(StatusCode::OK, "ok\n".to_owned()),
             false => text(StatusCode::SERVICE_UNAVAILABLE, failures.join("\n") + "\n"),
