@@ -1,5 +1,7 @@
 //! The disk of the data directory is full for a while.
 
+#![allow(clippy::unwrap_used, reason = "a failed expectation fails the test")]
+
 mod common;
 
 use std::io::{Read, Write};
