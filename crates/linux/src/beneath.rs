@@ -118,7 +118,11 @@ pub fn remove_tree(directory: BorrowedFd<'_>, name: &Path) -> Result<bool> {
             break;
         }
     }
-    rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR).map(|()| true).map_err(context)
+    match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
+        // Somebody else, who had the same in mind, was faster.
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(error) => Err(context(error)),
+    }
 }
 
 fn open_for_removal(directory: BorrowedFd<'_>, name: &Path) -> rustix::io::Result<OwnedFd> {

@@ -23,7 +23,8 @@ use crate::{
     containers::{cgroup, environment::NodeFacts, oci, signal, start},
     in_use::InUse,
     layout::Layout,
-    news,
+    limits::{self, End},
+    news, node,
     objects::Objects,
     observe::{Place, observe},
     plan::{Actual, Lifecycle, Step, plan},
@@ -70,6 +71,9 @@ pub(crate) struct Agent {
     watched: Arc<Mutex<HashSet<(String, String, u32)>>>,
 }
 
+/// Labels and annotations.
+type Shown = (Option<BTreeMap<String, String>>, Option<BTreeMap<String, String>>);
+
 /// What is known of a pod beyond the API and the node's state; all of it can be lost.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -79,10 +83,14 @@ pub(crate) struct Memory {
     pub(crate) stale: BTreeSet<String>,
     /// The objects behind its volumes are watched.
     pub(crate) followed: bool,
+    /// Labels and annotations, as the pod's volumes may show them.
+    pub(crate) shown: Option<Shown>,
     /// Last failure per container, and per volume (see [`status::volume_problem`]).
     pub(crate) problems: BTreeMap<String, Problem>,
-    /// It was rejected: this node has no room for its volumes.
+    /// It was rejected or ended for good, which the watch has yet to say.
     pub(crate) rejected: bool,
+    /// When the space that it uses was last counted.
+    pub(crate) counted: Option<Timestamp>,
     /// Volumes that wait for being attached, and when that was last told.
     pub(crate) waiting: BTreeMap<String, Timestamp>,
     /// The status that was written last.
@@ -116,7 +124,12 @@ impl Agent {
         boot_id: String,
         oci: Option<PathBuf>,
     ) -> Agent {
-        let facts = NodeFacts { name: options.node_name.clone(), address: options.address.clone() };
+        let facts = NodeFacts {
+            name: options.node_name.clone(),
+            address: options.address.clone(),
+            processors: i64::try_from(node::processors()).unwrap_or(1),
+            memory: i64::try_from(node::memory_kib() << 10).unwrap_or(i64::MAX),
+        };
         let layout = csi.layout.clone();
         let objects = Objects::new(client.clone(), queue.clone());
         Agent {
@@ -236,7 +249,17 @@ impl Agent {
                     .await
                     .map_err(|source| PodError::Status { pod: name.clone(), source })?;
             }
-            let plan = plan(&wanted, &actual, clock::now());
+            let mut plan = plan(&wanted, &actual, clock::now());
+            if let (Some(pod), Lifecycle::Run) = (&pod, &wanted.lifecycle) {
+                let (end, look) = self.limits(&uid, pod, &mut memory).await;
+                if let Some(end) = end {
+                    self.recorder.warning(&reference(pod), end.reason, end.message.clone());
+                    let failed = self.fail(pod, &mut memory, end.reason, end.message).await;
+                    failed.map_err(|source| PodError::Status { pod: name, source })?;
+                    return Ok(Next::Done);
+                }
+                plan.again = [plan.again, look].into_iter().flatten().min();
+            }
             if plan.steps.is_empty() {
                 if pod.is_none() && !actual.directory {
                     self.forget(&uid);
@@ -309,10 +332,46 @@ impl Agent {
         }
     }
 
+    /// Whether the pod has to end, and when to look again.
+    async fn limits(
+        &self,
+        uid: &str,
+        pod: &Arc<Pod>,
+        memory: &mut Memory,
+    ) -> (Option<End>, Option<Timestamp>) {
+        let now = clock::now();
+        let deadline = limits::deadline(pod);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return (Some(limits::deadline_exceeded()), None);
+        }
+        if !limits::has_limits(pod) {
+            return (None, deadline);
+        }
+        let due = memory.counted.map_or(now, |counted| counted + limits::PERIOD);
+        if due > now {
+            return (None, deadline.into_iter().chain([due]).min());
+        }
+        memory.counted = Some(now);
+        let (layout, uid, pod) = (self.layout.clone(), uid.to_owned(), pod.clone());
+        let counted = blocking("counting the space that a pod uses", move || {
+            Ok(limits::overuse(&pod, &limits::measure(&layout, &uid, &pod)))
+        });
+        match counted.await {
+            Ok(end) => (end, deadline.into_iter().chain([now + limits::PERIOD]).min()),
+            Err(error) => {
+                tracing::warn!(%error, "a pod's limits of local space are not looked at now");
+                (None, Some(now + limits::PERIOD))
+            }
+        }
+    }
+
     fn mark_stale(&self, pod: &Pod, uid: &str, actual: &Actual, memory: &mut Memory) {
         // After a restart nobody watches the objects of volumes that are there already: reading them anew does.
         let first = !std::mem::replace(&mut memory.followed, true);
-        if !self.objects.take_changed(uid) && !first {
+        let shown = (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        let relabelled = memory.shown.replace(shown.clone()).is_some_and(|before| before != shown);
+        // Its own labels and annotations are content as well.
+        if !self.objects.take_changed(uid) && !first && !relabelled {
             return;
         }
         for volume in volumes::used(pod) {

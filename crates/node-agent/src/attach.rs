@@ -100,11 +100,22 @@ impl Agent {
     ) -> Result<(), kube::Error> {
         const REASON: &str = "VolumeAttachmentLimitExceeded";
         self.recorder.warning(&reference(pod), REASON, message.clone());
+        self.fail(pod, memory, REASON, format!("Pod was rejected: {message}")).await
+    }
+
+    /// Ends a pod for good. Its containers are stopped, and its volumes given back, when that is read back.
+    pub(crate) async fn fail(
+        &self,
+        pod: &Pod,
+        memory: &mut Memory,
+        reason: &str,
+        message: String,
+    ) -> Result<(), kube::Error> {
         let last = memory.status.take().or_else(|| pod.status.clone()).unwrap_or_default();
         let status = PodStatus {
             phase: Some("Failed".to_owned()),
-            reason: Some(REASON.to_owned()),
-            message: Some(format!("Pod was rejected: {message}")),
+            reason: Some(reason.to_owned()),
+            message: Some(message),
             ..last
         };
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());

@@ -137,6 +137,11 @@ impl Layout {
         self.root.join("leftovers")
     }
 
+    /// `seccomp`: profiles that pods name as `localhostProfile`.
+    pub fn seccomp(&self) -> PathBuf {
+        self.root.join("seccomp")
+    }
+
     /// State of the OCI runtime.
     pub fn runtime_state(&self) -> PathBuf {
         self.root.join("runtime")

@@ -16,6 +16,7 @@ mod grow;
 mod in_use;
 mod layout;
 mod leftovers;
+mod limits;
 pub mod logs;
 mod news;
 mod node;

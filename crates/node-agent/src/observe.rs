@@ -131,6 +131,7 @@ fn rebuilt(place: &Place, uid: &str, container: &str, number: u32) -> AttemptRec
         log_size: 0,
         log_files: 0,
         image: None,
+        logs_as_message: false,
     }
 }
 

@@ -61,6 +61,15 @@ pub(crate) struct WantedContainer {
     pub(crate) sidecar: bool,
     /// Whether this node can run it.
     pub(crate) runnable: bool,
+    /// Its image; None where a change of it does not matter any more.
+    pub(crate) image: Option<String>,
+}
+
+impl WantedContainer {
+    /// Whether the attempt was started with another image than is wanted now.
+    pub(crate) fn is_replaced(&self, attempt: &Attempt) -> bool {
+        matches!((&self.image, &attempt.record.image), (Some(wanted), Some(had)) if wanted != had)
+    }
 }
 
 /// All that is wanted of a pod.
@@ -258,7 +267,14 @@ fn run(wanted: &Wanted, actual: &Actual, now: Timestamp) -> Plan {
         return plan;
     }
     match containers(wanted, actual, now, &mut plan) {
-        Verdict::Going => {}
+        Verdict::Going => {
+            let containers = wanted.containers.iter();
+            let replaced = containers.filter_map(|container| {
+                let attempt = actual.latest(&container.name)?;
+                (attempt.live() && container.is_replaced(attempt)).then_some(attempt)
+            });
+            stop(replaced, None, now, &mut plan);
+        }
         Verdict::Over => {
             let sidecars = wanted.init.iter().filter(|container| container.sidecar);
             let live = sidecars
@@ -309,8 +325,9 @@ fn containers(wanted: &Wanted, actual: &Actual, now: Timestamp, plan: &mut Plan)
 /// Whether a pod that is wanted has come to its end.
 pub(crate) fn verdict(wanted: &Wanted, actual: &Actual) -> Verdict {
     let ended = |container: &WantedContainer| {
-        let exit = actual.latest(&container.name).and_then(Attempt::exit);
-        exit.is_some_and(|exit| !container.restart.wanted_after(exit))
+        let Some(attempt) = actual.latest(&container.name) else { return false };
+        let over = attempt.exit().is_some_and(|exit| !container.restart.wanted_after(exit));
+        over && !container.is_replaced(attempt)
     };
     let init_failed = wanted.init.iter().any(|container| {
         let exit = actual.latest(&container.name).and_then(Attempt::exit);
@@ -337,6 +354,16 @@ fn start(container: &WantedContainer, actual: &Actual, now: Timestamp, plan: &mu
         }),
         // Its monitor is starting it: there is no event for that after a restart of the agent.
         AttemptState::Running { started: None, .. } => plan.again_at(now + STARTING),
+        // It was ended for its new image: that is no failure.
+        AttemptState::Exited(_)
+            if container.is_replaced(attempt) && !attempt.unreleased && !attempt.live() =>
+        {
+            plan.steps.push(Step::Start {
+                container: name,
+                number: attempt.record.number + 1,
+                crashes: attempt.record.crashes,
+            });
+        }
         AttemptState::Exited(exit)
             if container.restart.wanted_after(exit) && !attempt.unreleased && !attempt.live() =>
         {

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     agent::{Agent, Memory, reference},
     plan::{Actual, Lifecycle, Wanted},
-    status::{Facts, RUNTIME_MISSING, derive, missing_runtime, pod_id},
+    status::{Facts, RUNTIME_MISSING, derive, missing_runtime, pod_id, volumes_of},
 };
 
 impl Agent {
@@ -37,7 +37,7 @@ impl Agent {
             now: clock::now(),
         };
         let status = derive(&facts, &last);
-        self.tell(pod, wanted, &status, memory);
+        self.tell(pod, wanted, actual, &status, memory);
         if status == last {
             return Ok(());
         }
@@ -71,14 +71,21 @@ impl Agent {
     }
 
     /// Events that follow from a state, each told once.
-    fn tell(&self, pod: &Pod, wanted: &Wanted, status: &PodStatus, memory: &mut Memory) {
+    fn tell(&self, pod: &Pod, wanted: &Wanted, actual: &Actual, status: &PodStatus, memory: &mut Memory) {
         let reference = reference(pod);
+        if memory.told.insert("unserved".into()) {
+            let spec = serde_json::to_value(&pod.spec).unwrap_or_default();
+            for said in values::unserved::of("spec", &spec) {
+                self.recorder.warning(&reference, "NotServed", said);
+            }
+        }
+        let volumes = volumes_of(wanted, actual);
         let spec = pod.spec.clone().unwrap_or_default();
         for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
             let of = wanted.init.iter().chain(&wanted.containers).find(|of| of.name == container.name);
-            if of.is_some_and(|of| !of.runnable) && memory.told.insert(format!("runtime {}", container.name))
-            {
-                let message = missing_runtime(container, self.oci.is_some());
+            let missing = of.is_some_and(|of| !of.runnable) && volumes.is_some();
+            if missing && memory.told.insert(format!("runtime {}", container.name)) {
+                let message = missing_runtime(container, self.oci.is_some(), volumes);
                 self.recorder.warning(&reference, RUNTIME_MISSING, message);
             }
             let probes = [&container.readiness_probe, &container.liveness_probe, &container.startup_probe];

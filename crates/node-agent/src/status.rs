@@ -226,7 +226,8 @@ fn not_started(facts: &Facts<'_>, container: &Container, wanted: &WantedContaine
         return waiting(reason, Some(problem.message.clone()));
     }
     if !wanted.runnable {
-        return waiting(RUNTIME_MISSING, Some(missing_runtime(container, facts.has_runtime)));
+        let volumes = volumes_of(facts.wanted, facts.actual);
+        return waiting(RUNTIME_MISSING, Some(missing_runtime(container, facts.has_runtime, volumes)));
     }
     match facts.problems.get(&container.name) {
         Some(problem) => waiting(problem.reason, Some(problem.message.clone())),
@@ -234,16 +235,26 @@ fn not_started(facts: &Facts<'_>, container: &Container, wanted: &WantedContaine
     }
 }
 
+/// How far the pod's volumes are, as far as there is something to say: None while they are not all mounted.
+pub(crate) fn volumes_of(wanted: &Wanted, actual: &Actual) -> Option<&'static str> {
+    match wanted.volumes.iter().all(|name| actual.ready.contains_key(name)) {
+        true if wanted.volumes.is_empty() => Some(""),
+        true => Some("; the pod's volumes are mounted"),
+        false => None,
+    }
+}
+
 /// What is missing to run a container, and what to do.
-pub(crate) fn missing_runtime(container: &Container, has_runtime: bool) -> String {
+pub(crate) fn missing_runtime(container: &Container, has_runtime: bool, volumes: Option<&str>) -> String {
     let image = container.image.as_deref().unwrap_or_default();
+    let volumes = volumes.unwrap_or("; the pod's volumes are not mounted yet");
     if has_runtime {
         format!(
-            "image \"{image}\" needs a container runtime and this node has none; the pod's volumes are mounted. \
+            "image \"{image}\" needs a container runtime and this node has none{volumes}. \
              Use image \"host\" to run the command on the host's own root file system"
         )
     } else {
-        "no OCI runtime found on this node; the pod's volumes are mounted. Install runc".to_owned()
+        format!("no OCI runtime found on this node{volumes}. Install runc")
     }
 }
 

@@ -26,7 +26,9 @@ use crate::{
         bundle::{self, Bundle, BundleError},
         cgroup,
         environment::{self, EnvironmentError},
-        monitor, signal, start,
+        monitor,
+        seccomp::{self, SeccompError},
+        signal, start,
     },
     leftovers::{self, Leftover},
     objects::Kind,
@@ -56,6 +58,8 @@ pub(crate) enum StepError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
     #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error(transparent)]
     Record(#[from] RecordError),
     #[error("cannot {action}: {}", linux::in_words(source))]
     Container { action: &'static str, source: std::io::Error },
@@ -80,7 +84,8 @@ impl StepError {
     pub(crate) fn waiting_reason(&self) -> &'static str {
         match self {
             StepError::Environment(_)
-            | StepError::Bundle(BundleError::Root)
+            | StepError::Bundle(BundleError::Root | BundleError::Sysctl(_))
+            | StepError::Seccomp(_)
             | StepError::Volume(VolumeError::SubPath { .. }) => "CreateContainerConfigError",
             _ => "CreateContainerError",
         }
@@ -389,7 +394,13 @@ impl Agent {
         let cgroup = start::cgroup(&self.facts.name, uid, name, number);
         let mut hidden = self.options.hidden.clone();
         hidden.push(self.layout.root().to_path_buf());
+        let seccomp = {
+            let (pod, container, place) = (pod.clone(), container.clone(), self.layout.seccomp());
+            let filter = move || Ok(seccomp::filter(&pod, &container, &place));
+            blocking("reading a seccomp profile", filter).await??
+        };
         let config = bundle::config(&Bundle {
+            seccomp,
             pod,
             container,
             variables,
@@ -417,6 +428,7 @@ impl Agent {
             log_size: self.options.log_size,
             log_files: self.options.log_files,
             image: container.image.clone(),
+            logs_as_message: container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
         };
         let _permit = self.starts.acquire().await;
         let termination_log =
@@ -424,7 +436,8 @@ impl Agent {
         let host = self.host.clone();
         blocking("preparing a container", {
             let directory = directory.clone();
-            move || start::prepare(&*host, &directory, &record, config, &termination_log)
+            let hosts = start::hosts(pod);
+            move || start::prepare(&*host, &directory, &record, config, &termination_log, hosts.as_deref())
         })
         .await?;
         self.recorder.normal(&reference(pod), "Created", format!("Created container: {name}"));
@@ -461,7 +474,15 @@ impl Agent {
             return signal::kill(monitor, started).map_err(failed);
         }
         if let Some(pod) = pod {
-            self.recorder.normal(&reference(pod), "Killing", format!("Stopping container {container}"));
+            let spec = pod.spec.iter();
+            let wanted = spec.flat_map(|spec| &spec.containers).find(|of| of.name == container);
+            let had = attempt.and_then(|attempt| attempt.record.image.as_ref());
+            let replaced = had.is_some() && wanted.is_some_and(|wanted| wanted.image.as_ref() != had);
+            let message = match replaced && pod.metadata.deletion_timestamp.is_none() {
+                true => format!("Container {container} definition changed, will be restarted"),
+                false => format!("Stopping container {container}"),
+            };
+            self.recorder.normal(&reference(pod), "Killing", message);
         }
         signal::terminate(&directory, monitor, started).map_err(failed)
     }

@@ -6,9 +6,13 @@ use linux::{Host, Kernel, Unmount};
 
 use crate::{
     blocking::blocking,
-    containers::{cgroup, monitor, oci, start},
+    containers::{
+        attempt::{AttemptState, Exit},
+        cgroup, monitor, oci, start,
+    },
     layout::{self, Layout},
     observe::{Place, observe},
+    records,
     run::{Drivers, boot_id},
     volumes::{VolumeError, csi::Csi, local, places::Places, recover, stages, subpath},
 };
@@ -88,6 +92,11 @@ async fn pod(
                     await_monitor(&directory, monitor).map_err(files)?;
                 }
                 monitor::release(&directory, &attempt.record).map_err(files)?;
+                let begun = attempt.live() || attempt.state == AttemptState::Lost;
+                if begun && !host.exists(&directory.join("exit.json"))? {
+                    let exit = Exit::unknown(clock::now());
+                    records::write_durably(&directory.join("exit.json"), &exit).map_err(files)?;
+                }
             }
             subpath::clean(&*host, &layout, &uid)?;
             Ok(actual)
@@ -131,11 +140,44 @@ async fn pod(
             host.unmount(&mount.target, Unmount::Plain)?;
         }
         debug_assert!(directory.starts_with(pods));
-        host.remove_tree(&directory)?;
-        Ok(())
+        keep_ends(&*host, &directory)
     })
     .await?;
     cgroup::remove(&start::pod_cgroup(node, uid));
+    Ok(())
+}
+
+/// Removes all of a pod's directory but the records of its containers' starts and ends: how often it was restarted, and
+/// which log is the previous one, is known again at the next start. They go with the pod.
+fn keep_ends(host: &dyn Host, pod: &Path) -> Result<(), VolumeError> {
+    let mut kept = 0;
+    let containers = pod.join("containers");
+    for container in host.list(&containers)? {
+        for attempt in host.list(&containers.join(&container))? {
+            let attempt = containers.join(&container).join(attempt);
+            let ended =
+                host.exists(&attempt.join("exit.json"))? && host.exists(&attempt.join("attempt.json"))?;
+            if !ended {
+                host.remove_tree(&attempt)?;
+                continue;
+            }
+            kept += 1;
+            for name in host.list(&attempt)? {
+                if name != "exit.json" && name != "attempt.json" {
+                    host.remove_tree(&attempt.join(name))?;
+                }
+            }
+        }
+    }
+    if kept == 0 {
+        host.remove_tree(pod)?;
+        return Ok(());
+    }
+    for name in host.list(pod)? {
+        if name != "containers" {
+            host.remove_tree(&pod.join(name))?;
+        }
+    }
     Ok(())
 }
 

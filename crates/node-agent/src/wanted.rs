@@ -39,6 +39,7 @@ pub(crate) fn of(pod: Option<&Pod>, has_runtime: bool) -> Wanted {
             restart,
             sidecar,
             runnable: has_runtime && is_host_image(container),
+            image: container.image.clone().filter(|_| !init),
         }
     };
     Wanted {

@@ -283,3 +283,118 @@ async fn bound(world: &World, name: &str, source: Value) {
     let status = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Mi"}}});
     claims.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
 }
+
+/// Fields that confine a pod or end it, each seen from inside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_pod_asks_for_holds() {
+    if !is_root() {
+        return;
+    }
+    let (world, _) = world("holds").await;
+    let never = json!({"restartPolicy": "Never"});
+    let asked = |spec: Value| {
+        let mut all = never.clone();
+        common::lay_over(&mut all, &spec);
+        all
+    };
+    for (name, script, spec, expected) in [
+        (
+            "seccomp",
+            "grep Seccomp: /proc/self/status; unshare -U true 2>/dev/null || echo refused",
+            json!({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}}),
+            "Seccomp:\t2\nrefused\n",
+        ),
+        (
+            "hosts",
+            "grep -w far.example /etc/hosts",
+            json!({"hostAliases": [{"ip": "192.0.2.7", "hostnames": ["far.example", "far"]}]}),
+            "192.0.2.7\tfar.example\tfar\n",
+        ),
+        (
+            "sysctl",
+            "cat /proc/sys/kernel/shm_rmid_forced",
+            json!({"securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}}),
+            "1\n",
+        ),
+        (
+            "resource",
+            "echo $MEM",
+            json!({"containers": [{"resources": {"limits": {"memory": "192Mi"}}, "env": [{"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}}]}]}),
+            "192\n",
+        ),
+    ] {
+        let pod = world.pod(name, script, asked(spec)).await;
+        world.phase(name, "Succeeded").await;
+        assert_eq!(world.log(&pod, Default::default()).await, expected, "{name}");
+    }
+
+    let profile = json!({"securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "nope.json"}}});
+    world.pod("profile", "true", asked(profile)).await;
+    let said = waiting(&world, "profile", "CreateContainerConfigError").await;
+    assert!(said.contains("nope.json") && said.contains("node/seccomp"), "{said}");
+
+    let policy = json!({"containers": [{"terminationMessagePolicy": "FallbackToLogsOnError"}]});
+    world.pod("burns", "echo it burns; exit 3", asked(policy)).await;
+    let pod = world.phase("burns", "Failed").await;
+    let state = pod.status.unwrap().container_statuses.unwrap().remove(0).state.unwrap();
+    assert_eq!(state.terminated.unwrap().message.as_deref(), Some("it burns"));
+
+    world.pod("deadline", "exec sleep 1000", asked(json!({"activeDeadlineSeconds": 1}))).await;
+    let pod = world.phase("deadline", "Failed").await;
+    assert_eq!(pod.status.unwrap().reason.as_deref(), Some("DeadlineExceeded"));
+
+    let over = json!({"containers": [{"volumeMounts": [{"name": "d", "mountPath": "/d"}]}],
+        "volumes": [{"name": "d", "emptyDir": {"sizeLimit": "2Mi"}}]});
+    world.pod("over", "head -c 6M /dev/zero > /d/f; exec sleep 1000", asked(over)).await;
+    let pod = world.phase("over", "Failed").await;
+    assert_eq!(pod.status.unwrap().reason.as_deref(), Some("Evicted"));
+    world.until("their containers have ended", async || world.processes().is_empty().then_some(())).await;
+
+    world.pod("shares", "true", asked(json!({"shareProcessNamespace": true}))).await;
+    world
+        .until("what is not served is told", async || {
+            let events = world.events().await;
+            events
+                .iter()
+                .any(|(reason, said)| reason == "NotServed" && said.contains("shareProcess"))
+                .then_some(())
+        })
+        .await;
+    world.end().await;
+}
+
+/// What a pod was is known again after everything was taken down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_are_counted_on_after_everything_was_taken_down() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, _) = world("again").await;
+    let pod = world.pod("pod", "echo here; exec sleep 1000", json!({})).await;
+    let restarts = async |count: i32| {
+        let status = world.pods().get("pod").await.unwrap().status?;
+        let container = status.container_statuses?.remove(0);
+        (container.restart_count == count && container.state?.running.is_some()).then_some(())
+    };
+    world.until("it runs", async || restarts(0).await).await;
+    world.crash().await;
+    node_agent::teardown(&world.node, &world.root, world.drivers.clone()).await.unwrap();
+    assert_eq!((world.mounts(), world.processes()), (vec![], vec![]));
+    world.start();
+    let restarts = async |count: i32| {
+        let status = world.pods().get("pod").await.unwrap().status?;
+        let container = status.container_statuses?.remove(0);
+        (container.restart_count == count && container.state?.running.is_some()).then_some(())
+    };
+    world.until("it runs again", async || restarts(1).await).await;
+    let previous = node_agent::logs::Query { previous: true, ..Default::default() };
+    assert_eq!(world.log(&pod, previous).await, "here\n");
+
+    // Another image is another container.
+    let image = json!({"spec": {"containers": [{"name": "app", "image": "host:latest"}]}});
+    world.pods().patch("pod", &PatchParams::default(), &Patch::Strategic(image)).await.unwrap();
+    world.until("it runs with its new image", async || restarts(2).await).await;
+    world.pods().delete("pod", &DeleteParams::default()).await.unwrap();
+    world.gone("pod").await;
+    world.end().await;
+}

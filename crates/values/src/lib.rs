@@ -12,6 +12,7 @@ pub mod names;
 mod nodes;
 mod quantity;
 mod topology;
+pub mod unserved;
 
 pub use access::{AccessMode, AccessModes, UnknownAccessMode};
 pub use bytes::{Bytes, BytesError};

@@ -161,6 +161,12 @@ pub fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
     if kind.is_builtin("Service") {
         warnings.push(service::NOT_SERVED.to_owned());
     }
+    if kind.is_builtin("Pod") {
+        warnings.extend(values::unserved::of("spec", &object["spec"]));
+    }
+    if kind.is_builtin("StatefulSet") {
+        warnings.extend(values::unserved::of("spec.template.spec", &object["spec"]["template"]["spec"]));
+    }
     warnings
 }
 

@@ -44,6 +44,9 @@ pub(crate) struct AttemptRecord {
     /// The image that was asked for; None in records of version 1.
     #[serde(default)]
     pub(crate) image: Option<String>,
+    /// The end of the log is the message of a failure that left none (`terminationMessagePolicy`).
+    #[serde(default)]
+    pub(crate) logs_as_message: bool,
 }
 
 impl Record for AttemptRecord {
@@ -386,6 +389,7 @@ mod tests {
             log_size: 1,
             log_files: 1,
             image: None,
+            logs_as_message: false,
         }
     }
 }

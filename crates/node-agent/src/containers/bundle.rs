@@ -1,8 +1,11 @@
 //! The OCI configuration of a container of image `host`. Pure.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use linux::DeviceNumber;
 use serde_json::{Value, json};
 use values::Quantity;
@@ -40,7 +43,7 @@ pub(crate) struct Device {
 pub(crate) struct Bundle<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) container: &'a Container,
-    pub(crate) variables: std::collections::BTreeMap<String, String>,
+    pub(crate) variables: BTreeMap<String, String>,
     pub(crate) mounts: Vec<BindMount>,
     pub(crate) devices: Vec<Device>,
     /// Groups beyond those of the pod's security context.
@@ -50,6 +53,8 @@ pub(crate) struct Bundle<'a> {
     /// Host directories that the container must not see.
     pub(crate) hidden: &'a [PathBuf],
     pub(crate) bounding: u64,
+    /// The filter of system calls.
+    pub(crate) seccomp: Option<Value>,
 }
 
 /// Why a container can't be configured.
@@ -63,6 +68,10 @@ pub(crate) enum BundleError {
         "devicePath {0} lies in /dev, and a privileged container has the node's own /dev: choose a path outside of it"
     )]
     DeviceInHostDev(String),
+    #[error(
+        "sysctl {0} can't be set for a pod: its network is the host's; kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* can, without hostIPC"
+    )]
+    Sysctl(String),
 }
 
 /// The content of `config.json`.
@@ -105,6 +114,7 @@ pub(crate) fn config(bundle: &Bundle<'_>) -> Result<Value, BundleError> {
     env.retain(|entry| entry.split_once('=').is_none_or(|(name, _)| !bundle.variables.contains_key(name)));
     env.extend(bundle.variables.iter().map(|(name, value)| format!("{name}={value}")));
 
+    let sysctls = sysctls(&spec)?;
     let capabilities = capabilities::of(context, bundle.bounding);
     let ambient: &[String] = &[];
     let no_new_privileges =
@@ -156,7 +166,7 @@ pub(crate) fn config(bundle: &Bundle<'_>) -> Result<Value, BundleError> {
         })
         .collect();
 
-    Ok(json!({
+    let mut config = json!({
         "ociVersion": "1.0.2",
         "process": {
             "terminal": false,
@@ -178,8 +188,32 @@ pub(crate) fn config(bundle: &Bundle<'_>) -> Result<Value, BundleError> {
             "devices": devices,
             "maskedPaths": masked,
             "readonlyPaths": read_only,
+            "sysctl": sysctls,
         },
-    }))
+    });
+    if let (Some(filter), false) = (&bundle.seccomp, privileged) {
+        config["linux"]["seccomp"] = filter.clone();
+    }
+    Ok(config)
+}
+
+/// The kernel's settings that a pod may have for itself: those of its own IPC namespace.
+fn sysctls(spec: &PodSpec) -> Result<BTreeMap<String, String>, BundleError> {
+    let wanted = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+    let own_ipc = spec.host_ipc != Some(true);
+    wanted
+        .map(|sysctl| {
+            let name = sysctl.name.replace('/', ".");
+            let of_ipc = name.starts_with("kernel.shm")
+                || name.starts_with("kernel.msg")
+                || name == "kernel.sem"
+                || name.starts_with("fs.mqueue.");
+            match of_ipc && own_ipc {
+                true => Ok((name, sysctl.value.clone())),
+                false => Err(BundleError::Sysctl(name)),
+            }
+        })
+        .collect()
 }
 
 /// The longest name that the kernel takes for a host.
@@ -260,5 +294,22 @@ fn host_names_are_as_long_as_the_kernel_takes() {
     ] {
         let pod = json!({"metadata": {"name": name}, "spec": {"containers": [], "hostname": asked}});
         assert_eq!(hostname(&serde_json::from_value(pod).unwrap()), expected, "{name} {asked:?}");
+    }
+}
+
+#[cfg(test)]
+#[test]
+fn only_settings_of_the_pods_own_are_set() {
+    for (name, host_ipc, good) in [
+        ("kernel.shm_rmid_forced", false, true),
+        ("kernel/shm_rmid_forced", false, true),
+        ("kernel.shm_rmid_forced", true, false),
+        ("fs.mqueue.msg_max", false, true),
+        ("net.core.somaxconn", false, false),
+        ("vm.swappiness", false, false),
+    ] {
+        let spec = json!({"containers": [], "hostIPC": host_ipc,
+            "securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
+        assert_eq!(sysctls(&serde_json::from_value(spec).unwrap()).is_ok(), good, "{name} {host_ipc}");
     }
 }

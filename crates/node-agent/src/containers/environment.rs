@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod, ResourceFieldSelector};
+use values::Quantity;
 
 /// An object of the pod's namespace that a container takes values from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +22,9 @@ pub(crate) type Data = BTreeMap<Reference, BTreeMap<String, Vec<u8>>>;
 pub(crate) struct NodeFacts {
     pub(crate) name: String,
     pub(crate) address: String,
+    /// Processors, and bytes of memory: what a container has that sets itself no limit.
+    pub(crate) processors: i64,
+    pub(crate) memory: i64,
 }
 
 /// A value that could not be had. kubelet's reason for it is `CreateContainerConfigError`.
@@ -78,7 +82,7 @@ pub(crate) fn variables(
     for variable in container.env.iter().flatten() {
         let value = match &variable.value_from {
             None => Some(expand(variable.value.as_deref().unwrap_or_default(), &variables)),
-            Some(source) => value_from(pod, node, data, &variable.name, source)?,
+            Some(source) => value_from(pod, container, node, data, &variable.name, source)?,
         };
         if let Some(value) = value {
             variables.insert(variable.name.clone(), value);
@@ -89,11 +93,17 @@ pub(crate) fn variables(
 
 fn value_from(
     pod: &Pod,
+    container: &Container,
     node: &NodeFacts,
     data: &Data,
     variable: &str,
     source: &EnvVarSource,
 ) -> Result<Option<String>, EnvironmentError> {
+    if let Some(of) = &source.resource_field_ref {
+        return resource(pod, Some(container), node, of)
+            .map(Some)
+            .ok_or_else(|| EnvironmentError::Unserved(variable.into(), format!("resource {}", of.resource)));
+    }
     if let Some(field) = &source.field_ref {
         return self::field(pod, node, &field.field_path).map(Some).ok_or_else(|| {
             EnvironmentError::Unserved(variable.into(), format!("field {}", field.field_path))
@@ -104,7 +114,7 @@ fn value_from(
     } else if let Some(of) = &source.secret_key_ref {
         (Reference::Secret(of.name.clone()), &of.key, of.optional)
     } else {
-        return Err(EnvironmentError::Unserved(variable.into(), "a resource or file".into()));
+        return Err(EnvironmentError::Unserved(variable.into(), "a file".into()));
     };
     let Some(values) = find(data, &reference, optional)? else { return Ok(None) };
     match values.get(key) {
@@ -168,6 +178,49 @@ pub(crate) fn field(pod: &Pod, node: &NodeFacts, path: &str) -> Option<String> {
         "status.hostIP" | "status.hostIPs" | "status.podIP" | "status.podIPs" => node.address.clone(),
         _ => return None,
     })
+}
+
+/// A limit or request of a container of the pod, in units of the divisor, rounded up. Without a limit it is what the node
+/// has; without a request it is 0. None for what is not served.
+pub(crate) fn resource(
+    pod: &Pod,
+    own: Option<&Container>,
+    node: &NodeFacts,
+    reference: &ResourceFieldSelector,
+) -> Option<String> {
+    let containers = || {
+        let spec = pod.spec.iter();
+        spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
+    };
+    let container = match reference.container_name.as_deref().filter(|name| !name.is_empty()) {
+        Some(name) => containers().find(|container| container.name == name)?,
+        None => own?,
+    };
+    let (list, name) = reference.resource.split_once('.')?;
+    let resources = container.resources.clone().unwrap_or_default();
+    let amount = |list: Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>| {
+        list.and_then(|list| list.get(name)?.0.parse::<Quantity>().ok())
+    };
+    let cpu = name == "cpu";
+    let count = |amount: Quantity| if cpu { amount.milli() } else { amount.ceil() };
+    let whole = match (list, name) {
+        ("limits", "cpu") => Some(node.processors * 1000),
+        ("limits", "memory") => Some(node.memory),
+        ("limits", _) => None,
+        _ => Some(0),
+    };
+    let value = match list {
+        "limits" => amount(resources.limits).and_then(count).or(whole)?,
+        "requests" => {
+            let limit = amount(resources.limits);
+            amount(resources.requests).or(limit).and_then(count).or(whole)?
+        }
+        _ => return None,
+    };
+    let divisor = reference.divisor.as_ref().and_then(|divisor| divisor.0.parse::<Quantity>().ok());
+    let divisor = divisor.and_then(count).filter(|divisor| *divisor > 0);
+    let divisor = divisor.unwrap_or(if cpu { 1000 } else { 1 });
+    Some((value / divisor + i64::from(value % divisor > 0)).to_string())
 }
 
 /// `key="value"` lines, as the downward API shows a map.
@@ -266,6 +319,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn limits_and_requests_are_counted_in_their_divisor() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [
+            {"name": "a", "resources": {"limits": {"cpu": "150m", "memory": "192Mi"}, "requests": {"memory": "100"}}},
+            {"name": "b"}]}}))
+        .unwrap();
+        let node = NodeFacts { name: "n".into(), address: String::new(), processors: 2, memory: 1 << 30 };
+        for (container, name, divisor, expected) in [
+            ("a", "limits.memory", "1Mi", Some("192")),
+            ("a", "limits.memory", "0", Some("201326592")),
+            ("a", "limits.cpu", "1", Some("1")),
+            ("a", "limits.cpu", "1m", Some("150")),
+            ("a", "requests.cpu", "1m", Some("150")),
+            ("a", "requests.memory", "1Ki", Some("1")),
+            ("b", "limits.cpu", "1", Some("2")),
+            ("b", "limits.memory", "1Gi", Some("1")),
+            ("b", "requests.memory", "1", Some("0")),
+            ("b", "limits.example.com/gpu", "1", None),
+            ("none", "limits.cpu", "1", None),
+        ] {
+            let reference = json!({"containerName": container, "resource": name, "divisor": divisor});
+            let value = resource(&pod, None, &node, &serde_json::from_value(reference).unwrap());
+            assert_eq!(value.as_deref(), expected, "{container} {name} {divisor}");
+        }
+    }
+
     fn container(value: serde_json::Value) -> Container {
         serde_json::from_value(value).unwrap()
     }
@@ -277,7 +356,8 @@ mod tests {
             "spec": {"containers": []}
         }))
         .unwrap();
-        let node = NodeFacts { name: "n1".into(), address: "127.0.0.1".into() };
+        let node =
+            NodeFacts { name: "n1".into(), address: "127.0.0.1".into(), processors: 2, memory: 1 << 30 };
         let container = container(json!({"name": "c",
             "envFrom": [
                 {"configMapRef": {"name": "cm"}, "prefix": "P_"},

@@ -94,6 +94,27 @@ pub(crate) fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// kubelet's bounds of a message that is taken from a log.
+const END: u64 = 2048;
+const END_LINES: usize = 80;
+
+/// The end of a log without times and streams; None when there is nothing in it.
+pub(crate) fn end(path: &Path) -> Option<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    // Times and streams are left out later.
+    file.seek(SeekFrom::Start(length.saturating_sub(4 * END))).ok()?;
+    let mut text = Vec::new();
+    file.take(4 * END).read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let lines = &lines[lines.len().saturating_sub(END_LINES)..];
+    let text = lines.join("\n");
+    let begin = (text.len().saturating_sub(END as usize)..).find(|at| text.is_char_boundary(*at))?;
+    (!text.is_empty()).then(|| text[begin..].to_owned())
+}
+
 /// Copies a container's output into its log until the last writer is gone. A log that can't be written (disk
 /// full) must not stop the container: lines are dropped then.
 pub(crate) fn copy(reader: PipeReader, stream: Stream, log: &Mutex<LogFile>) {
@@ -179,6 +200,22 @@ mod tests {
             })
             .collect();
         assert_eq!(tails, [("F", 3), ("P", PART), ("F", 10), ("F", 16)]);
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        assert_eq!(end(&path), None);
+        let mut log = LogFile::open(&path, 1 << 20, 3).unwrap();
+        assert_eq!(end(&path), None);
+        log.write(Stream::Stdout, b"it burns", true).unwrap();
+        assert_eq!(end(&path).as_deref(), Some("it burns"));
+        (0..500).for_each(|number| log.write(Stream::Stdout, format!("{number}").as_bytes(), true).unwrap());
+        let text = end(&path).unwrap();
+        assert!(text.lines().count() <= END_LINES && text.ends_with("498\n499"), "{text}");
+        log.write(Stream::Stdout, "ü".repeat(4000).as_bytes(), true).unwrap();
+        assert!(end(&path).is_none_or(|text| text.len() <= END as usize + 4));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod environment;
 pub(crate) mod log_file;
 pub(crate) mod monitor;
 pub(crate) mod oci;
+pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod start;
 

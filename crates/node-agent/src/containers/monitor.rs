@@ -21,7 +21,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, set_child_subreaper, setsid,
 use super::{
     attempt::{self, AttemptRecord, Exit, ExitReason, Started},
     cgroup,
-    log_file::{LogFile, Stream},
+    log_file::{self, LogFile, Stream},
 };
 use crate::{records, status::bounded};
 
@@ -55,7 +55,10 @@ fn run(dir: &Path) -> io::Result<()> {
     }
     // Whatever keeps the container from starting or from being watched is its end: who started it waits for that.
     let outcome = supervise(dir, &record).unwrap_or_else(|error| start_error(linux::in_words(&error)));
-    let exit = Exit { message: outcome.message.clone().or_else(|| termination_message(dir)), ..outcome };
+    let message = outcome.message.clone().or_else(|| termination_message(dir));
+    let from_log =
+        || (record.logs_as_message && outcome.code != 0).then(|| log_file::end(&record.log)).flatten();
+    let exit = Exit { message: message.or_else(from_log), ..outcome };
     records::write_durably(&dir.join("exit.json"), &exit)?;
     if exit.reason == ExitReason::StartError {
         tell("failed");

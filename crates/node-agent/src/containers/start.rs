@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::Pod;
 use linux::{Attributes, FilesystemMount, Host};
 use serde_json::{Value, json};
 use tokio::{
@@ -30,6 +31,7 @@ pub(crate) fn prepare(
     record: &AttemptRecord,
     mut config: Value,
     termination_log: &str,
+    hosts: Option<&str>,
 ) -> Result<(), VolumeError> {
     let files = |source| VolumeError::Files { action: "write the container's bundle", source };
     for name in ["", "upper", "work", "rootfs"] {
@@ -42,6 +44,15 @@ pub(crate) fn prepare(
     if let Some(mounts) = config["mounts"].as_array_mut() {
         mounts.push(json!({"destination": termination_log, "type": "bind", "source": message,
                            "options": ["bind", "rprivate", "rw"]}));
+    }
+    if let (Some(hosts), Some(mounts)) = (hosts, config["mounts"].as_array_mut()) {
+        let known = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let file = directory.join("hosts");
+        std::fs::write(&file, format!("{known}\n{hosts}")).map_err(files)?;
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .map_err(files)?;
+        mounts.push(json!({"destination": "/etc/hosts", "type": "bind", "source": file,
+                           "options": ["bind", "rprivate", "ro"]}));
     }
     records::replace(&directory.join("config.json"), config.to_string().as_bytes()).map_err(files)?;
     records::write_durably(&directory.join("attempt.json"), record).map_err(files)?;
@@ -60,6 +71,17 @@ pub(crate) fn prepare(
         )?;
     }
     Ok(())
+}
+
+/// The lines that a pod adds to `/etc/hosts`; None if there are none.
+pub(crate) fn hosts(pod: &Pod) -> Option<String> {
+    let aliases = pod.spec.as_ref()?.host_aliases.as_ref().filter(|aliases| !aliases.is_empty())?;
+    let mut text = "# Entries added by HostAliases.\n".to_owned();
+    for alias in aliases {
+        let names = alias.hostnames.clone().unwrap_or_default();
+        text.push_str(&format!("{}\t{}\n", alias.ip, names.join("\t")));
+    }
+    Some(text)
 }
 
 /// Starts the monitor and waits until the container runs or has failed to start; which of the two, its records tell.

@@ -8,8 +8,13 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn wanted(lifecycle: Lifecycle, restart: Restart) -> Wanted {
-    let container =
-        |name: &str| WantedContainer { name: name.into(), restart, sidecar: false, runnable: true };
+    let container = |name: &str| WantedContainer {
+        name: name.into(),
+        restart,
+        sidecar: false,
+        runnable: true,
+        image: None,
+    };
     Wanted { lifecycle, volumes: vec!["data".into()], init: vec![], containers: vec![container("app")] }
 }
 
@@ -30,6 +35,7 @@ fn attempt(container: &str, number: u32, crashes: u32, state: AttemptState) -> A
         log_size: 1,
         log_files: 1,
         image: None,
+        logs_as_message: false,
     };
     let monitor = matches!(state, AttemptState::Running { .. }).then_some(1);
     Attempt { record, state, monitor, unreleased: false }
@@ -229,6 +235,7 @@ fn init_containers_run_one_after_the_other() {
     let mut wanted = wanted(Lifecycle::Run, Restart::Never);
     let init = |name: &str, sidecar| WantedContainer {
         name: name.into(),
+        image: None,
         restart: if sidecar { Restart::Always } else { Restart::Never },
         sidecar,
         runnable: true,
@@ -268,4 +275,24 @@ fn only_the_last_two_attempts_are_kept_and_stale_volumes_refreshed() {
     actual.stale = vec!["data".into()];
     let steps = plan(&wanted, &actual, at(0)).steps;
     assert_eq!(steps, [Step::SetUp("data".into()), start("app", 0, 0)]);
+}
+
+#[test]
+fn a_new_image_replaces_the_container() {
+    for restart in [Restart::Always, Restart::Never] {
+        let mut wanted = wanted(Lifecycle::Run, restart);
+        wanted.containers[0].image = Some("host:latest".into());
+        let with = |state: AttemptState, image: Option<&str>| {
+            let mut attempt = attempt("app", 3, 2, state);
+            attempt.record.image = image.map(str::to_owned);
+            plan(&wanted, &there(vec![attempt]), at(0))
+        };
+        let (container, number) = ("app".to_owned(), 3);
+        let terminate = Step::Terminate { container: container.clone(), number };
+        assert_eq!(with(running(None), Some("host")).steps, [terminate]);
+        assert_eq!(with(running(None), Some("host:latest")).steps, []);
+        assert_eq!(with(running(None), None).steps, [], "an earlier version's record does not tell");
+        let start = Step::Start { container, number: 4, crashes: 2 };
+        assert_eq!(with(exited(143, 0), Some("host")).steps, [start], "{restart:?}: at once");
+    }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMapProjection, DownwardAPIVolumeFile, KeyToPath, Pod, SecretProjection, Volume,
 };
 
-use crate::containers::environment::{Data, NodeFacts, Reference, field};
+use crate::containers::environment::{Data, NodeFacts, Reference, field, resource};
 
 /// A file of the volume: content and permission bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +76,10 @@ pub(crate) fn payload(
             } else if let Some(downward) = &part.downward_api {
                 fields(&mut files, pod, node, downward.items.as_deref(), all)?;
             } else {
-                return Err(ContentError::Unserved(
-                    "a projected source other than configMap, secret and downwardAPI".into(),
-                ));
+                let kind = serde_json::to_value(part).ok();
+                let kind = kind.and_then(|part| part.as_object()?.keys().next().cloned());
+                let kind = kind.unwrap_or_else(|| "no source".into());
+                return Err(ContentError::Unserved(format!("the source {kind} of a projected volume")));
             }
         }
     }
@@ -131,8 +132,14 @@ fn fields(
     for item in items.into_iter().flatten() {
         let mode = item.mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(mode);
         let path = item.field_ref.as_ref().map(|of| of.field_path.as_str());
-        let value = path.and_then(|path| field(pod, node, path)).ok_or_else(|| {
-            ContentError::Unserved(format!("the downward API's {}", path.unwrap_or("resources")))
+        let amount = item.resource_field_ref.as_ref();
+        let value = match (path, amount) {
+            (None, Some(of)) => resource(pod, None, node, of),
+            (path, _) => path.and_then(|path| field(pod, node, path)),
+        };
+        let value = value.ok_or_else(|| {
+            let what = path.or(amount.map(|of| of.resource.as_str())).unwrap_or("empty item");
+            ContentError::Unserved(format!("the downward API's {what}"))
         })?;
         files.insert(item.path.clone(), ContentFile { content: value.into_bytes(), mode });
     }
@@ -157,7 +164,8 @@ mod tests {
             "metadata": {"name": "p", "namespace": "n", "labels": {"a": "b"}}, "spec": {"containers": []}
         }))
         .unwrap();
-        let node = NodeFacts { name: "node".into(), address: "127.0.0.1".into() };
+        let node =
+            NodeFacts { name: "node".into(), address: "127.0.0.1".into(), processors: 2, memory: 1 << 30 };
         let data = Data::from([
             (
                 Reference::ConfigMap("cm".into()),
@@ -203,6 +211,10 @@ mod tests {
                 json!({"name": "v", "downwardAPI": {"items": [
                     {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}),
                 Ok(vec![file("labels", "a=\"b\"", 0o644)]),
+            ),
+            (
+                json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}),
+                Err(ContentError::Unserved("the source serviceAccountToken of a projected volume".into())),
             ),
             (
                 json!({"name": "v", "projected": {"sources": [
