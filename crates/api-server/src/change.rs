@@ -62,11 +62,8 @@ pub(crate) fn admit_fields(
 }
 
 fn undecodable(served: &Served, why: &str) -> ApiError {
-    let kind = &served.kind;
-    ApiError::BadRequest(format!(
-        "{0} in version {1:?} cannot be handled as a {0}: {why}",
-        kind.kind, kind.version
-    ))
+    let (kind, version) = (served.kind.kind.to_string(), served.kind.version.to_string());
+    ApiError::Undecodable { kind, version, why: why.to_owned() }
 }
 
 /// What the schema says against the object. A built-in kind's field of the wrong type could not even be decoded in
@@ -99,9 +96,7 @@ pub(crate) fn begin(
 ) -> Result<(), ApiError> {
     let kind = &served.kind;
     if !object::meta_str(new, "resourceVersion").is_empty() {
-        return Err(ApiError::BadRequest(
-            "resourceVersion should not be set on objects to be created".into(),
-        ));
+        return Err(ApiError::VersionOnCreate);
     }
     let metadata = object::metadata_mut(new);
     for field in
@@ -287,10 +282,17 @@ fn check_identity(served: &Served, old: &Value, new: &Value) -> Result<(), ApiEr
         };
         return Err(ApiError::invalid(&served.kind, name, vec![error]));
     }
-    if !given.is_empty() && given != object::meta_str(old, "resourceVersion") {
+    let unconditional = given.is_empty() || (given == "0" && served.custom.is_none());
+    if !unconditional && given != object::meta_str(old, "resourceVersion") {
         return Err(ApiError::modified(&served.kind, name));
     }
     let (uid, old_uid) = (object::meta_str(new, "uid"), object::meta_str(old, "uid"));
+    let (ends, old_ends) =
+        (object::meta_str(new, "deletionTimestamp"), object::meta_str(old, "deletionTimestamp"));
+    if !ends.is_empty() && ends != old_ends {
+        let error = FieldError::invalid("metadata.deletionTimestamp", ends, "field is immutable");
+        return Err(ApiError::invalid(&served.kind, name, vec![error]));
+    }
     if !uid.is_empty() && uid != old_uid {
         return Err(ApiError::conflict(&served.kind, name, wrong_uid(uid, old_uid)));
     }
@@ -370,7 +372,6 @@ mod tests {
         same(Part::Main, old.clone());
         same(Part::Main, with(old.clone(), "/status/message", json!("x")));
         same(Part::Main, with(old.clone(), "/metadata/creationTimestamp", json!("2000-01-01T00:00:00Z")));
-        same(Part::Main, with(old.clone(), "/metadata/deletionTimestamp", json!("2000-01-01T00:00:00Z")));
         same(Part::Status, with(old.clone(), "/spec/hostname", json!("x")));
         let status = with(old.clone(), "/status/message", json!("x"));
         let Outcome::Put(new) = replace(&served, Part::Status, &old, status).unwrap() else { panic!() };
@@ -378,6 +379,14 @@ mod tests {
         let main = with(old.clone(), "/spec/activeDeadlineSeconds", json!(9));
         let Outcome::Put(new) = replace(&served, Part::Main, &old, main).unwrap() else { panic!() };
         assert_eq!(new["metadata"]["generation"], 2, "a change of the spec is counted");
+    }
+
+    #[test]
+    fn nobody_says_when_an_object_goes() {
+        let (served, old) = (served("Pod"), pod());
+        let new = with(old.clone(), "/metadata/deletionTimestamp", json!("2000-01-01T00:00:00Z"));
+        let refused = replace(&served, Part::Main, &old, new);
+        assert!(matches!(refused, Err(ApiError::Invalid { .. })), "{refused:?}");
     }
 
     #[test]
@@ -415,7 +424,8 @@ mod tests {
         for body in [json!([]), json!({"kind": "Node"}), json!({"apiVersion": "v2"}), json!({"metadata": 1})]
         {
             let refused = admit_fields(&served, &mut body.clone(), Vec::new(), FieldValidation::Warn);
-            assert!(matches!(refused, Err(ApiError::BadRequest(_))), "{body}");
+            let code = refused.map_err(|error| error.status_code().as_u16());
+            assert_eq!(code, Err(400), "{body}");
         }
     }
 }

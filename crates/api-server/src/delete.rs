@@ -11,9 +11,10 @@ use crate::answer::{self, Answer};
 use crate::body::Payload;
 use crate::catalog::Served;
 use crate::change::{self, Outcome};
-use crate::error::ApiError;
+use crate::error::{ApiError, ResourceName};
 use crate::negotiate::Shape;
 use crate::request::Query;
+use crate::schema::FieldError;
 use crate::server::{Shared, Target, written};
 use crate::{crds, namespaces, object, read, unreadable, write};
 
@@ -37,6 +38,10 @@ pub(crate) struct DeleteOptions {
 impl DeleteOptions {
     fn parse(payload: &Payload, query: &Query) -> Result<Self, ApiError> {
         let body = if payload.is_empty() { json!({}) } else { payload.value()?.0 };
+        let kind = body["kind"].as_str().unwrap_or("DeleteOptions");
+        if kind != "DeleteOptions" {
+            return Err(ApiError::BadRequest(format!("the body is no DeleteOptions: its kind is {kind:?}")));
+        }
         let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let orphan = body.get("orphanDependents").and_then(Value::as_bool).or(query.orphan_dependents);
         let propagation = text("/propagationPolicy")
@@ -45,10 +50,9 @@ impl DeleteOptions {
         if let Some(policy) = &propagation
             && !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan")
         {
-            return Err(ApiError::BadRequest(format!(
-                "propagationPolicy: Unsupported value: {policy:?}: supported values: \"Foreground\", \
-                     \"Background\", \"Orphan\""
-            )));
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            let error = FieldError::not_supported("propagationPolicy", policy.as_str(), known);
+            return Err(ApiError::invalid_options("DeleteOptions", error));
         }
         let dry_run = body.get("dryRun").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
         Ok(Self {
@@ -98,6 +102,9 @@ pub(crate) fn plan(
     let waits = object::finalizers(&new).next().is_some() || change::has_content_to_finalize(&new);
     let grace = grace_period(served, old, options);
     if !waits && grace == 0 {
+        if served.is_builtin("Pod") {
+            end_at_once(old, &mut new, now);
+        }
         return Ok(Outcome::Remove(new));
     }
     let granted = object::metadata(old).get("deletionGracePeriodSeconds").and_then(Value::as_i64);
@@ -123,10 +130,33 @@ pub(crate) fn plan(
     if &new == old { Ok(Outcome::Same) } else { Ok(Outcome::Put(new)) }
 }
 
+/// What a pod that goes without grace looks like at last.
+fn end_at_once(old: &Value, new: &mut Value, now: Timestamp) {
+    let generation = object::metadata(old).get("generation").and_then(Value::as_i64);
+    let metadata = object::metadata_mut(new);
+    if !object::is_deleting(old) {
+        metadata.insert("deletionTimestamp".into(), object::time(now).into());
+        if let Some(generation) = generation {
+            metadata.insert("generation".into(), (generation + 1).into());
+        }
+    }
+    metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
+}
+
 fn check_preconditions(served: &Served, old: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
     let found = object::meta_str(old, "uid");
     if let Some(asked) = options.uid.as_deref().filter(|asked| *asked != found) {
-        return Err(ApiError::conflict(&served.kind, object::name(old), change::wrong_uid(asked, found)));
+        return Err(ApiError::Conflict {
+            resource: ResourceName {
+                group: served.kind.group.to_string(),
+                plural: served.kind.kind.to_string(),
+            },
+            name: object::name(old).to_owned(),
+            why: format!(
+                "the UID in the precondition ({asked}) does not match the UID in record ({found}). The object might have \
+                 been deleted and then recreated"
+            ),
+        });
     }
     let found = object::meta_str(old, "resourceVersion");
     match options.resource_version.as_deref().filter(|asked| *asked != found) {

@@ -36,6 +36,12 @@ pub(crate) enum ApiError {
     Unauthorized,
     #[error("{0}")]
     BadRequest(String),
+    /// An object that can't be read as what it should be.
+    #[error("{kind} in version {version:?} cannot be handled as a {kind}: {why}")]
+    Undecodable { kind: String, version: String, why: String },
+    /// Kubernetes calls this an internal error.
+    #[error("resourceVersion should not be set on objects to be created")]
+    VersionOnCreate,
     #[error("the server could not find the requested resource")]
     UnknownPath,
     #[error("the server does not allow this method on the requested resource")]
@@ -50,7 +56,7 @@ pub(crate) enum ApiError {
     Conflict { resource: ResourceName, name: String, why: String },
     #[error("{}", forbidden_text(resource, name, why))]
     Forbidden { resource: ResourceName, name: String, why: String, cause: Option<Box<Cause>> },
-    #[error("{kind} \"{name}\" is invalid: {}", joined(errors))]
+    #[error("{} \"{name}\" is invalid: {}", group_kind(group, kind), joined(errors))]
     Invalid { group: String, kind: String, name: String, errors: Vec<FieldError> },
     #[error("the server rejected our request due to an error in our request: {0}")]
     Unprocessable(String),
@@ -64,7 +70,7 @@ pub(crate) enum ApiError {
     TooManyOperations { most: usize, got: usize },
     #[error("{message}")]
     Expired { message: String, fresh_continue: Option<String> },
-    #[error("Too large resource version: {asked}, current: {current}")]
+    #[error("Timeout: Too large resource version: {asked}, current: {current}")]
     TooLargeRevision { asked: u64, current: u64 },
     #[error("{0}")]
     TooManyRequests(String),
@@ -95,6 +101,11 @@ fn forbidden_text(resource: &ResourceName, name: &str, why: &str) -> String {
     } else {
         format!("{resource} \"{name}\" is forbidden: {why}")
     }
+}
+
+/// `Pod`, `StorageClass.storage.k8s.io`: a kind as Kubernetes names it in its texts.
+fn group_kind(group: &str, kind: &str) -> String {
+    if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") }
 }
 
 fn joined(errors: &[FieldError]) -> String {
@@ -144,6 +155,16 @@ impl ApiError {
         }
     }
 
+    /// Options of a request that can't be: `options` is their kind, such as `ListOptions`.
+    pub(crate) fn invalid_options(options: &str, error: FieldError) -> Self {
+        Self::Invalid {
+            group: "meta.k8s.io".into(),
+            kind: options.to_owned(),
+            name: String::new(),
+            errors: vec![error],
+        }
+    }
+
     /// A failed write to the object `name`.
     pub(crate) fn from_write(kind: &Kind, name: &str, error: WriteError) -> Self {
         match error {
@@ -181,7 +202,7 @@ impl ApiError {
     fn code(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
+            Self::BadRequest(_) | Self::Undecodable { .. } => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::UnknownPath | Self::NotFound { .. } => (StatusCode::NOT_FOUND, "NotFound"),
             Self::NotServed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
@@ -199,6 +220,7 @@ impl ApiError {
             Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+            Self::VersionOnCreate => (StatusCode::INTERNAL_SERVER_ERROR, ""),
             Self::StoreRead { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "StoreReadError"),
         }
     }

@@ -16,6 +16,7 @@ use crate::error::ApiError;
 use crate::negotiate::Shape;
 use crate::present::{View, include_object};
 use crate::request::{Query, VersionMatch};
+use crate::schema::FieldError;
 use crate::selector::Selection;
 use crate::server::{Shared, Target};
 
@@ -120,7 +121,12 @@ impl Continue {
 
     fn decode(token: &str) -> Result<Self, ApiError> {
         URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(
-            || ApiError::BadRequest("continue key is not valid: it was not made by this server".into()),
+            || {
+                ApiError::BadRequest(
+                    "invalid continue token: continue key is not valid: it was not made by this server"
+                        .into(),
+                )
+            },
         )
     }
 }
@@ -194,9 +200,15 @@ fn revision_to_list(
     newest: u64,
 ) -> Result<Option<u64>, ApiError> {
     let bad = |text: &str| Err(ApiError::BadRequest(text.to_owned()));
+    let forbidden = |field: &str, detail: &str| {
+        Err(ApiError::invalid_options("ListOptions", FieldError::forbidden(field, detail)))
+    };
+    if query.send_initial_events.is_some() {
+        return forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+    }
     if let Some(from) = from {
         if query.version_match.is_some() {
-            return bad("resourceVersionMatch is forbidden for continue");
+            return forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for continue");
         }
         if asked.is_some_and(|asked| asked != 0) {
             return bad("specifying resource version is not allowed when using continue");
@@ -204,10 +216,14 @@ fn revision_to_list(
         return Ok(u64::try_from(from.rv).ok());
     }
     match (asked, query.version_match) {
-        (None, Some(_)) => bad("resourceVersionMatch is forbidden unless resourceVersion is provided"),
-        (Some(0), Some(VersionMatch::Exact)) => {
-            bad("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")
-        }
+        (None, Some(_)) => forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        (Some(0), Some(VersionMatch::Exact)) => forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
         (Some(asked), Some(VersionMatch::Exact)) => Ok(Some(asked)),
         (Some(asked), _) if asked > newest => Err(ApiError::TooLargeRevision { asked, current: newest }),
         // A paged list at a revision means that revision, unless told otherwise.

@@ -3,6 +3,7 @@
 use http::Method;
 
 use crate::error::ApiError;
+use crate::schema::FieldError;
 
 /// What a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,15 +199,22 @@ pub struct LogOptions {
 
 impl Query {
     /// Reads a query string; unknown options are ignored, as in Kubernetes.
-    pub(crate) fn parse(query: &str) -> Result<Self, ApiError> {
+    pub(crate) fn parse(query: &str, method: &Method) -> Result<Self, ApiError> {
+        let options = match *method {
+            Method::POST => "CreateOptions",
+            Method::PUT => "UpdateOptions",
+            Method::PATCH => "PatchOptions",
+            Method::DELETE => "DeleteOptions",
+            _ => "ListOptions",
+        };
         let mut parsed = Self::default();
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-            parsed.set(&key, &value)?;
+            parsed.set(&key, &value, options)?;
         }
         Ok(parsed)
     }
 
-    fn set(&mut self, key: &str, value: &str) -> Result<(), ApiError> {
+    fn set(&mut self, key: &str, value: &str, options: &str) -> Result<(), ApiError> {
         let text = || value.to_owned();
         match key {
             "labelSelector" => self.label_selector = text(),
@@ -215,7 +223,11 @@ impl Query {
             "allowWatchBookmarks" => self.bookmarks = flag(key, value)?,
             "sendInitialEvents" => self.send_initial_events = Some(flag(key, value)?),
             "timeoutSeconds" => self.timeout_seconds = optional(key, value)?,
-            "limit" => self.limit = optional(key, value)?.unwrap_or(0),
+            // Less than nothing is no limit.
+            "limit" => {
+                let limit: i64 = optional(key, value)?.unwrap_or(0);
+                self.limit = usize::try_from(limit).unwrap_or(0);
+            }
             "continue" => self.continue_token = text(),
             "resourceVersion" => self.resource_version = text(),
             "resourceVersionMatch" => {
@@ -223,20 +235,20 @@ impl Query {
                     "" => None,
                     "Exact" => Some(VersionMatch::Exact),
                     "NotOlderThan" => Some(VersionMatch::NotOlderThan),
-                    _ => return Err(unsupported(key, value, &["Exact", "NotOlderThan"])),
+                    _ => return Err(unsupported("ListOptions", key, value, &["Exact", "NotOlderThan", ""])),
                 }
             }
             "dryRun" => match value {
                 "All" => self.dry_run = true,
                 "" => {}
-                _ => return Err(unsupported(key, value, &["All"])),
+                _ => return Err(unsupported(options, key, value, &["All"])),
             },
             "fieldValidation" => {
                 self.field_validation = match value {
                     "" | "Warn" => FieldValidation::Warn,
                     "Ignore" => FieldValidation::Ignore,
                     "Strict" => FieldValidation::Strict,
-                    _ => return Err(unsupported(key, value, &["", "Ignore", "Strict", "Warn"])),
+                    _ => return Err(unsupported(options, key, value, &["", "Ignore", "Strict", "Warn"])),
                 }
             }
             "includeObject" => self.include_object = text(),
@@ -272,12 +284,9 @@ fn optional<T: std::str::FromStr>(key: &str, value: &str) -> Result<Option<T>, A
         .map_err(|_| ApiError::BadRequest(format!("invalid value {value:?} of the query option {key}")))
 }
 
-fn unsupported(key: &str, value: &str, supported: &[&str]) -> ApiError {
-    let supported: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
-    ApiError::BadRequest(format!(
-        "{key}: Unsupported value: {value:?}: supported values: {}",
-        supported.join(", ")
-    ))
+fn unsupported(options: &str, key: &str, value: &str, supported: &[&str]) -> ApiError {
+    let error = FieldError::not_supported(key, value, supported.iter().copied());
+    ApiError::invalid_options(options, error)
 }
 
 #[cfg(test)]
@@ -315,12 +324,13 @@ mod tests {
 
     #[test]
     fn options_are_read_and_bad_ones_refused() {
-        let query = Query::parse("labelSelector=a%3Db&limit=5&watch=1&dryRun=All&tailLines=3").unwrap();
+        let query =
+            Query::parse("labelSelector=a%3Db&limit=5&watch=1&dryRun=All&tailLines=3", &Method::GET).unwrap();
         assert_eq!((query.label_selector.as_str(), query.limit, query.watch), ("a=b", 5, true));
         assert!(query.dry_run);
         assert_eq!(query.log.tail_lines, Some(3));
         for bad in ["limit=x", "dryRun=Some", "fieldValidation=loud", "resourceVersionMatch=Near"] {
-            assert!(matches!(Query::parse(bad), Err(ApiError::BadRequest(_))), "{bad}");
+            assert!(Query::parse(bad, &Method::GET).is_err(), "{bad}");
         }
     }
 }

@@ -277,7 +277,7 @@ where
 {
     let user = &authorize::acting(sender, &parts.headers)?;
     let path = request::parse_path(parts.uri.path()).ok_or(ApiError::UnknownPath)?;
-    let query = Query::parse(parts.uri.query().unwrap_or(""))?;
+    let query = Query::parse(parts.uri.query().unwrap_or(""), &parts.method)?;
     let path = match path {
         Path::Document(Document::Health) => {
             return discovery::health(parts, shared.store.health().map_err(|failure| failure.to_string()));

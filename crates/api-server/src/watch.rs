@@ -17,6 +17,7 @@ use crate::negotiate::Shape;
 use crate::present::{View, include_object};
 use crate::read::{parse_revision, selected};
 use crate::request::{Query, VersionMatch};
+use crate::schema::FieldError;
 use crate::selector::Selection;
 use crate::server::{Shared, Target};
 use crate::table::IncludeObject;
@@ -99,17 +100,18 @@ pub(crate) fn watch(
 
 /// Whether existing objects come first as ADDED.
 fn wants_initial_events(query: &Query, asked: u64) -> Result<bool, ApiError> {
-    let bad = |text: &str| Err(ApiError::BadRequest(text.to_owned()));
+    let forbidden = |detail: &str| {
+        let error = FieldError::forbidden("resourceVersionMatch", detail);
+        Err(ApiError::invalid_options("ListOptions", error))
+    };
     match (query.send_initial_events, query.version_match) {
         (Some(_), Some(VersionMatch::NotOlderThan)) => {}
         (Some(_), _) => {
-            return bad("resourceVersionMatch: Forbidden: sendInitialEvents requires setting \
-                        resourceVersionMatch to NotOlderThan");
+            return forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
         }
         (None, Some(_)) => {
-            return bad(
-                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless \
-                        sendInitialEvents is provided",
+            return forbidden(
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
             );
         }
         (None, None) => {}

@@ -14,6 +14,7 @@ use crate::error::ApiError;
 use crate::negotiate::Shape;
 use crate::patch::Patch;
 use crate::request::Query;
+use crate::schema::FieldError;
 use crate::server::{Shared, Target, written};
 use crate::{admission, crds, kinds, namespaces, object, read};
 
@@ -67,10 +68,9 @@ fn in_namespace(target: &Target, new: &Value) -> Result<Target, ApiError> {
         return Err(ApiError::BadRequest("an empty namespace may not be set during creation".into()));
     }
     if !given.is_empty() && given != target.namespace {
-        return Err(ApiError::BadRequest(format!(
-            "the namespace of the provided object does not match the namespace sent on the request: {given} is not {}",
-            target.namespace
-        )));
+        return Err(ApiError::BadRequest(
+            "the namespace of the provided object does not match the namespace sent on the request".into(),
+        ));
     }
     Ok(target.clone())
 }
@@ -125,9 +125,35 @@ pub(crate) async fn update(
     let (mut new, duplicates) = payload.value()?;
     let mut warnings = change::admit_fields(&target.served, &mut new, duplicates, query.field_validation)?;
     warnings.extend(kinds::warnings(&target.served.kind, &new));
+    check_place(target, &new)?;
+    let stored = modify(shared, target, query, part, |_| Ok(new.clone())).await?;
+    written(target, shape, query, StatusCode::OK, &stored.value, &warnings)
+}
+
+/// What a patch makes of an object, and is none, is the patch's fault.
+fn of_patch(error: ApiError, payload: &Payload) -> ApiError {
+    const SHOWN: usize = 200;
+    let ApiError::Undecodable { why, .. } = error else { return error };
+    let patch: String = String::from_utf8_lossy(&payload.bytes).chars().take(SHOWN).collect();
+    ApiError::Invalid {
+        group: String::new(),
+        kind: String::new(),
+        name: String::new(),
+        errors: vec![FieldError::invalid("patch", patch, &why)],
+    }
+}
+
+/// Refuses a replacement that names another object than the path does, or none.
+fn check_place(target: &Target, new: &Value) -> Result<(), ApiError> {
+    if object::name(new).is_empty() {
+        return Err(ApiError::BadRequest(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            target.name
+        )));
+    }
     for (field, given, asked) in [
-        ("name", object::name(&new), &target.name),
-        ("namespace", object::meta_str(&new, "namespace"), &target.namespace),
+        ("name", object::name(new), &target.name),
+        ("namespace", object::meta_str(new, "namespace"), &target.namespace),
     ] {
         if !given.is_empty() && given != asked {
             return Err(ApiError::BadRequest(format!(
@@ -135,9 +161,7 @@ pub(crate) async fn update(
             )));
         }
     }
-    object::metadata_mut(&mut new).insert("name".into(), target.name.as_str().into());
-    let stored = modify(shared, target, query, part, |_| Ok(new.clone())).await?;
-    written(target, shape, query, StatusCode::OK, &stored.value, &warnings)
+    Ok(())
 }
 
 /// Answers a patch.
@@ -155,12 +179,11 @@ pub(crate) async fn patch(
         let mut new = patch.apply(&target.served.kind, old)?;
         warnings =
             change::admit_fields(&target.served, &mut new, duplicates.clone(), query.field_validation)?;
-        if object::name(&new) != target.name {
-            return Err(ApiError::BadRequest("a patch can't change the name of an object".into()));
-        }
+        check_place(target, &new)?;
         Ok(new)
     })
-    .await?;
+    .await
+    .map_err(|error| of_patch(error, &payload))?;
     written(target, shape, query, StatusCode::OK, &stored.value, &warnings)
 }
 

@@ -11,7 +11,7 @@ use super::{
     rules::Rules,
     violations::Violations,
 };
-use crate::schema::{Patterns, Schema};
+use crate::schema::{FieldError, Patterns, Schema};
 
 pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
 
@@ -36,6 +36,7 @@ fn check(definition: &Value, violations: &mut Violations) {
         return;
     }
     let (mut patterns, mut seen) = (Patterns::default(), HashSet::new());
+    let one_schema = versions.iter().all(|version| version["schema"] == versions[0]["schema"]);
     for (index, version) in versions.iter().enumerate() {
         if violations.are_many() {
             return;
@@ -47,7 +48,19 @@ fn check(definition: &Value, violations: &mut Violations) {
         }
         check_columns(&field, version, violations);
         if let Err(errors) = Schema::of_version(version, &mut patterns) {
-            errors.into_iter().for_each(|error| violations.add(error.below(&field)));
+            for mut error in errors {
+                // The one schema of all versions is known by its old place.
+                let below = error.field.strip_prefix("schema.").filter(|_| one_schema).map(str::to_owned);
+                match below {
+                    Some(below) => {
+                        error.field = format!("spec.validation.{below}");
+                        if index == 0 {
+                            violations.add(error);
+                        }
+                    }
+                    None => violations.add(error.below(&field)),
+                }
+            }
         }
     }
     if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
@@ -81,6 +94,16 @@ fn check_names(definition: &Value, violations: &mut Violations) {
         for (index, name) in items(&given[field]).iter().enumerate() {
             violations.named(&format!("spec.names.{field}[{index}]"), name, names::dns_label);
         }
+    }
+    const APPROVAL: &str = "api-approved.kubernetes.io";
+    let group = text(&spec["group"]);
+    if [".k8s.io", ".kubernetes.io"].iter().any(|end| format!(".{group}").ends_with(end))
+        && text(&definition["metadata"]["annotations"][APPROVAL]).is_empty()
+    {
+        let detail = format!(
+            "protected groups must have approval annotation {APPROVAL:?}, see https://github.com/kubernetes/enhancements/pull/1111"
+        );
+        violations.add(FieldError::required(format!("metadata.annotations[{APPROVAL}]"), &detail));
     }
     let expected = format!("{}.{}", text(&given["plural"]), text(&spec["group"]));
     let name = &definition["metadata"]["name"];

@@ -41,6 +41,14 @@ pub(super) fn default_field(object: &mut Value, path: &[&str], default: impl Int
     }
 }
 
+/// The same for a field whose empty text is a value of its own, and a wrong one mostly.
+pub(super) fn default_unset(object: &mut Value, path: &[&str], default: impl Into<Value>) {
+    let pointer = format!("/{}", path.join("/"));
+    if object.pointer(&pointer).is_none_or(Value::is_null) {
+        default_field(object, path, default);
+    }
+}
+
 /// Removes a field of an object.
 pub(super) fn remove(object: &mut Value, field: &str) -> Option<Value> {
     object.as_object_mut()?.remove(field)

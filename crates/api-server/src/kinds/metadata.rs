@@ -15,6 +15,9 @@ use crate::schema::FieldError;
 /// All annotations of an object together.
 const MOST_ANNOTATION_BYTES: usize = 256 * 1024;
 
+/// Finalizers of built-in kinds whose names have no domain.
+const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
+
 /// What objects of a kind may be named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NameRule {
@@ -60,11 +63,11 @@ pub(super) fn check(kind: &Kind, rule: NameRule, metadata: &Value, violations: &
     } else if !text(namespace).is_empty() {
         violations.forbid("metadata.namespace", "not allowed on this type");
     }
-    check_mutable(metadata, violations);
+    check_mutable(kind, metadata, violations);
 }
 
 /// Metadata of a changed object.
-pub(super) fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
+pub(super) fn check_change(kind: &Kind, new: &Value, old: &Value, violations: &mut Violations) {
     for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp"] {
         if !new[field].is_null() {
             violations.immutable(format!("metadata.{field}"), &new[field], &old[field]);
@@ -87,15 +90,21 @@ pub(super) fn check_change(new: &Value, old: &Value, violations: &mut Violations
         || !same(&new["finalizers"], &old["finalizers"])
         || !same(&new["ownerReferences"], &old["ownerReferences"])
     {
-        check_mutable(new, violations);
+        check_mutable(kind, new, violations);
     }
 }
 
-fn check_mutable(metadata: &Value, violations: &mut Violations) {
+fn check_mutable(kind: &Kind, metadata: &Value, violations: &mut Violations) {
+    let qualified =
+        !kind.is_custom() && !matches!(&*kind.group, "apiextensions.k8s.io" | "coordination.k8s.io");
     check_labels("metadata.labels", &metadata["labels"], violations);
     check_annotations("metadata.annotations", &metadata["annotations"], violations);
-    for finalizer in items(&metadata["finalizers"]) {
+    for (index, finalizer) in items(&metadata["finalizers"]).iter().enumerate() {
         violations.named("metadata.finalizers", finalizer, names::qualified_name);
+        if qualified && !text(finalizer).contains('/') && !STANDARD_FINALIZERS.contains(&text(finalizer)) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            violations.invalid(format!("metadata.finalizers[{index}]"), finalizer, detail);
+        }
     }
     check_owners(&metadata["ownerReferences"], violations);
 }

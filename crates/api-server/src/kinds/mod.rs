@@ -131,6 +131,9 @@ pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut violations = Violations::default();
     metadata::check(kind, rules.name, &object["metadata"], &mut violations);
     (rules.check)(object, &mut violations);
+    if kind.is_builtin("Pod") {
+        pod::check_new(object, &mut violations);
+    }
     violations.into_vec()
 }
 
@@ -139,7 +142,7 @@ pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
 pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     let rules = rules::of(kind);
     let mut violations = Violations::default();
-    metadata::check_change(&new["metadata"], &old["metadata"], &mut violations);
+    metadata::check_change(kind, &new["metadata"], &old["metadata"], &mut violations);
     (rules.check)(new, &mut violations);
     (rules.check_change)(new, old, &mut violations);
     violations.into_vec()

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 use values::names;
 
 use super::{
-    fields::{default_field, difference, entries, remove, same, text},
+    fields::{default_field, default_unset, difference, entries, remove, same, text},
     persistent_volume_claim::{VOLUME_MODES, check_access_modes},
+    pod::HOST_PATH_TYPES,
     rules::Rules,
     violations::Violations,
 };
@@ -39,17 +40,49 @@ const SOURCES: &[&str] = &[
     "vsphereVolume",
 ];
 
-fn default(volume: &mut Value, _: Option<&Value>) {
+fn default(volume: &mut Value, old: Option<&Value>) {
     default_field(volume, &["spec", "persistentVolumeReclaimPolicy"], "Retain");
-    default_field(volume, &["spec", "volumeMode"], "Filesystem");
+    default_unset(volume, &["spec", "volumeMode"], "Filesystem");
     default_field(volume, &["status", "phase"], "Pending");
+    default_phase_time(volume, old);
+    for (source, field, value) in [
+        ("iscsi", "iscsiInterface", json!("default")),
+        ("azureDisk", "cachingMode", json!("ReadWrite")),
+        ("azureDisk", "kind", json!("Shared")),
+        ("azureDisk", "fsType", json!("ext4")),
+        ("azureDisk", "readOnly", json!(false)),
+        ("rbd", "pool", json!("rbd")),
+        ("rbd", "user", json!("admin")),
+        ("rbd", "keyring", json!("/etc/ceph/keyring")),
+        ("scaleIO", "storageMode", json!("ThinProvisioned")),
+        ("scaleIO", "fsType", json!("xfs")),
+    ] {
+        if volume["spec"][source].is_object() {
+            default_field(volume, &["spec", source, field], value);
+        }
+    }
     if volume["spec"]["hostPath"].is_object() {
         default_field(volume, &["spec", "hostPath", "type"], "");
     }
-    if !volume["spec"]["claimRef"].is_null() {
-        for (field, value) in [("kind", "PersistentVolumeClaim"), ("apiVersion", "v1")] {
-            default_field(volume, &["spec", "claimRef", field], value);
+    // Indexing by name leaves nulls behind.
+    if let Some(spec) = volume["spec"].as_object_mut() {
+        spec.retain(|_, value| !value.is_null());
+    }
+}
+
+/// When the phase became what it is.
+fn default_phase_time(volume: &mut Value, old: Option<&Value>) {
+    const FIELD: &str = "lastPhaseTransitionTime";
+    let Some(old) = old else {
+        let created = volume["metadata"]["creationTimestamp"].clone();
+        if !created.is_null() {
+            default_field(volume, &["status", FIELD], created);
         }
+        return;
+    };
+    let (is, was) = (&volume["status"], &old["status"]);
+    if is["phase"] != was["phase"] && (is[FIELD].is_null() || is[FIELD] == was[FIELD]) {
+        volume["status"][FIELD] = crate::object::time(clock::now()).into();
     }
 }
 
@@ -106,7 +139,9 @@ fn check_source(spec: &Value, violations: &mut Violations) {
         "csi" => {
             violations.driver_name("spec.csi.driver", &fields["driver"]);
             violations.require("spec.csi.volumeHandle", &fields["volumeHandle"], "");
-            for (name, secret) in entries(fields).filter(|(name, _)| name.ends_with("SecretRef")) {
+            let secrets = entries(fields).filter(|(name, _)| name.ends_with("SecretRef"));
+            // A secret for staging was never looked at.
+            for (name, secret) in secrets.filter(|(name, _)| *name != "nodeStageSecretRef") {
                 for part in ["name", "namespace"] {
                     violations.require(format!("{field}.{name}.{part}"), &secret[part], "");
                 }
@@ -118,7 +153,7 @@ fn check_source(spec: &Value, violations: &mut Violations) {
             violations.no_backsteps(path, &fields["path"]);
             if *source == "local" && spec["nodeAffinity"].is_null() {
                 let detail = "Local volume requires node affinity";
-                violations.add(FieldError::required("spec.local.nodeAffinity", detail));
+                violations.add(FieldError::required("spec.nodeAffinity", detail));
             }
             if text(&fields["path"]).trim_end_matches('/').is_empty()
                 && !text(&fields["path"]).is_empty()
@@ -135,7 +170,22 @@ fn check_source(spec: &Value, violations: &mut Violations) {
                 violations.invalid("spec.nfs.path", &fields["path"], "must be an absolute path");
             }
         }
+        "iscsi" => {
+            for part in ["targetPortal", "iqn"] {
+                violations.require(format!("{field}.{part}"), &fields[part], "");
+            }
+            if fields["lun"].as_i64().is_some_and(|lun| !(0..=255).contains(&lun)) {
+                violations.invalid(
+                    format!("{field}.lun"),
+                    &fields["lun"],
+                    "must be between 0 and 255, inclusive",
+                );
+            }
+        }
         _ => {}
+    }
+    if *source == "hostPath" {
+        violations.one_of(format!("{field}.type"), &fields["type"], HOST_PATH_TYPES);
     }
 }
 
@@ -159,8 +209,9 @@ fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
         violations.forbid("spec.persistentvolumesource", &detail);
     }
     violations.immutable("volumeMode", &new["volumeMode"], &old["volumeMode"]);
-    if !old["nodeAffinity"].is_null() {
-        violations.immutable("nodeAffinity", &new["nodeAffinity"], &old["nodeAffinity"]);
+    if !old["nodeAffinity"].is_null() && !same(&new["nodeAffinity"], &old["nodeAffinity"]) {
+        let detail = "field is immutable, except for updating from beta label to GA";
+        violations.invalid("nodeAffinity", &new["nodeAffinity"], detail);
     }
     if !old["volumeAttributesClassName"].is_null() && new["volumeAttributesClassName"].is_null() {
         violations.forbid("spec.volumeAttributesClassName", "update from non-nil value to nil is forbidden");

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use values::names;
 
 use super::{
-    fields::{default_field, difference, items, remove, same, text},
+    fields::{default_field, default_unset, difference, items, remove, same, text},
     rules::Rules,
     violations::{Violations, quantity},
 };
@@ -23,7 +23,7 @@ fn default(claim: &mut Value, old: Option<&Value>) {
 
 /// Defaults of a claim's spec, also within a pod's ephemeral volume.
 pub(super) fn default_spec(spec: &mut Value, new: bool) {
-    default_field(spec, &["volumeMode"], "Filesystem");
+    default_unset(spec, &["volumeMode"], "Filesystem");
     if !spec.is_object() {
         return;
     }

@@ -33,7 +33,12 @@ const MUTABLE: [&str; 7] = [
     "minReadySeconds",
 ];
 
-fn default(set: &mut Value, _: Option<&Value>) {
+fn default(set: &mut Value, old: Option<&Value>) {
+    if old.is_none() {
+        for count in ["replicas", "availableReplicas"] {
+            default_field(set, &["status", count], 0);
+        }
+    }
     let Some(spec) = set.get_mut("spec").filter(|spec| spec.is_object()) else { return };
     default_field(spec, &["podManagementPolicy"], "OrderedReady");
     if text(&spec["updateStrategy"]["type"]).is_empty() {
@@ -43,7 +48,6 @@ fn default(set: &mut Value, _: Option<&Value>) {
     let strategy = &spec["updateStrategy"];
     if strategy["type"] == "RollingUpdate" && strategy["rollingUpdate"].is_object() {
         default_field(spec, &["updateStrategy", "rollingUpdate", "partition"], 0);
-        default_field(spec, &["updateStrategy", "rollingUpdate", "maxUnavailable"], 1);
     }
     for event in ["whenDeleted", "whenScaled"] {
         default_field(spec, &["persistentVolumeClaimRetentionPolicy", event], "Retain");

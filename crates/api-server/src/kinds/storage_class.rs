@@ -6,7 +6,7 @@ use serde_json::Value;
 use values::names;
 
 use super::{
-    fields::{default_field, entries, items, text},
+    fields::{default_unset, entries, items, text},
     rules::Rules,
     violations::Violations,
 };
@@ -18,8 +18,8 @@ const MOST_PARAMETERS: usize = 512;
 const MOST_PARAMETER_BYTES: usize = 256 * 1024;
 
 fn default(class: &mut Value, _: Option<&Value>) {
-    default_field(class, &["reclaimPolicy"], "Delete");
-    default_field(class, &["volumeBindingMode"], "Immediate");
+    default_unset(class, &["reclaimPolicy"], "Delete");
+    default_unset(class, &["volumeBindingMode"], "Immediate");
 }
 
 fn check(class: &Value, violations: &mut Violations) {

@@ -227,7 +227,7 @@ fn creation_is_refused_in_kubernetes_words() {
                 "spec.capacity: Required value",
                 r#"spec.capacity: Unsupported value: null: supported values: "storage""#,
                 r#"spec.local.path: Invalid value: "/a/../b": must not contain '..'"#,
-                "spec.local.nodeAffinity: Required value: Local volume requires node affinity",
+                "spec.nodeAffinity: Required value: Local volume requires node affinity",
             ],
         ),
         (
@@ -311,7 +311,7 @@ fn creation_is_refused_in_kubernetes_words() {
                 "versions": [{"name": "v1", "served": true, "storage": true, "schema": {}}]}}),
             &[
                 r#"metadata.name: Invalid value: "things.example.com": must be spec.names.plural+"."+spec.group"#,
-                "spec.versions[0].schema.openAPIV3Schema: Required value: schemas are required",
+                "spec.validation.openAPIV3Schema: Required value: schemas are required",
             ],
         ),
     ];
@@ -396,7 +396,10 @@ fn changes_are_refused_in_kubernetes_words() {
                 "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
             )],
         ),
-        ("Pod", &pod(), json!({"spec": {"activeDeadlineSeconds": 5, "tolerations": [{"operator": "Exists"}]}}), vec![]),
+        ("Pod", &pod(), json!({"spec": {"activeDeadlineSeconds": 5, "tolerations": [
+            {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9},
+            {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300},
+            {"operator": "Exists"}]}}), vec![]),
         (
             "Pod",
             &pod(),
@@ -469,10 +472,7 @@ fn stateful_sets_are_filled_in() {
     let set = defaulted("StatefulSet", &stateful_set());
     let spec = &set["spec"];
     assert_eq!((&spec["replicas"], &spec["podManagementPolicy"]), (&json!(1), &json!("OrderedReady")));
-    assert_eq!(
-        spec["updateStrategy"],
-        json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}})
-    );
+    assert_eq!(spec["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}));
     assert_eq!(
         spec["persistentVolumeClaimRetentionPolicy"],
         json!({"whenDeleted": "Retain", "whenScaled": "Retain"})

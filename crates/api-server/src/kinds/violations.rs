@@ -156,6 +156,12 @@ impl Violations {
             for (at, requirement) in items(&term["matchExpressions"]).iter().enumerate() {
                 self.node_requirement(&format!("{field}[{index}].matchExpressions[{at}]"), requirement);
             }
+            for (at, requirement) in items(&term["matchFields"]).iter().enumerate() {
+                if requirement["key"] != "metadata.name" {
+                    let field = format!("{field}[{index}].matchFields[{at}].key");
+                    self.invalid(field, &requirement["key"], "not a valid field selector key");
+                }
+            }
         }
     }
 

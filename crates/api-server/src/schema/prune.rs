@@ -38,9 +38,15 @@ impl Pruning<'_> {
                             return false;
                         }
                         // Metadata is decoded in every kind.
-                        self.visit(*field, value, &child, decoded || (path.is_root() && name == "metadata"));
-                        true
+                        let decoded = decoded || (path.is_root() && name == "metadata");
+                        self.visit(*field, value, &child, decoded);
+                        let required = node.required.iter().any(|required| **required == **name);
+                        !decoded || required || !is_left_out(schema.node(*field), value)
                     } else if let Some(others) = node.others {
+                        // No text decodes as empty text.
+                        if decoded && value.is_null() && schema.node(others).ty == Type::String {
+                            *value = Value::from("");
+                        }
                         self.visit(others, value, &child, decoded);
                         true
                     } else if keeps_unknown(node) {
@@ -62,6 +68,15 @@ impl Pruning<'_> {
             }
             _ => {}
         }
+    }
+}
+
+/// Whether Kubernetes writes such a value by leaving it out: an empty list, or a map without entries.
+fn is_left_out(node: &Node, value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty() && node.ty == Type::Array,
+        Value::Object(fields) => fields.is_empty() && node.fields.is_empty() && node.others.is_some(),
+        _ => false,
     }
 }
 

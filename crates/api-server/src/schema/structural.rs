@@ -40,6 +40,10 @@ pub(super) fn check(schema: &Value, patterns: &mut Patterns) -> Vec<FieldError> 
         }
     }
     visit(schema, &Path::start(ROOT), 0, patterns, &mut errors);
+    // What is not supported at all makes every other complaint moot.
+    if errors.iter().any(|error| error.message.ends_with("is not supported")) {
+        errors.retain(|error| error.message.ends_with("is not supported"));
+    }
     errors.truncate(MOST_ERRORS);
     errors
 }

@@ -22,10 +22,13 @@ pub(super) fn merge(
     patch: &[Value],
 ) -> Result<(), PatchError> {
     let Some(key) = strategy.key() else {
+        let before: Vec<String> = target.iter().map(text).collect();
         let mut there: HashSet<String> = target.iter().map(text).collect();
         target.extend(patch.iter().filter(|value| there.insert(text(value))).cloned());
+        arrange(target, patch, &before, None);
         return Ok(());
     };
+    let before: Vec<String> = target.iter().map(|item| id(item, Some(key))).collect();
     if patch.iter().any(|value| value[PATCH] == "replace") {
         target.clear();
     }
@@ -62,6 +65,7 @@ pub(super) fn merge(
         let mut at = 0..;
         target.retain(|_| at.next().is_none_or(|at| !deleted.contains(&at)));
     }
+    arrange(target, patch, &before, Some(key));
     Ok(())
 }
 

@@ -20,8 +20,8 @@ fn patches_apply() {
             spec(json!([{"name": "a", "image": "1", "env": [{"name": "x", "value": "1"}]}, {"name": "b"}])),
             spec(json!([{"name": "a", "env": [{"name": "y", "value": "2"}]}, {"name": "c", "image": "3"}])),
             spec(json!([
-                {"name": "a", "image": "1", "env": [{"name": "x", "value": "1"}, {"name": "y", "value": "2"}]},
-                {"name": "b"}, {"name": "c", "image": "3"}])),
+                {"name": "a", "image": "1", "env": [{"name": "y", "value": "2"}, {"name": "x", "value": "1"}]},
+                {"name": "c", "image": "3"}, {"name": "b"}])),
         ),
         (
             "an item is deleted",

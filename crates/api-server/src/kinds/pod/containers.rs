@@ -10,6 +10,7 @@ use super::{
         fields::{entries, items, text},
         violations::{Violations, quantity},
     },
+    probes, security,
     volumes::check_descending,
 };
 use crate::schema::FieldError;
@@ -25,7 +26,7 @@ pub(super) fn check(spec: &Value, volumes: &Volumes<'_>, violations: &mut Violat
             if !seen.insert(text(&container["name"])) && !text(&container["name"]).is_empty() {
                 violations.add(FieldError::duplicate(format!("{field}.name"), container["name"].clone()));
             }
-            check_container(&field, container, volumes, violations);
+            check_container(spec["hostNetwork"] == true, &field, container, volumes, violations);
             if list == "initContainers" && container["restartPolicy"] != "Always" {
                 for name in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
                     if !container[name].is_null() {
@@ -38,9 +39,20 @@ pub(super) fn check(spec: &Value, volumes: &Volumes<'_>, violations: &mut Violat
     }
 }
 
-fn check_container(field: &str, container: &Value, volumes: &Volumes<'_>, violations: &mut Violations) {
+fn check_container(
+    host_network: bool,
+    field: &str,
+    container: &Value,
+    volumes: &Volumes<'_>,
+    violations: &mut Violations,
+) {
     violations.require_named(&format!("{field}.name"), &container["name"], names::dns_label);
-    violations.require(format!("{field}.image"), &container["image"], "");
+    if violations.require(format!("{field}.image"), &container["image"], "")
+        && text(&container["image"]).trim() != text(&container["image"])
+    {
+        let detail = "must not have leading or trailing whitespace";
+        violations.invalid(format!("{field}.image"), &container["image"], detail);
+    }
     violations.one_of(
         format!("{field}.terminationMessagePolicy"),
         &container["terminationMessagePolicy"],
@@ -49,10 +61,12 @@ fn check_container(field: &str, container: &Value, volumes: &Volumes<'_>, violat
     let policies = &["Always", "IfNotPresent", "Never"];
     violations.one_of(format!("{field}.imagePullPolicy"), &container["imagePullPolicy"], policies);
     check_env(field, container, violations);
-    check_ports(field, container, violations);
+    check_ports(host_network, field, container, violations);
     check_mounts(field, container, volumes, violations);
     check_devices(field, container, volumes, violations);
     check_resources(&format!("{field}.resources"), &container["resources"], violations);
+    probes::check(field, container, violations);
+    security::check_container(field, container, violations);
 }
 
 fn check_env(field: &str, container: &Value, violations: &mut Violations) {
@@ -71,7 +85,7 @@ fn check_env(field: &str, container: &Value, violations: &mut Violations) {
     }
 }
 
-fn check_ports(field: &str, container: &Value, violations: &mut Violations) {
+fn check_ports(host_network: bool, field: &str, container: &Value, violations: &mut Violations) {
     for (index, port) in items(&container["ports"]).iter().enumerate() {
         let field = format!("{field}.ports[{index}]");
         for (name, required) in [("containerPort", true), ("hostPort", false)] {
@@ -90,6 +104,14 @@ fn check_ports(field: &str, container: &Value, violations: &mut Violations) {
             }
         }
         violations.one_of(format!("{field}.protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
+        if !text(&port["name"]).is_empty() {
+            probes::check_port_name(&format!("{field}.name"), &port["name"], violations);
+        }
+        let (own, host) = (port["containerPort"].as_i64(), port["hostPort"].as_i64().unwrap_or(0));
+        if host_network && host != 0 && own != Some(host) {
+            let detail = "must match `containerPort` when `hostNetwork` is true";
+            violations.invalid(format!("{field}.hostPort"), &port["hostPort"], detail);
+        }
     }
 }
 
@@ -102,6 +124,8 @@ fn check_mounts(field: &str, container: &Value, volumes: &Volumes<'_>, violation
     let devices = texts(&container["volumeDevices"], "name");
     let device_paths = texts(&container["volumeDevices"], "devicePath");
     let mut paths = HashSet::new();
+    // Kubernetes names some of these without the mount's number.
+    let unnumbered = format!("{field}.volumeMounts");
     for (index, mount) in items(&container["volumeMounts"]).iter().enumerate() {
         let field = format!("{field}.volumeMounts[{index}]");
         violations.require(format!("{field}.name"), &mount["name"], "");
@@ -124,11 +148,16 @@ fn check_mounts(field: &str, container: &Value, volumes: &Volumes<'_>, violation
             violations.invalid(format!("{field}.mountPath"), &mount["mountPath"], detail);
         }
         for name in ["subPath", "subPathExpr"] {
-            check_descending(&format!("{field}.{name}"), &mount[name], violations);
+            check_descending(&format!("{unnumbered}.{name}"), &mount[name], violations);
         }
         if !text(&mount["subPath"]).is_empty() && !text(&mount["subPathExpr"]).is_empty() {
             let detail = "subPathExpr and subPath are mutually exclusive";
             violations.invalid(format!("{field}.subPathExpr"), &mount["subPathExpr"], detail);
+        }
+        if mount["mountPropagation"] == "Bidirectional" && container["securityContext"]["privileged"] != true
+        {
+            let detail = "Bidirectional mount propagation is available only to privileged containers";
+            violations.forbid(format!("{unnumbered}.mountPropagation"), detail);
         }
         let propagation = format!("{field}.mountPropagation");
         violations.one_of(
@@ -136,7 +165,7 @@ fn check_mounts(field: &str, container: &Value, volumes: &Volumes<'_>, violation
             &mount["mountPropagation"],
             &["Bidirectional", "HostToContainer", "None"],
         );
-        check_recursive_read_only(&field, mount, violations);
+        check_recursive_read_only(&unnumbered, mount, violations);
     }
 }
 
@@ -195,10 +224,26 @@ fn check_devices(field: &str, container: &Value, volumes: &Volumes<'_>, violatio
     }
 }
 
+/// What containers may ask for: the node's own resources, and whole devices of someone's domain.
+fn check_resource_name(field: &str, name: &str, value: &Value, violations: &mut Violations) {
+    const OWN: &[&str] = &["cpu", "memory", "ephemeral-storage"];
+    if OWN.contains(&name) || name.starts_with("hugepages-") {
+        return;
+    }
+    let given = Value::from(name);
+    if !name.contains('/') {
+        violations.invalid(field, &given, "must be a standard resource type or fully qualified");
+        violations.invalid(field, &given, "must be a standard resource for containers");
+    } else if quantity(value).and_then(|quantity| quantity.milli()).is_some_and(|milli| milli % 1000 != 0) {
+        violations.invalid(field, value, "must be an integer");
+    }
+}
+
 fn check_resources(field: &str, resources: &Value, violations: &mut Violations) {
     for list in ["limits", "requests"] {
         for (name, value) in entries(&resources[list]) {
             violations.not_negative(format!("{field}.{list}[{name}]"), value);
+            check_resource_name(&format!("{field}.{list}[{name}]"), name, value, violations);
         }
     }
     for (name, request) in entries(&resources["requests"]) {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
-        fields::{default_field, entries, items_mut, text},
+        fields::{default_field, entries, items, items_mut, text},
         persistent_volume_claim,
     },
     placement, quality,
@@ -18,11 +18,60 @@ pub(super) fn default(pod: &mut Value, old: Option<&Value>) {
         return;
     }
     default_spec(&mut pod["spec"]);
+    if pod["spec"]["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+        pod["spec"]["terminationGracePeriodSeconds"] = 1.into();
+    }
+    default_field(pod, &["spec", "enableServiceLinks"], true);
+    default_requests(&mut pod["spec"]);
     placement::default(pod, old);
     if old.is_none() {
+        rank(&mut pod["spec"]);
         default_field(pod, &["status", "phase"], "Pending");
         let class = quality::class(&pod["spec"]);
         default_field(pod, &["status", "qosClass"], class);
+    }
+    // As admission does, whenever a spec is written.
+    if old.is_none_or(|old| old["spec"] != pod["spec"]) {
+        tolerate(&mut pod["spec"]);
+    }
+}
+
+/// A pod asks for what it is limited to, unless it asks for something else; a template does not yet.
+fn default_requests(spec: &mut Value) {
+    for list in ["initContainers", "containers"] {
+        for container in spec.get_mut(list).map(items_mut).into_iter().flatten() {
+            let limits: Vec<(String, Value)> = entries(&container["resources"]["limits"])
+                .map(|(name, limit)| (name.clone(), limit.clone()))
+                .collect();
+            for (name, limit) in limits {
+                default_field(container, &["resources", "requests", &name], limit);
+            }
+        }
+    }
+}
+
+/// How a new pod ranks among others.
+fn rank(spec: &mut Value) {
+    default_field(spec, &["priority"], 0);
+    default_field(spec, &["preemptionPolicy"], "PreemptLowerPriority");
+}
+
+/// How long a pod stays on a node that is gone, unless its author says it.
+fn tolerate(spec: &mut Value) {
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let tolerated = items(&spec["tolerations"]).iter().any(|toleration| {
+            let (of, effect) = (text(&toleration["key"]), text(&toleration["effect"]));
+            (of == key || of.is_empty()) && (effect == "NoExecute" || effect.is_empty())
+        });
+        if !tolerated {
+            let toleration =
+                json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
+            match &mut spec["tolerations"] {
+                Value::Array(tolerations) => tolerations.push(toleration),
+                unset if unset.is_null() => *unset = json!([toleration]),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -33,7 +82,10 @@ pub(super) fn default_spec(spec: &mut Value) {
     default_field(spec, &["securityContext"], Map::new());
     default_field(spec, &["terminationGracePeriodSeconds"], 30);
     default_field(spec, &["schedulerName"], "default-scheduler");
-    default_field(spec, &["enableServiceLinks"], true);
+    // The former name of the same field.
+    if let Some(account) = spec.get("serviceAccountName").cloned().filter(|name| !text(name).is_empty()) {
+        default_field(spec, &["serviceAccount"], account);
+    }
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         if let Some(containers) = spec.get_mut(list) {
             items_mut(containers).iter_mut().for_each(default_container);
@@ -50,20 +102,14 @@ fn default_container(container: &mut Value) {
     default_field(container, &["terminationMessagePath"], "/dev/termination-log");
     default_field(container, &["terminationMessagePolicy"], "File");
     default_field(container, &["resources"], Map::new());
-    let limits: Vec<(String, Value)> = entries(&container["resources"]["limits"])
-        .map(|(name, limit)| (name.clone(), limit.clone()))
-        .collect();
-    for (name, limit) in limits {
-        default_field(container, &["resources", "requests", &name], limit);
-    }
     if let Some(ports) = container.get_mut("ports") {
         items_mut(ports).iter_mut().for_each(|port| default_field(port, &["protocol"], "TCP"));
     }
     if let Some(env) = container.get_mut("env") {
-        for variable in
-            items_mut(env).iter_mut().filter(|variable| variable["valueFrom"]["fieldRef"].is_object())
-        {
-            default_field(variable, &["valueFrom", "fieldRef", "apiVersion"], "v1");
+        for variable in items_mut(env) {
+            if let Some(from) = variable.get_mut("valueFrom") {
+                default_field_reference(from);
+            }
         }
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -133,6 +179,9 @@ fn default_volume(volume: &mut Value) {
 }
 
 fn default_field_reference(item: &mut Value) {
+    if item.get("resourceFieldRef").is_some_and(Value::is_object) {
+        default_field(item, &["resourceFieldRef", "divisor"], "0");
+    }
     if item.get("fieldRef").is_some_and(Value::is_object) {
         default_field(item, &["fieldRef", "apiVersion"], "v1");
     }

@@ -4,10 +4,14 @@ mod change;
 mod containers;
 mod defaults;
 mod placement;
+mod probes;
 mod quality;
+mod security;
 mod volumes;
 
 use serde_json::Value;
+
+pub(super) use volumes::HOST_PATH_TYPES;
 
 use super::{
     fields::{items, text},
@@ -60,33 +64,23 @@ fn check(pod: &Value, violations: &mut Violations) {
             violations.named(&format!("spec.{field}"), &spec[field], values::names::dns_subdomain);
         }
     }
-    let affinity = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
-    if !affinity.is_null() {
-        let field = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution";
-        violations.node_selector(field, affinity);
+    for field in ["hostname", "subdomain"] {
+        let value = &spec[field];
+        if !text(value).is_empty() {
+            if text(value).contains('.') {
+                violations.invalid(format!("spec.{field}"), value, "must not contain dots");
+            } else {
+                violations.named(&format!("spec.{field}"), value, values::names::dns_label);
+            }
+        }
     }
-    check_tolerations(items(&spec["tolerations"]), violations);
+    placement::check(spec, violations);
+    security::check_pod(spec, violations);
 }
 
-fn check_tolerations(tolerations: &[Value], violations: &mut Violations) {
-    for (index, toleration) in tolerations.iter().enumerate() {
-        let field = format!("spec.tolerations[{index}]");
-        let (key, operator) = (text(&toleration["key"]), text(&toleration["operator"]));
-        if key.is_empty() && operator != "Exists" {
-            let detail =
-                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
-            violations.invalid(format!("{field}.operator"), &toleration["operator"], detail);
-        }
-        if operator == "Exists" && !text(&toleration["value"]).is_empty() {
-            let detail = "value must be empty when `operator` is 'Exists'";
-            violations.invalid(format!("{field}.operator"), toleration, detail);
-        }
-        if !operator.is_empty() {
-            violations.one_of(format!("{field}.operator"), &toleration["operator"], &["Equal", "Exists"]);
-        }
-        if !text(&toleration["effect"]).is_empty() {
-            let effects = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
-            violations.one_of(format!("{field}.effect"), &toleration["effect"], effects);
-        }
+/// What only a new pod may not have.
+pub(super) fn check_new(pod: &Value, violations: &mut Violations) {
+    if !items(&pod["spec"]["ephemeralContainers"]).is_empty() {
+        violations.forbid("spec.ephemeralContainers", "cannot be set on create");
     }
 }

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use values::Quantity;
 
-use super::super::{
+use super::super::super::{
     fields::{default_field, entries, items, items_mut, text},
     violations::quantity,
 };
 use crate::object;
 
-pub(super) fn default(pod: &mut Value, old: Option<&Value>) {
+pub(in super::super) fn default(pod: &mut Value, old: Option<&Value>) {
     default_host_ports(&mut pod["spec"]);
     default_requests(&mut pod["spec"]);
     if old.is_none() {

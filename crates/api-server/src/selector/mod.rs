@@ -1,5 +1,7 @@
 //! Label and field selectors of lists, watches and collections to delete.
 
+mod labels;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
@@ -46,6 +48,11 @@ impl FieldValues {
     }
 }
 
+/// Whether a field is a boolean, which is false where it is not set.
+fn is_flag(path: &[String]) -> bool {
+    path.last().is_some_and(|name| matches!(name.as_str(), "unschedulable" | "hostNetwork"))
+}
+
 impl Selection {
     /// Parses both selectors; `selectable` are a custom kind's `selectableFields`, such as `.spec.node`.
     pub(crate) fn parse(
@@ -54,7 +61,7 @@ impl Selection {
         fields: &str,
         selectable: &[String],
     ) -> Result<Self, ApiError> {
-        Ok(Self { labels: parse_labels(labels)?, fields: parse_fields(kind, fields, selectable)? })
+        Ok(Self { labels: labels::parse(labels)?, fields: parse_fields(kind, fields, selectable)? })
     }
 
     /// Whether everything matches, so that nothing has to be looked at.
@@ -74,7 +81,11 @@ impl Selection {
             return true;
         }
         self.matches_labels(object)
-            && self.fields.iter().all(|(path, values)| values.allow(&field(object, path)))
+            && self.fields.iter().all(|(path, values)| {
+                let found = field(object, path);
+                let unset = found.is_empty() && is_flag(path);
+                values.allow(if unset { "false" } else { &found })
+            })
     }
 
     fn matches_labels(&self, object: &[u8]) -> bool {
@@ -146,7 +157,12 @@ fn parse_fields(
             return Err(ApiError::BadRequest(format!("invalid field selector: {term:?}")));
         };
         if !is_selectable(kind, path, selectable) {
-            return Err(ApiError::BadRequest(format!("field label not supported: {path}")));
+            return Err(ApiError::BadRequest(match own_fields(kind).is_empty() && selectable.is_empty() {
+                true => format!(
+                    "{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                ),
+                false => format!("field label not supported: {path}"),
+            }));
         }
         let path = match (kind.kind.as_ref(), path) {
             // Events' source is selected by component.
@@ -180,7 +196,12 @@ fn is_selectable(kind: &Kind, path: &str, selectable: &[String]) -> bool {
     if path == "metadata.name" || (path == "metadata.namespace" && kind.namespaced) {
         return true;
     }
-    let fields: &[&str] = match (kind.group.as_ref(), kind.kind.as_ref()) {
+    own_fields(kind).contains(&path) || selectable.iter().any(|field| field.trim_start_matches('.') == path)
+}
+
+/// The fields that a built-in kind can be selected by, names aside.
+fn own_fields(kind: &Kind) -> &'static [&'static str] {
+    match (kind.group.as_ref(), kind.kind.as_ref()) {
         ("", "Pod") => &[
             "spec.nodeName",
             "spec.restartPolicy",
@@ -207,70 +228,9 @@ fn is_selectable(kind: &Kind, path: &str, selectable: &[String]) -> bool {
         ("", "Namespace") => &["status.phase"],
         ("", "Node") => &["spec.unschedulable"],
         ("", "Secret") => &["type"],
+        ("", "Service") => &["spec.clusterIP", "spec.type"],
         _ => &[],
-    };
-    fields.contains(&path) || selectable.iter().any(|field| field.trim_start_matches('.') == path)
-}
-
-fn parse_labels(text: &str) -> Result<Vec<LabelRule>, ApiError> {
-    let mut rules = Vec::new();
-    for term in split_outside_parentheses(text) {
-        let rule = parse_label(term.trim()).ok_or_else(|| {
-            ApiError::BadRequest(format!(
-                "unable to parse requirement: {:?} is no label requirement",
-                term.trim()
-            ))
-        })?;
-        rules.push(rule);
     }
-    Ok(rules)
-}
-
-fn split_outside_parentheses(text: &str) -> Vec<&str> {
-    let (mut terms, mut start, mut depth) = (Vec::new(), 0, 0_usize);
-    for (at, char) in text.char_indices() {
-        match char {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                terms.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    terms.push(&text[start..]);
-    terms.retain(|term| !term.trim().is_empty());
-    terms
-}
-
-fn parse_label(term: &str) -> Option<LabelRule> {
-    let one = |value: &str| BTreeSet::from([value.trim().to_owned()]);
-    let (key, test) = if let Some(key) = term.strip_prefix('!') {
-        (key, LabelTest::Absent)
-    } else if let Some((key, value)) = term.split_once("!=") {
-        (key, LabelTest::NotIn(one(value)))
-    } else if let Some((key, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
-        (key, LabelTest::In(one(value)))
-    } else if let Some((key, value)) = term.split_once('>') {
-        (key, LabelTest::Greater(value.trim().parse().ok()?))
-    } else if let Some((key, value)) = term.split_once('<') {
-        (key, LabelTest::Less(value.trim().parse().ok()?))
-    } else if let Some((left, values)) = term.strip_suffix(')').and_then(|term| term.split_once('(')) {
-        let (key, operator) = left.trim().rsplit_once(char::is_whitespace)?;
-        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
-        match operator {
-            "in" => (key, LabelTest::In(values)),
-            "notin" => (key, LabelTest::NotIn(values)),
-            _ => return None,
-        }
-    } else {
-        (term, LabelTest::Exists)
-    };
-    let key = key.trim();
-    let well_formed = !key.is_empty()
-        && key.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.' | '/'));
-    well_formed.then(|| LabelRule { key: key.to_owned(), test })
 }
 
 #[cfg(test)]
@@ -321,7 +281,7 @@ mod tests {
             assert_eq!(selects(selector, ""), expected, "{selector}");
         }
         for bad in ["a b c", "in (x)", "a>b", "=x"] {
-            assert!(parse_labels(bad).is_err(), "{bad}");
+            assert!(labels::parse(bad).is_err(), "{bad}");
         }
     }
 
@@ -334,11 +294,15 @@ mod tests {
             ("spec.nodeName=", false),
             ("status.phase=", true),
             ("spec.nodeName==n1,metadata.name=q", false),
+            ("spec.hostNetwork=false", true),
+            ("spec.hostNetwork!=false", false),
+            ("spec.hostNetwork=", false),
         ] {
             assert_eq!(selects("", selector), expected, "{selector}");
         }
         let refused = Selection::parse(&kind("", "ConfigMap", true), "", "data.x=1", &[]);
-        assert_eq!(refused.unwrap_err().to_string(), "field label not supported: data.x");
+        let known = r#""data.x" is not a known field selector: only "metadata.name", "metadata.namespace""#;
+        assert_eq!(refused.unwrap_err().to_string(), known);
         let custom = kind("g", "Drive", false);
         assert!(Selection::parse(&custom, "", "spec.node=a", &[".spec.node".to_owned()]).is_ok());
     }
