@@ -31,6 +31,17 @@ pub(crate) struct Custom {
     pub(crate) columns: Option<Value>,
     /// `selectableFields`, as JSON paths.
     pub(crate) selectable: Vec<String>,
+    /// `subresources.scale`.
+    pub(crate) scale: Option<ScalePaths>,
+}
+
+/// Where an object says how many replicas it is asked for and has, as JSON pointers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ScalePaths {
+    pub(crate) wanted: String,
+    pub(crate) observed: String,
+    /// A label selector, or its text form.
+    pub(crate) selector: Option<String>,
 }
 
 impl Served {
@@ -48,6 +59,18 @@ impl Served {
         match &self.custom {
             Some(custom) => Some(&custom.schema),
             None => Schema::builtin(&self.kind.kind),
+        }
+    }
+
+    /// What the `scale` subresource is about, if there is one.
+    pub(crate) fn scale(&self) -> Option<ScalePaths> {
+        match &self.custom {
+            Some(custom) => custom.scale.clone(),
+            None => self.kind.scales().then(|| ScalePaths {
+                wanted: "/spec/replicas".into(),
+                observed: "/status/replicas".into(),
+                selector: Some("/spec/selector".into()),
+            }),
         }
     }
 

@@ -7,7 +7,7 @@ use object_store::{EventKind, Object, WriteError};
 use serde_json::{Value, json};
 
 use crate::admission::DEFINITION_CLEANUP;
-use crate::catalog::{Catalog, Custom, Definition, Served};
+use crate::catalog::{Catalog, Custom, Definition, ScalePaths, Served};
 use crate::change::Part;
 use crate::delete::{self, DeleteOptions};
 use crate::error::ApiError;
@@ -90,11 +90,23 @@ fn definition(crd: &Value, revision: u64) -> Result<Definition, Vec<FieldError>>
                     .filter_map(|field| field["jsonPath"].as_str())
                     .map(str::to_owned)
                     .collect(),
+                scale: scale(version),
             };
             Ok(Arc::new(Served::new(row(crd, version), Some(custom))))
         })
         .collect::<Result<_, Vec<FieldError>>>()?;
     Ok(Definition { revision, versions })
+}
+
+fn scale(version: &Value) -> Option<ScalePaths> {
+    let scale = version.pointer("/subresources/scale")?;
+    // `.spec.replicas` as `/spec/replicas`.
+    let pointer = |field: &str| scale[field].as_str().map(|path| path.replace('.', "/"));
+    Some(ScalePaths {
+        wanted: pointer("specReplicasPath")?,
+        observed: pointer("statusReplicasPath")?,
+        selector: pointer("labelSelectorPath"),
+    })
 }
 
 fn is_established(crd: &Value) -> bool {

@@ -23,7 +23,7 @@ pub(crate) fn health(request: &http::request::Parts, store: Result<(), String>) 
         return Err(ApiError::MethodNotAllowed);
     }
     let (status, text) = match store {
-        Ok(()) => (StatusCode::OK, "ok".to_owned()),
+        Ok(()) => (StatusCode::OK, passed(&request.uri)),
         Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("[-]store failed: {why}\n")),
     };
     Ok(answer::with_type(status, "text/plain", AnswerBody::whole(text)))
@@ -85,6 +85,16 @@ pub(crate) fn answer(
     Ok(answer::json(StatusCode::OK, &body))
 }
 
+/// What a passed health check says: one word, or with `verbose` what was looked at.
+fn passed(uri: &http::Uri) -> String {
+    let mut query = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    if !query.any(|(name, _)| name == "verbose") {
+        return "ok".to_owned();
+    }
+    let check = uri.path().trim_start_matches('/').split('/').next().unwrap_or_default();
+    format!("[+]ping ok\n[+]store ok\n{check} check passed\n")
+}
+
 fn version() -> Value {
     json!({"major": MAJOR, "minor": MINOR, "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
     "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
@@ -124,7 +134,7 @@ fn subresources(
         all.push(("eviction", "Eviction".into(), Some("policy"), &["create"]));
         all.push(("log", own(), None, &["get"]));
     }
-    if served.kind.scales() {
+    if served.scale().is_some() {
         all.push(("scale", "Scale".into(), Some("autoscaling"), STATUS_VERBS));
     }
     if served.kind.status {

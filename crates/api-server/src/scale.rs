@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::answer::{self, Answer};
 use crate::body::{self, Payload};
+use crate::catalog::ScalePaths;
 use crate::change::{self, Part};
 use crate::error::ApiError;
 use crate::kinds::fields::{entries, items, text};
@@ -30,6 +31,7 @@ pub(crate) async fn set(
     payload: &Payload,
 ) -> Result<Answer, ApiError> {
     let kind = &target.served.kind;
+    let paths = paths(target)?;
     let patch = match verb {
         // A scale is patched as custom resources are: it has no lists that could merge.
         Verb::Patch if payload.media_type == "application/strategic-merge-patch+json" => {
@@ -39,7 +41,7 @@ pub(crate) async fn set(
         _ => None,
     };
     let stored = write::modify(shared, target, query, Part::Main, |old| {
-        let before = of(old);
+        let before = of(old, &paths)?;
         let scale = match &patch {
             Some(patch) => patch.apply(kind, &before)?,
             None => payload.value()?.0,
@@ -57,8 +59,14 @@ pub(crate) async fn set(
             }
         };
         let mut new = old.clone();
-        new["spec"]["replicas"] = replicas;
-        new["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
+        set_at(&mut new, &paths.wanted, replicas);
+        // Who names no revision means the one that is there.
+        let asked = &scale["metadata"]["resourceVersion"];
+        if object::meta_str(&scale, "resourceVersion").is_empty() {
+            new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+        } else {
+            new["metadata"]["resourceVersion"] = asked.clone();
+        }
         Ok(new)
     })
     .await?;
@@ -67,25 +75,52 @@ pub(crate) async fn set(
 
 fn answered(target: &Target, stored: &Object) -> Result<Answer, ApiError> {
     let set = object::decode(&object::with_api_version(&stored.value, &target.served.api_version))?;
-    Ok(answer::json(StatusCode::OK, &of(&set)))
+    Ok(answer::json(StatusCode::OK, &of(&set, &paths(target)?)?))
 }
 
-/// The scale of a set.
-fn of(set: &Value) -> Value {
-    let metadata: serde_json::Map<String, Value> = entries(&set["metadata"])
+fn paths(target: &Target) -> Result<ScalePaths, ApiError> {
+    target.served.scale().ok_or(ApiError::UnknownPath)
+}
+
+/// Sets the field at a pointer, making the objects on the way.
+fn set_at(object: &mut Value, pointer: &str, value: Value) {
+    let mut at = object;
+    for name in pointer.split('/').skip(1) {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[name];
+    }
+    *at = value;
+}
+
+/// The scale of an object.
+fn of(object: &Value, paths: &ScalePaths) -> Result<Value, ApiError> {
+    let metadata: serde_json::Map<String, Value> = entries(&object["metadata"])
         .filter(|(field, _)| {
             ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"].contains(&field.as_str())
         })
         .map(|(field, value)| (field.clone(), value.clone()))
         .collect();
-    json!({
+    let Some(wanted) = object.pointer(&paths.wanted).filter(|value| value.is_i64()) else {
+        let path = paths.wanted.replace('/', ".");
+        return Err(ApiError::Internal(format!("the spec replicas field {path:?} does not exist")));
+    };
+    let mut scale = json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
-        "spec": {"replicas": set["spec"]["replicas"]},
-        "status": {
-            "replicas": set["status"]["replicas"].as_i64().unwrap_or(0),
-            "selector": selector(&set["spec"]["selector"]),
-        },
-    })
+        "spec": {"replicas": wanted},
+        "status": {"replicas": object.pointer(&paths.observed).and_then(Value::as_i64).unwrap_or(0)},
+    });
+    let selected = paths.selector.as_ref().and_then(|path| object.pointer(path));
+    let text = match selected {
+        Some(Value::String(text)) => text.clone(),
+        Some(labels) => selector(labels),
+        None => String::new(),
+    };
+    if !text.is_empty() {
+        scale["status"]["selector"] = text.into();
+    }
+    Ok(scale)
 }
 
 /// A label selector in its text form.
@@ -116,8 +151,13 @@ mod tests {
                 {"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}]}},
             "status": {"replicas": 2},
         });
+        let paths = |selector: &str| ScalePaths {
+            wanted: "/spec/replicas".into(),
+            observed: "/status/replicas".into(),
+            selector: Some(selector.into()),
+        };
         assert_eq!(
-            of(&set),
+            of(&set, &paths("/spec/selector")).unwrap(),
             json!({
                 "kind": "Scale", "apiVersion": "autoscaling/v1",
                 "metadata": {"name": "db", "namespace": "shop", "uid": "7", "resourceVersion": "3"},
@@ -125,5 +165,10 @@ mod tests {
                 "status": {"replicas": 2, "selector": "app=db,tier in (a,b),!old"},
             })
         );
+        assert_eq!(of(&set, &paths("/metadata/labels/a")).unwrap()["status"]["selector"], "b");
+        assert!(of(&json!({"spec": {}}), &paths("")).is_err(), "nobody asked for a number");
+        let mut bare = json!({"metadata": {}});
+        set_at(&mut bare, "/spec/size/count", json!(3));
+        assert_eq!(bare["spec"]["size"]["count"], 3);
     }
 }

@@ -303,7 +303,7 @@ where
             log::get(shared, &target, &query).await
         }
         (Verb::Get, None | Some("status")) => read::get(shared, &target, shape, &query),
-        (Verb::Get, Some("scale")) if target.served.kind.scales() => scale::get(shared, &target),
+        (Verb::Get, Some("scale")) if target.served.scale().is_some() => scale::get(shared, &target),
         (Verb::List, None) if is_heavy_list(shape, &query) => {
             let (places, shared) = (shared.heavy.clone(), shared.clone());
             aside::run(&places, true, async move { read::list(&shared, &target, shape, &query) }).await
@@ -362,7 +362,7 @@ async fn change(
         (Verb::Update, None | Some("status" | "finalize")) => {
             write::update(shared, target, shape, query, payload).await
         }
-        (Verb::Update | Verb::Patch, Some("scale")) if target.served.kind.scales() => {
+        (Verb::Update | Verb::Patch, Some("scale")) if target.served.scale().is_some() => {
             scale::set(shared, verb, target, query, &payload).await
         }
         (Verb::Patch, None | Some("status")) => write::patch(shared, target, shape, query, payload).await,

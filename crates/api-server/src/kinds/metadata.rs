@@ -63,7 +63,7 @@ pub(super) fn check(kind: &Kind, rule: NameRule, metadata: &Value, violations: &
     } else if !text(namespace).is_empty() {
         violations.forbid("metadata.namespace", "not allowed on this type");
     }
-    check_mutable(kind, metadata, violations);
+    check_mutable(kind, metadata, &[], violations);
 }
 
 /// Metadata of a changed object.
@@ -90,16 +90,20 @@ pub(super) fn check_change(kind: &Kind, new: &Value, old: &Value, violations: &m
         || !same(&new["finalizers"], &old["finalizers"])
         || !same(&new["ownerReferences"], &old["ownerReferences"])
     {
-        check_mutable(kind, new, violations);
+        check_mutable(kind, new, items(&old["finalizers"]), violations);
     }
 }
 
-fn check_mutable(kind: &Kind, metadata: &Value, violations: &mut Violations) {
+/// `known` are the finalizers that are stored, whatever their names.
+fn check_mutable(kind: &Kind, metadata: &Value, known: &[Value], violations: &mut Violations) {
     let qualified =
         !kind.is_custom() && !matches!(&*kind.group, "apiextensions.k8s.io" | "coordination.k8s.io");
     check_labels("metadata.labels", &metadata["labels"], violations);
     check_annotations("metadata.annotations", &metadata["annotations"], violations);
     for (index, finalizer) in items(&metadata["finalizers"]).iter().enumerate() {
+        if known.contains(finalizer) {
+            continue;
+        }
         violations.named("metadata.finalizers", finalizer, names::qualified_name);
         if qualified && !text(finalizer).contains('/') && !STANDARD_FINALIZERS.contains(&text(finalizer)) {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";

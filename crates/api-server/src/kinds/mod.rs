@@ -143,7 +143,17 @@ pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError>
     let rules = rules::of(kind);
     let mut violations = Violations::default();
     metadata::check_change(kind, &new["metadata"], &old["metadata"], &mut violations);
-    (rules.check)(new, &mut violations);
+    let mut broken = Violations::default();
+    (rules.check)(new, &mut broken);
+    let mut broken = broken.into_vec();
+    if !broken.is_empty() {
+        // A rule that is newer than what is stored keeps nobody from changing everything else.
+        let mut before = Violations::default();
+        (rules.check)(old, &mut before);
+        let before = before.into_vec();
+        broken.retain(|error| !before.contains(error));
+    }
+    broken.into_iter().for_each(|error| violations.add(error));
     (rules.check_change)(new, old, &mut violations);
     violations.into_vec()
 }

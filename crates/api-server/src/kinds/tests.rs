@@ -582,3 +582,27 @@ fn services_are_kept_with_a_warning() {
         assert!(errors.iter().any(|error| error.contains(expected)), "{patch}: {errors:?}");
     }
 }
+
+/// What was stored before a rule came can still be changed, but for what breaks the rule.
+#[test]
+fn rules_that_are_newer_than_an_object_keep_nobody_from_changing_it() {
+    let mut old = defaulted("Pod", &pod());
+    old["spec"]["hostname"] = "a.b".into();
+    old["metadata"]["finalizers"] = json!(["mine"]);
+    for (patch, expected) in [
+        (json!({"metadata": {"labels": {"a": "b"}}}), vec![]),
+        (json!({"status": {"message": "x"}}), vec![]),
+        (
+            json!({"metadata": {"finalizers": ["mine", "yours"]}}),
+            vec![
+                r#"metadata.finalizers[1]: Invalid value: "yours": name is neither a standard finalizer name nor is it fully qualified"#,
+            ],
+        ),
+    ] {
+        let mut new = old.clone();
+        json_patch::merge(&mut new, &patch);
+        let errors: Vec<String> =
+            validate_update(kind("Pod"), &new, &old).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected, "{patch}");
+    }
+}

@@ -26,6 +26,7 @@ pub(super) fn default(pod: &mut Value, old: Option<&Value>) {
     placement::default(pod, old);
     if old.is_none() {
         rank(&mut pod["spec"]);
+        complete(&mut pod["spec"]);
         default_field(pod, &["status", "phase"], "Pending");
         let class = quality::class(&pod["spec"]);
         default_field(pod, &["status", "qosClass"], class);
@@ -56,6 +57,13 @@ fn rank(spec: &mut Value) {
     default_field(spec, &["preemptionPolicy"], "PreemptLowerPriority");
 }
 
+/// What a new pod says twice: the former name of a field. Stored pods, and templates, stay as they are.
+fn complete(spec: &mut Value) {
+    if let Some(account) = spec.get("serviceAccountName").cloned().filter(|name| !text(name).is_empty()) {
+        default_field(spec, &["serviceAccount"], account);
+    }
+}
+
 /// How long a pod stays on a node that is gone, unless its author says it.
 fn tolerate(spec: &mut Value) {
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
@@ -82,10 +90,6 @@ pub(super) fn default_spec(spec: &mut Value) {
     default_field(spec, &["securityContext"], Map::new());
     default_field(spec, &["terminationGracePeriodSeconds"], 30);
     default_field(spec, &["schedulerName"], "default-scheduler");
-    // The former name of the same field.
-    if let Some(account) = spec.get("serviceAccountName").cloned().filter(|name| !text(name).is_empty()) {
-        default_field(spec, &["serviceAccount"], account);
-    }
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         if let Some(containers) = spec.get_mut(list) {
             items_mut(containers).iter_mut().for_each(default_container);
