@@ -41,11 +41,9 @@ fn check_source(field: &str, pod: &str, spec: &Value, volume: &Value, violations
     }
     let path = format!("{field}.{source}");
     match source.as_str() {
-        "emptyDir" => {
-            if quantity(&fields["sizeLimit"]).is_some_and(|size| size < Quantity::zero()) {
-                let detail = "SizeLimit field must be a valid resource quantity";
-                violations.forbid(format!("{path}.sizeLimit"), detail);
-            }
+        "emptyDir" if quantity(&fields["sizeLimit"]).is_some_and(|size| size < Quantity::zero()) => {
+            let detail = "SizeLimit field must be a valid resource quantity";
+            violations.forbid(format!("{path}.sizeLimit"), detail);
         }
         "downwardAPI" => {
             check_mode(format!("{path}.defaultMode"), &fields["defaultMode"], violations);
