@@ -125,7 +125,7 @@ proptest! {
         let everything = Selection::parse(&served.kind, "a in (b),!c", "spec.nodeName=n", &[]).expect("good");
         let _ = everything.matches(&bytes);
         let (path, query) = text.split_once('?').unwrap_or((&*text, ""));
-        let _ = (parse_path(path), Query::parse(query));
+        let _ = (parse_path(path), Query::parse(query, &http::Method::GET));
         if let Ok(path) = JsonPath::parse(&text) {
             let _ = path.first(&pod);
         }
