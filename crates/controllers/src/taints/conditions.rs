@@ -35,7 +35,7 @@ fn wanted(node: &Node) -> Option<Vec<Taint>> {
     let missing = |key: &&str| !has.iter().any(|taint| taint.effect == EFFECT && taint.key == **key);
     let stays = |taint: &&Taint| !is_ours(taint) || due.contains(&taint.key.as_str());
     let mut wanted: Vec<Taint> = has.iter().filter(stays).cloned().collect();
-    let is_complete = wanted.len() == has.len() && !due.iter().any(|key| missing(&key));
+    let is_complete = wanted.len() == has.len() && !due.iter().any(missing);
     wanted.extend(due.iter().filter(|key| missing(key)).map(|key| Taint {
         key: (*key).to_owned(),
         effect: EFFECT.to_owned(),
@@ -93,7 +93,9 @@ mod tests {
     fn conditions_and_cordons_become_taints_and_go_again() {
         let taint = |key: &str| json!({"key": format!("node.kubernetes.io/{key}"), "effect": "NoSchedule"});
         let foreign = json!({"key": "disk", "effect": "NoExecute"});
-        let cases: [(Value, bool, Vec<Value>, Option<Vec<&str>>); 8] = [
+        /// Conditions, whether it is cordoned, the taints that it has, the keys of those that it should have.
+        type Case<'a> = (Value, bool, Vec<Value>, Option<Vec<&'a str>>);
+        let cases: [Case<'_>; 8] = [
             (json!([]), false, vec![], None),
             (json!([{"type": "Ready", "status": "True"}]), false, vec![foreign.clone()], None),
             (json!([{"type": "Ready", "status": "False"}]), false, vec![], Some(vec!["not-ready"])),

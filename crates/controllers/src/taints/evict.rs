@@ -75,9 +75,9 @@ pub async fn run(context: Context) {
             (Api::namespaced(context.client.clone(), &key.namespace), &recorder, &known);
         async move {
             let (Some(pod), Some(node)) = (pod, node) else { return Ok(Next::Done) };
-            match due(&key, &pod, &node, &mut known.lock(), recorder) {
-                Some(next) => return Ok(next),
-                None => {}
+            let due = due(&key, &pod, &node, &mut known.lock(), recorder);
+            if let Some(next) = due {
+                return Ok(next);
             }
             evict(&api, &key, &pod, recorder).await
         }
