@@ -233,6 +233,10 @@ async fn one_that_waits_takes_over_even_if_its_connection_was_dropped_silently()
     assert_eq!(server.holder(), "second");
 }
 
+async fn breaks_off() {
+    panic!("out of range");
+}
+
 #[tokio::test(start_paused = true)]
 async fn work_that_breaks_off_gives_the_lease_up() {
     let server = Server::default();
@@ -241,7 +245,7 @@ async fn work_that_breaks_off_gives_the_lease_up() {
     let options = LeaseOptions::new("kube-system", "binder", "first");
     let parts = Parts::new(CancellationToken::new());
     let ended = lead(client, options, parts.shutdown(), |_| {
-        parts.spawn("binder", async { assert!(false, "out of range") });
+        parts.spawn("binder", breaks_off());
         parts.ended()
     });
     let why = ended.await.unwrap().unwrap().unwrap_err().to_string();
