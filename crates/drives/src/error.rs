@@ -182,8 +182,8 @@ pub enum CreateError {
     /// No drive suits and has room.
     #[error(
         "no drive has room for {}: the largest free space on one drive is {}{}{}; ask for less, delete volumes or add a drive",
-        Bytes(*asked),
-        Bytes(*largest_free),
+        Bytes(*asked).beside(Bytes(*largest_free)),
+        Bytes(*largest_free).beside(Bytes(*asked)),
         largest_drive.as_ref().map(|drive| format!(" on {drive}")).unwrap_or_default(),
         list(drives)
     )]
@@ -326,8 +326,8 @@ pub enum SnapshotError {
     /// A snapshot lies on its volume's drive, and takes as much as the volume holds.
     #[error(
         "a snapshot of volume {id} takes {}, and its drive has {} left; delete volumes or snapshots on that drive",
-        Bytes(*needed),
-        Bytes(*free)
+        Bytes(*needed).beside(Bytes(*free)),
+        Bytes(*free).beside(Bytes(*needed))
     )]
     NoSpace {
         /// The volume.
@@ -552,8 +552,8 @@ pub enum ExpandError {
     /// The drive has not that much left.
     #[error(
         "volume {id} can't grow to {}: its drive has {} left for it; ask for less or delete volumes on that drive",
-        Bytes(*asked),
-        Bytes(*free)
+        Bytes(*asked).beside(Bytes(*free)),
+        Bytes(*free).beside(Bytes(*asked))
     )]
     NoSpace {
         /// The volume.

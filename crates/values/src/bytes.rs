@@ -23,6 +23,16 @@ pub enum BytesError {
     Range,
 }
 
+impl Bytes {
+    /// As it prints, but exact where `other` is not the same and would look the same.
+    pub fn beside(self, other: Bytes) -> String {
+        match self.to_string() {
+            text if self != other && text == other.to_string() => format!("{} bytes", self.0),
+            text => text,
+        }
+    }
+}
+
 impl FromStr for Bytes {
     type Err = BytesError;
 
@@ -64,6 +74,9 @@ mod tests {
             assert_eq!(Bytes(bytes).to_string(), printed, "{text}");
         }
         assert_eq!(Bytes(u64::MAX).to_string(), "15.9Ei");
+        assert_eq!(Bytes((10 << 30) + 1).beside(Bytes(10 << 30)), "10737418241 bytes");
+        assert_eq!(Bytes(11 << 30).beside(Bytes(10 << 30)), "11Gi");
+        assert_eq!(Bytes(10 << 30).beside(Bytes(10 << 30)), "10Gi");
         assert_eq!("-1".parse::<Bytes>(), Err(BytesError::Range));
         assert!(matches!("ten".parse::<Bytes>(), Err(BytesError::Quantity(_))));
     }
