@@ -284,7 +284,7 @@ async fn a_definition_that_cannot_be_served_keeps_no_other_from_it_and_goes_with
     let message = status["message"].as_str().unwrap();
     assert_eq!(code, 422, "{message}");
     assert!(
-        message.contains("spec.versions[0].schema.openAPIV3Schema.properties[p0].pattern: Invalid value"),
+        message.contains("spec.validation.openAPIV3Schema.properties[p0].pattern: Invalid value"),
         "{message}"
     );
     assert!(message.contains("must take at most 1024 KiB when compiled"), "{message}");

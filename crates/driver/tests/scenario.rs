@@ -162,8 +162,10 @@ async fn a_new_driver_knows_everything_from_the_drive() {
 
     // A caller that connected and never says a word doesn't keep the old driver.
     let silent = tokio::net::UnixStream::connect(world.path("csi.sock")).await.expect("connected");
-    let mut world = world.restart().await;
+    let ground = world.halt().await;
+    // Where the old driver is another process, its connections end with it.
     drop(silent);
+    let mut world = ground.serve_again(Name::Orlop).await;
     assert_eq!(world.capacity().await, taken);
     assert_eq!(world.create("pvc-1", 64 * MI).await.expect("there already"), volume);
     assert_eq!(world.get(&id).await.expect("found"), volume);

@@ -377,6 +377,8 @@ async fn restarts_are_counted_on_after_everything_was_taken_down() {
         (container.restart_count == count && container.state?.running.is_some()).then_some(())
     };
     world.until("it runs", async || restarts(0).await).await;
+    let now = || node_agent::logs::Query::default();
+    world.until("it has spoken", async || (world.log(&pod, now()).await == "here\n").then_some(())).await;
     world.crash().await;
     node_agent::teardown(&world.node, &world.root, world.drivers.clone()).await.unwrap();
     assert_eq!((world.mounts(), world.processes()), (vec![], vec![]));

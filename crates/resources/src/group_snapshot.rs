@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::annotations;
+use crate::approval::approved;
 use crate::snapshot::{DeletionPolicy, SnapshotError, class_definition, class_kind, secret_in};
 
 /// The group of the kinds here.
@@ -192,7 +193,7 @@ pub fn definitions() -> [CustomResourceDefinition; 3] {
             version.storage = false;
             version
         }));
-        definition
+        approved(definition, "https://github.com/kubernetes-csi/external-snapshotter/pull/1150")
     })
 }
 

@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod annotations;
+mod approval;
 pub mod attachment;
 pub mod claim;
 pub mod class;
@@ -19,7 +20,7 @@ pub mod node;
 pub mod orlop;
 pub mod populator;
 mod reference;
-mod reference_grant;
+pub mod reference_grant;
 pub mod requests;
 pub mod secret;
 pub mod snapshot;

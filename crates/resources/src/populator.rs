@@ -12,6 +12,8 @@ use kube::Resource;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
+use crate::approval::approved;
+
 /// The API group of VolumePopulators.
 pub const GROUP: &str = "populator.storage.k8s.io";
 const VERSION: &str = "v1beta1";
@@ -110,17 +112,8 @@ pub fn definition() -> CustomResourceDefinition {
         }]),
         ..CustomResourceDefinitionVersion::default()
     };
-    CustomResourceDefinition {
-        metadata: ObjectMeta {
-            name: Some(format!("{PLURAL}.{GROUP}")),
-            // The API server's rule for definitions in groups of Kubernetes.
-            annotations: Some(
-                [("api-approved.kubernetes.io", "https://github.com/kubernetes/enhancements/pull/2934")]
-                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                    .into(),
-            ),
-            ..ObjectMeta::default()
-        },
+    let definition = CustomResourceDefinition {
+        metadata: ObjectMeta { name: Some(format!("{PLURAL}.{GROUP}")), ..ObjectMeta::default() },
         spec: CustomResourceDefinitionSpec {
             group: GROUP.to_owned(),
             names: CustomResourceDefinitionNames {
@@ -135,5 +128,6 @@ pub fn definition() -> CustomResourceDefinition {
             ..CustomResourceDefinitionSpec::default()
         },
         status: None,
-    }
+    };
+    approved(definition, "https://github.com/kubernetes/enhancements/pull/2934")
 }

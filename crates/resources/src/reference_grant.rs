@@ -1,6 +1,11 @@
+//! Permission to refer to objects of another namespace, as the Gateway API gives it.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::approval::approved;
 
 /// Lets objects of other namespaces refer to objects of its own one.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
@@ -49,6 +54,12 @@ pub struct GrantTo {
     /// The only one that is meant; all of them without a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+/// The definition of the kind.
+pub fn definition() -> CustomResourceDefinition {
+    use kube::CustomResourceExt;
+    approved(ReferenceGrant::crd(), "https://github.com/kubernetes-sigs/gateway-api/pull/3328")
 }
 
 impl ReferenceGrant {

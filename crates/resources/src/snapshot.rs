@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::annotations;
+use crate::approval::approved;
 
 /// The group of the kinds here.
 pub const GROUP: &str = "snapshot.storage.k8s.io";
@@ -349,6 +350,7 @@ pub fn definitions() -> [CustomResourceDefinition; 3] {
         VolumeSnapshotContent::crd(),
         class_definition::<VolumeSnapshotClass>(["vsclass", "vsclasses"]),
     ]
+    .map(|definition| approved(definition, "https://github.com/kubernetes-csi/external-snapshotter/pull/814"))
 }
 
 /// The name of the content that is made for a snapshot.

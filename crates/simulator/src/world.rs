@@ -16,12 +16,12 @@ use k8s_openapi::api::storage::v1::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client, CustomResourceExt};
+use kube::{Api, Client};
 use object_store::Store;
 use parking_lot::Mutex;
 use resources::group_snapshot::{VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent};
 use resources::snapshot::{DeletionPolicy, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
-use resources::{ReferenceGrant, VolumePopulator, annotations, group_snapshot, snapshot};
+use resources::{VolumePopulator, annotations, group_snapshot, snapshot};
 use runtime::{Context, Metrics, Parts};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -110,7 +110,7 @@ impl World {
     /// Makes the kinds of snapshots, and a class for each deletion policy.
     pub async fn define_snapshots(&self) {
         let definitions = snapshot::definitions().into_iter().chain(group_snapshot::definitions());
-        for definition in definitions.chain([ReferenceGrant::crd()]) {
+        for definition in definitions.chain([resources::reference_grant::definition()]) {
             drop(self.api::<CustomResourceDefinition>().create(&PostParams::default(), &definition).await);
         }
         for (name, policy) in [("shots", DeletionPolicy::Delete), ("kept-shots", DeletionPolicy::Retain)] {

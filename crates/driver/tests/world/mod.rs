@@ -6,7 +6,7 @@ use csi::v1::node_client::NodeClient;
 use csi::v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
 use csi::v1::{self, CapacityRange};
 use driver::{Name, NodeInfo, ServeError};
-use drives::{BackendKind, Confines, Drives, Force, Source};
+use drives::{BackendKind, Confines, DriveState, Drives, Force, Source};
 use linux::{Kernel, LoopDevices, Mounts, Unmount};
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,7 +38,7 @@ pub(crate) struct World {
 }
 
 /// The directory of a test. Whatever a failed test leaves mounted in it is taken away again.
-struct Ground(TempDir);
+pub(crate) struct Ground(TempDir);
 
 impl Ground {
     fn new() -> Self {
@@ -52,6 +52,14 @@ impl Ground {
     async fn open(&self, size: u64) -> Drives {
         let source = Source::LoopFile { path: self.path(DRIVE), size };
         Drives::open(Arc::new(Kernel), self.path("drives"), vec![source]).await.expect("opened")
+    }
+
+    /// Starts a driver, which knows nothing but the drive. A drive serves one holder at a time: the one before has ended.
+    pub(crate) async fn serve_again(self, name: Name) -> World {
+        let drives = self.open(0).await;
+        assert_eq!(drives.uninitialised(), [], "the drive is recognised");
+        assert_eq!(drives.drives()[0].state, DriveState::Ready, "nothing of the old driver holds it");
+        World::serve(name, self, drives).await
     }
 
     /// The innermost first.
@@ -145,11 +153,14 @@ impl World {
     }
 
     /// As [`restart`](Self::restart), under another name.
-    pub(crate) async fn restart_as(mut self, name: Name) -> Self {
+    pub(crate) async fn restart_as(self, name: Name) -> Self {
+        self.halt().await.serve_again(name).await
+    }
+
+    /// Stops the driver, and closes no drive: all stays mounted, and nobody holds it any more.
+    pub(crate) async fn halt(mut self) -> Ground {
         self.stop().await;
-        let drives = self.ground.open(0).await;
-        assert_eq!(drives.uninitialised(), [], "the drive is recognised");
-        Self::serve(name, self.ground, drives).await
+        self.ground
     }
 
     async fn stop(&mut self) {

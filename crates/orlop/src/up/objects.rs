@@ -5,13 +5,13 @@ use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::PostParams;
 use kube::{Api, Client, CustomResourceExt, Resource, ResourceExt};
-use resources::{Drive, ReferenceGrant, VolumeSnapshotClass, group_snapshot, orlop, populator, snapshot};
+use resources::{Drive, VolumeSnapshotClass, group_snapshot, orlop, populator, reference_grant, snapshot};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Creates what is missing. What is there stays as it is: it may have been changed on purpose.
 pub(super) async fn ensure(client: &Client, driver: driver::Name) -> anyhow::Result<()> {
-    let definitions = [Drive::crd(), ReferenceGrant::crd(), populator::definition()].into_iter();
+    let definitions = [Drive::crd(), reference_grant::definition(), populator::definition()].into_iter();
     for definition in definitions.chain(snapshot::definitions()).chain(group_snapshot::definitions()) {
         create::<CustomResourceDefinition>(client, definition).await?;
     }

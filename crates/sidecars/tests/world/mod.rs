@@ -15,11 +15,11 @@ use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolume
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Client, CustomResourceExt, ResourceExt};
+use kube::{Client, ResourceExt};
 use object_store::Store;
 use resources::{
-    ReferenceGrant, VolumeGroupSnapshotClass, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent,
-    annotations, claim, finalizers, group_snapshot, snapshot, volume,
+    VolumeGroupSnapshotClass, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent, annotations, claim,
+    finalizers, group_snapshot, snapshot, volume,
 };
 use runtime::{Context, Metrics};
 use serde_json::{Value, json};
@@ -183,7 +183,7 @@ impl World {
     pub async fn define_snapshots(&self, edit: impl FnOnce(&mut VolumeSnapshotClass)) {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let all = snapshot::definitions().into_iter().chain(group_snapshot::definitions());
-        for definition in all.chain([ReferenceGrant::crd()]) {
+        for definition in all.chain([resources::reference_grant::definition()]) {
             definitions.create(&PostParams::default(), &definition).await.unwrap();
         }
         let mut class = VolumeSnapshotClass::new("shots", DRIVER);
