@@ -133,25 +133,22 @@ impl World {
     }
 
     fn pod_changed(&self, change: &Change<Pod>, queue: &Queue<Key>) {
-        let (old, new) = match change {
-            Change::Applied { old, new } => (old.as_ref(), Some(new)),
-            Change::Deleted(last) => (Some(last), None),
-        };
-        let (was, is) = (old.and_then(|pod| node_of(pod)), new.and_then(|pod| node_of(pod)));
-        if was.is_none() && is.is_none() && new.is_some() {
-            return;
-        }
         let pod = change.object();
+        let is = match change {
+            Change::Applied { new, .. } => node_of(new),
+            Change::Deleted(_) => None,
+        };
         let (claims, key) = (claims_of_pod(pod), (pod.namespace().unwrap_or_default(), pod.name_any()));
-        if claims.is_empty() {
-            return;
-        }
-        {
+        let changed = {
             let mut index = self.index.lock();
-            for claim in &claims {
+            // As it was filed: the last state of a deleted pod may be one in which it needs no volumes any more, which
+            // was never announced before.
+            let filed = claims.iter().find_map(|claim| index.pods_by_claim.get(claim)?.get(&key.1)).cloned();
+            let was = filed.as_deref().and_then(node_of);
+            for claim in claims.iter().filter(|_| was.is_some() || is.is_some()) {
                 let pods = index.pods_by_claim.entry(claim.clone()).or_default();
-                match new.filter(|_| is.is_some()) {
-                    Some(new) => _ = pods.insert(key.1.clone(), new.clone()),
+                match is {
+                    Some(_) => _ = pods.insert(key.1.clone(), pod.clone()),
                     None => _ = pods.remove(&key.1),
                 }
                 if pods.is_empty() {
@@ -166,11 +163,12 @@ impl World {
                     index.claims_by_node.remove(node);
                 }
             }
-            if let Some(node) = is {
+            if let Some(node) = is.filter(|_| !claims.is_empty()) {
                 index.claims_by_node.entry(node.to_owned()).or_default().insert(key, claims.clone());
             }
-        }
-        if was != is {
+            was != is
+        };
+        if changed {
             claims.iter().for_each(|claim| self.wake_claim(claim, queue));
         }
     }
