@@ -125,8 +125,8 @@ pub(crate) async fn driver(arguments: Driver) -> anyhow::Result<()> {
     let stop = shutdown.clone();
     tokio::spawn(async move {
         signals.recv().await;
-        tracing::info!("stopping");
         stop.cancel();
+        tracing::info!("stopping");
     });
 
     let root = data.node(&storage::node_name(0)).join("drives");

@@ -143,6 +143,8 @@ fn start_log(format: LogFormat) {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_runtime=error"));
     let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // Told on standard error, too, which would end the task in a panic when nobody reads that any more.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter);
     match format {

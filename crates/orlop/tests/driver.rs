@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::process::Stdio;
+
 use common::caller::{self, Caller, capability, driver, faults_of_children, stop};
 use common::{Place, run, wait_until};
 use csi::v1::controller_client::ControllerClient;
 use csi::v1::node_client::NodeClient;
+use rustix::process::{Pid, Signal, kill_process};
 
 #[tokio::test]
 async fn the_socket_alone_serves_and_what_it_mounted_outlives_it() {
@@ -51,6 +54,18 @@ async fn the_socket_alone_serves_and_what_it_mounted_outlives_it() {
     NodeClient::new(channel).node_unstage_volume(request).await.unwrap();
     stop(child);
     assert!(!run("losetup", &["-l", "-n", "-O", "BACK-FILE"]).contains(&place.path().display().to_string()));
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn it_ends_in_order_when_nobody_reads_its_log_any_more() {
+    let place = Place::new();
+    let mut child = driver(&place, &["--loop-drive", "512Mi"]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the driver serves", || caller::socket(&place).exists());
+    drop(child.stderr.take());
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    wait_until("the driver ends", || child.try_wait().unwrap().is_some());
+    assert!(child.wait().unwrap().success());
     assert_eq!(place.leftovers(), Vec::<String>::new());
 }
 

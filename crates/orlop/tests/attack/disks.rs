@@ -10,6 +10,7 @@ use crate::common::{LoopDevice, Place, run};
 use crate::tally::Tally;
 
 const RECOVERY: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "an attack: cargo xtask attack"]
@@ -31,9 +32,9 @@ async fn a_full_disk_is_told_and_survived() {
         let mut refused = 0;
         for number in 0..200 {
             let name = format!("note-{round}-{number}");
-            match notes.create(&PostParams::default(), &note(&name)).await {
-                Ok(_) => acknowledged.push(name),
-                Err(_) => refused += 1,
+            match create(&notes, &name).await {
+                true => acknowledged.push(name),
+                false => refused += 1,
             }
             if refused > 3 {
                 break;
@@ -45,8 +46,8 @@ async fn a_full_disk_is_told_and_survived() {
         std::fs::remove_file(&filler).expect("removed");
         let end = Instant::now() + RECOVERY;
         let name = format!("after-{round}");
-        while let Err(error) = notes.create(&PostParams::default(), &note(&name)).await {
-            assert!(Instant::now() < end, "writes are refused still: {error}");
+        while !create(&notes, &name).await {
+            assert!(Instant::now() < end, "writes are refused still");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         acknowledged.push(name);
@@ -70,6 +71,19 @@ async fn a_full_disk_is_told_and_survived() {
     run(crate::common::BINARY, &["down", "--data-dir", &data]);
 }
 
+/// Whether it was acknowledged. The client tries again what is answered with 503, for minutes.
+async fn create(notes: &Api<ConfigMap>, name: &str) -> bool {
+    let answer = tokio::time::timeout(PATIENCE, async {
+        match notes.create(&PostParams::default(), &note(name)).await {
+            Ok(_) => true,
+            // Of a call before, whose answer was not waited for.
+            Err(kube::Error::Api(status)) => status.is_already_exists(),
+            Err(_) => false,
+        }
+    });
+    answer.await.unwrap_or(false)
+}
+
 fn fill(path: &std::path::Path) {
     use std::io::Write;
     let mut file = std::fs::File::create(path).expect("a file");
@@ -86,7 +100,8 @@ fn note(name: &str) -> ConfigMap {
 
 async fn healthy(client: &Client) -> bool {
     let request = http::Request::get("/readyz").body(Vec::new()).expect("a request");
-    client.request_text(request).await.is_ok()
+    let answer = tokio::time::timeout(PATIENCE, client.request_text(request)).await;
+    answer.is_ok_and(|answer| answer.is_ok())
 }
 
 /// Unmounted when dropped.
