@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Capacity", "type":"string", "jsonPath":".status.capacity"}"#,
     printcolumn = r#"{"name":"Free", "type":"string", "jsonPath":".status.free"}"#,
     printcolumn = r#"{"name":"State", "type":"string", "jsonPath":".status.state"}"#,
+    printcolumn = r#"{"name":"Reason", "type":"string", "jsonPath":".status.reason"}"#,
     printcolumn = r#"{"name":"Age", "type":"date", "jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
