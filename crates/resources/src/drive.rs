@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(version["subresources"]["status"], serde_json::json!({}));
         let columns = version["additionalPrinterColumns"].as_array().expect("columns");
         let names: Vec<_> = columns.iter().filter_map(|column| column["name"].as_str()).collect();
-        assert_eq!(names, ["Node", "Path", "Backend", "Capacity", "Free", "State", "Age"]);
+        assert_eq!(names, ["Node", "Path", "Backend", "Capacity", "Free", "State", "Reason", "Age"]);
         let schema = &version["schema"]["openAPIV3Schema"]["properties"];
         assert_eq!(schema["spec"]["required"], serde_json::json!(["backend", "node", "path"]));
         let state = &schema["status"]["properties"]["state"];
