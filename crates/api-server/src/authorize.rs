@@ -5,7 +5,7 @@ use http::HeaderMap;
 
 use crate::error::{ApiError, ResourceName};
 use crate::request::{ResourcePath, Verb};
-use crate::server::User;
+use crate::user::User;
 
 /// The group that may do everything.
 const MASTERS: &str = "system:masters";

@@ -8,7 +8,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
-use crate::bounds;
+use crate::bounds::{self, DEEPEST};
 use crate::error::ApiError;
 use crate::path::Path;
 use crate::protobuf;
@@ -75,7 +75,7 @@ impl Payload {
     /// The body as a value, with the paths of fields that occur twice.
     pub(crate) fn value(&self) -> Result<(Value, Vec<String>), ApiError> {
         let (value, duplicates) = self.decoded()?;
-        bounds::check_body(&value)?;
+        check_depth(&value)?;
         Ok((value, duplicates))
     }
 
@@ -92,6 +92,16 @@ impl Payload {
             protobuf::MEDIA_TYPE => Ok((protobuf::decode(&self.bytes)?, Vec::new())),
             _ => Err(unsupported("application/json, application/yaml")),
         }
+    }
+}
+
+/// Refuses a body that is nested too deeply.
+fn check_depth(value: &Value) -> Result<(), ApiError> {
+    match bounds::depth(value) {
+        deep if deep > DEEPEST => Err(ApiError::BadRequest(format!(
+            "error decoding the body: it is nested {deep} levels deep, at most {DEEPEST} are allowed"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -3,8 +3,6 @@
 
 use serde_json::Value;
 
-use crate::error::ApiError;
-
 /// Levels of lists and maps in an object. `serde_json` reads 127; the rest is left for what lists, watches and Tables
 /// put around an object.
 pub(crate) const DEEPEST: usize = 120;
@@ -12,6 +10,15 @@ pub(crate) const DEEPEST: usize = 120;
 /// Bytes of an object as a client may make it. The store takes 1.5 MiB, as etcd does; the rest is left for what the
 /// server adds when such an object is deleted.
 pub(crate) const LARGEST: usize = (3 << 19) - 4096;
+
+/// What an object has too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exceeds {
+    /// It has so many levels.
+    Depth(usize),
+    /// It has more bytes than [`LARGEST`].
+    Size,
+}
 
 /// Levels of lists and maps in a value: 0 for a scalar, 1 for `{}`.
 pub(crate) fn depth(value: &Value) -> usize {
@@ -43,35 +50,18 @@ fn digits(number: &serde_json::Number) -> usize {
     }
 }
 
-/// Refuses a body that is nested too deeply.
-pub(crate) fn check_body(value: &Value) -> Result<(), ApiError> {
-    match depth(value) {
-        deep if deep > DEEPEST => Err(ApiError::BadRequest(format!(
-            "error decoding the body: it is nested {deep} levels deep, at most {DEEPEST} are allowed"
-        ))),
-        _ => Ok(()),
-    }
-}
-
 /// Refuses an object that is too deep or too large to be stored. What was stored before with more may keep it, so that
 /// it can be made smaller and let go.
-pub(crate) fn check(new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+pub(crate) fn check(new: &Value, old: Option<&Value>) -> Result<(), Exceeds> {
     let deep = depth(new);
     if deep > DEEPEST && old.is_none_or(|old| deep > depth(old)) {
-        return Err(too_deep(deep));
+        return Err(Exceeds::Depth(deep));
     }
     let large = size(new);
     if large > LARGEST && old.is_none_or(|old| large > size(old)) {
-        return Err(ApiError::RequestTooLarge(LARGEST));
+        return Err(Exceeds::Size);
     }
     Ok(())
-}
-
-/// The refusal of an object with so many levels.
-pub(crate) fn too_deep(deep: usize) -> ApiError {
-    ApiError::Unprocessable(format!(
-        "the object would be nested {deep} levels deep, at most {DEEPEST} are allowed"
-    ))
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use object_store::Key;
 use parking_lot::RwLock;
 use serde_json::Value;
 
+use crate::kinds::row::{Row, ScalePaths};
 use crate::kinds::{BUILTIN, Kind};
-use crate::schema::Schema;
+use crate::schema::{Schema, TypeSchema};
 
 /// One served version of a kind.
 #[derive(Debug)]
@@ -35,15 +36,6 @@ pub(crate) struct Custom {
     pub(crate) scale: Option<ScalePaths>,
 }
 
-/// Where an object says how many replicas it is asked for and has, as JSON pointers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ScalePaths {
-    pub(crate) wanted: String,
-    pub(crate) observed: String,
-    /// A label selector, or its text form.
-    pub(crate) selector: Option<String>,
-}
-
 impl Served {
     pub(crate) fn new(kind: Kind, custom: Option<Custom>) -> Self {
         Self { api_version: kind.api_version(), resource: kind.resource().into(), kind, custom }
@@ -58,25 +50,16 @@ impl Served {
     pub(crate) fn schema(&self) -> Option<&Schema> {
         match &self.custom {
             Some(custom) => Some(&custom.schema),
-            None => Schema::builtin(&self.kind.kind),
+            None => self.kind.row.schema.map(TypeSchema::get),
         }
     }
 
     /// What the `scale` subresource is about, if there is one.
-    pub(crate) fn scale(&self) -> Option<ScalePaths> {
+    pub(crate) fn scale(&self) -> Option<&ScalePaths> {
         match &self.custom {
-            Some(custom) => custom.scale.clone(),
-            None => self.kind.scales().then(|| ScalePaths {
-                wanted: "/spec/replicas".into(),
-                observed: "/status/replicas".into(),
-                selector: Some("/spec/selector".into()),
-            }),
+            Some(custom) => custom.scale.as_ref(),
+            None => self.kind.row.scale,
         }
-    }
-
-    /// A built-in kind of this name.
-    pub(crate) fn is_builtin(&self, kind: &str) -> bool {
-        self.custom.is_none() && self.kind.kind == kind
     }
 }
 
@@ -92,7 +75,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(custom: &BTreeMap<String, Definition>) -> Self {
+    fn with(custom: &BTreeMap<String, Definition>) -> Self {
         let builtin = BUILTIN.iter().map(|kind| Arc::new(Served::new(kind.clone(), None)));
         let mut all: Vec<Arc<Served>> = builtin
             .chain(custom.values().flat_map(|definition| definition.versions.iter().cloned()))
@@ -118,9 +101,17 @@ impl Snapshot {
         self.by_path.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
     }
 
-    /// The built-in kind of this name.
-    pub(crate) fn builtin(&self, kind: &str) -> Option<Arc<Served>> {
-        self.all.iter().find(|served| served.is_builtin(kind)).cloned()
+    /// The built-in kind of this row.
+    pub(crate) fn of(&self, row: &'static Row) -> Option<Arc<Served>> {
+        self.all.iter().find(|served| std::ptr::eq(served.kind.row, row)).cloned()
+    }
+
+    /// Whether another kind of the group has this kind, or a built-in one this plural.
+    pub(crate) fn is_taken(&self, group: &str, plural: &str, kind: &str) -> bool {
+        self.all.iter().filter(|served| served.kind.group == group).any(|served| {
+            let own = served.custom.is_some() && served.kind.plural == plural;
+            !own && (served.kind.kind == kind || served.kind.plural == plural)
+        })
     }
 
     /// Groups with their versions, in the order of discovery.
@@ -176,7 +167,7 @@ pub(crate) struct Catalog {
 impl Catalog {
     pub(crate) fn new() -> Self {
         let custom = BTreeMap::new();
-        let snapshot = Arc::new(Snapshot::of(&custom));
+        let snapshot = Arc::new(Snapshot::with(&custom));
         Self { state: RwLock::new((custom, snapshot)) }
     }
 
@@ -192,7 +183,7 @@ impl Catalog {
             return;
         }
         custom.insert(name.to_owned(), definition);
-        *snapshot = Arc::new(Snapshot::of(custom));
+        *snapshot = Arc::new(Snapshot::with(custom));
     }
 }
 

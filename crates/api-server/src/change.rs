@@ -109,18 +109,17 @@ pub(crate) fn begin(
     }
     metadata.insert("uid".into(), uid.to_string().into());
     metadata.insert("creationTimestamp".into(), object::time(now).into());
-    if kind.counts_generations() {
+    if kind.row.generations {
         metadata.insert("generation".into(), 1.into());
     }
-    // A node agent registers a node with its status in one request.
-    if let (true, false, Some(fields)) = (kind.status, served.is_builtin("Node"), new.as_object_mut()) {
+    if let (true, false, Some(fields)) = (kind.status, kind.row.status_on_create, new.as_object_mut()) {
         fields.remove("status");
     }
-    settle(served, new, None)
+    complete(served, new, None)
 }
 
 /// Defaults, after a look at the types that they rely on.
-fn settle(served: &Served, new: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
+fn complete(served: &Served, new: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
     match &served.custom {
         Some(custom) => custom
             .schema
@@ -192,17 +191,17 @@ pub(crate) fn replace(served: &Served, part: Part, old: &Value, mut new: Value) 
     }
     carry_metadata(served, old, &mut new);
     if lets_go(served, old, &new) {
-        return Ok(if is_finished(&new) { Outcome::Remove(new) } else { Outcome::Put(new) });
+        return Ok(if is_finished(served, &new) { Outcome::Remove(new) } else { Outcome::Put(new) });
     }
     // Before anything walks over it, and again with what was filled in.
     bounds::check(&new, Some(old))?;
-    settle(served, &mut new, Some(old))?;
+    complete(served, &mut new, Some(old))?;
     bounds::check(&new, Some(old))?;
-    if served.kind.counts_generations() && counted(served, &new) != counted(served, old) {
+    if served.kind.row.generations && counted(served, &new) != counted(served, old) {
         let generation = object::metadata(old).get("generation").and_then(Value::as_i64).unwrap_or(0);
         object::metadata_mut(&mut new).insert("generation".into(), (generation + 1).into());
     }
-    if &new == old && !is_finished(&new) {
+    if &new == old && !is_finished(served, &new) {
         return Ok(Outcome::Same);
     }
     // A binding is the one way to give a pod its node; to an update, that is immutable.
@@ -210,7 +209,7 @@ pub(crate) fn replace(served: &Served, part: Part, old: &Value, mut new: Value) 
         if part == Part::Binding { Vec::new() } else { kinds::validate_update(&served.kind, &new, old) };
     errors.extend(schema_errors(served, &new)?);
     refuse_if_any(served, &new, errors)?;
-    if is_finished(&new) { Ok(Outcome::Remove(new)) } else { Ok(Outcome::Put(new)) }
+    if is_finished(served, &new) { Ok(Outcome::Remove(new)) } else { Ok(Outcome::Put(new)) }
 }
 
 /// Whether all that changes is that an object that is being deleted loses finalizers. That is never refused, also when
@@ -241,20 +240,13 @@ fn lets_go(served: &Served, old: &Value, new: &Value) -> bool {
 }
 
 /// Whether a deleted object has nothing left to wait for.
-pub(crate) fn is_finished(object: &Value) -> bool {
+fn is_finished(served: &Served, object: &Value) -> bool {
     let grace =
         object::metadata(object).get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
     object::is_deleting(object)
         && grace == 0
         && object::finalizers(object).next().is_none()
-        && !has_content_to_finalize(object)
-}
-
-/// A namespace's own finalizers are in its spec.
-pub(crate) fn has_content_to_finalize(object: &Value) -> bool {
-    object["kind"] == "Namespace"
-        && object["apiVersion"] == "v1"
-        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+        && !(served.kind.row.hooks.waits)(object)
 }
 
 fn copy_field(new: &mut Value, old: &Value, field: &str) {
@@ -294,14 +286,9 @@ fn check_identity(served: &Served, old: &Value, new: &Value) -> Result<(), ApiEr
         return Err(ApiError::invalid(&served.kind, name, vec![error]));
     }
     if !uid.is_empty() && uid != old_uid {
-        return Err(ApiError::conflict(&served.kind, name, wrong_uid(uid, old_uid)));
+        return Err(ApiError::conflict(&served.kind, name, object::wrong_uid(uid, old_uid)));
     }
     Ok(())
-}
-
-/// Kubernetes' words for an object that is not the one that was meant.
-pub(crate) fn wrong_uid(asked: &str, found: &str) -> String {
-    format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {found}")
 }
 
 /// Metadata that a replacement can't change.
@@ -346,7 +333,7 @@ mod tests {
     use super::*;
 
     fn served(kind: &str) -> Served {
-        Served::new(kinds::BUILTIN.iter().find(|row| row.kind == kind).unwrap().clone(), None)
+        Served::new(crate::kinds::builtin(kind).clone(), None)
     }
 
     /// A stored pod, complete, so that a replacement by itself is none.

@@ -23,7 +23,7 @@ use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest, Sha256};
 
 use crate::authorize;
-use crate::server::User;
+use crate::user::User;
 
 /// Why credentials can't be made or read.
 #[derive(Debug, thiserror::Error)]

@@ -126,13 +126,8 @@ fn subresources(
 ) -> Vec<(&'static str, String, Option<&'static str>, &'static [&'static str])> {
     let own = || served.kind.kind.to_string();
     let mut all: Vec<(_, _, _, &'static [&'static str])> = Vec::new();
-    if served.is_builtin("Namespace") {
-        all.push(("finalize", own(), None, &["update"]));
-    }
-    if served.is_builtin("Pod") {
-        all.push(("binding", "Binding".into(), None, &["create"]));
-        all.push(("eviction", "Eviction".into(), Some("policy"), &["create"]));
-        all.push(("log", own(), None, &["get"]));
+    for one in served.kind.row.subresources {
+        all.push((one.name, one.kind.map_or_else(own, str::to_owned), one.group, one.verbs));
     }
     if served.scale().is_some() {
         all.push(("scale", "Scale".into(), Some("autoscaling"), STATUS_VERBS));

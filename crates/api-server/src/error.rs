@@ -4,7 +4,9 @@ use http::StatusCode;
 use object_store::{ListError, WatchError, WriteError};
 use serde_json::{Value, json};
 
+use crate::bounds::{DEEPEST, Exceeds, LARGEST};
 use crate::kinds::Kind;
+use crate::object::NotJson;
 use crate::schema::FieldError;
 
 /// A resource as messages and details name it.
@@ -284,6 +286,23 @@ impl ApiError {
             Self::TooManyRequests(_) => Some(json!({"retryAfterSeconds": 1})),
             Self::UnknownPath | Self::MethodNotAllowed => Some(json!({})),
             _ => None,
+        }
+    }
+}
+
+impl From<NotJson> for ApiError {
+    fn from(error: NotJson) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<Exceeds> for ApiError {
+    fn from(exceeds: Exceeds) -> Self {
+        match exceeds {
+            Exceeds::Depth(deep) => Self::Unprocessable(format!(
+                "the object would be nested {deep} levels deep, at most {DEEPEST} are allowed"
+            )),
+            Exceeds::Size => Self::RequestTooLarge(LARGEST),
         }
     }
 }

@@ -10,10 +10,9 @@ use jiff::Timestamp;
 use object_store::{EventKind, Key, Object, Revision, WatchEnd};
 use tokio::time::Instant;
 
-use crate::server::Shared;
+use crate::context::Context;
+use crate::kinds::EVENT;
 use crate::{object, unreadable};
-
-const RESOURCE: &str = "events";
 
 /// An event as it was at some change; a later change makes the entry stale.
 struct Entry {
@@ -49,9 +48,9 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// Removes events as they expire, until the server stops. Entries are in the order of their time, so only those that
 /// are due are looked at.
-pub(crate) async fn expire(shared: Arc<Shared>) {
-    let shutdown = shared.shutdown.clone();
-    shutdown.run_until_cancelled(Box::pin(without_end(PAUSE, || expire_all(&shared)))).await;
+pub(crate) async fn expire(context: Arc<Context>) {
+    let shutdown = context.shutdown.clone();
+    shutdown.run_until_cancelled(Box::pin(without_end(PAUSE, || expire_all(&context)))).await;
 }
 
 /// Does the work; if it panics, tells that and begins anew after a pause: without it the store would fill up unnoticed.
@@ -65,11 +64,13 @@ async fn without_end<F: Future<Output = ()>>(pause: Duration, work: impl Fn() ->
     }
 }
 
-async fn expire_all(shared: &Shared) {
+async fn expire_all(context: &Context) {
     let (ttl, most, bytes) =
-        (shared.options.event_ttl, shared.options.max_events, shared.options.max_event_bytes);
+        (context.options.event_ttl, context.options.max_events, context.options.max_event_bytes);
     loop {
-        let Ok((page, mut changes)) = shared.store.list_and_watch(RESOURCE, None, |_| true) else { return };
+        let Ok((page, mut changes)) = context.store.list_and_watch(EVENT.plural, None, |_| true) else {
+            return;
+        };
         let mut line = Line::default();
         for at in page.objects {
             line.push(&at, Instant::now() + ttl.saturating_sub(age(&at)));
@@ -85,11 +86,11 @@ async fn expire_all(shared: &Shared) {
                     Err(end) => break end,
                 },
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    remove_first(shared, &mut line).await;
+                    remove_first(context, &mut line).await;
                 }
             }
             while line.entries.len() > most || line.bytes > bytes {
-                remove_first(shared, &mut line).await;
+                remove_first(context, &mut line).await;
             }
         };
         if end == WatchEnd::Closed {
@@ -100,18 +101,18 @@ async fn expire_all(shared: &Shared) {
 }
 
 /// Removes the entry's event, if it was not changed since.
-async fn remove_first(shared: &Shared, line: &mut Line) {
+async fn remove_first(context: &Context, line: &mut Line) {
     let Some(entry) = line.pop() else { return };
-    let Some(current) = shared.store.get(&entry.key) else { return };
+    let Some(current) = context.store.get(&entry.key) else { return };
     if current.revision != entry.revision {
         return;
     }
     let last = object::decode(&current.value).ok().or_else(|| {
-        let served = shared.catalog.now().builtin("Event")?;
+        let served = context.catalog.now().of(&EVENT)?;
         Some(unreadable::stand_in(&served, &current))
     });
     let Some(last) = last else { return };
-    if let Err(error) = shared.store.delete(current.key, current.revision, object::encode(&last)).await {
+    if let Err(error) = context.store.delete(current.key, current.revision, object::encode(&last)).await {
         tracing::debug!(%error, "an event was not expired");
     }
 }

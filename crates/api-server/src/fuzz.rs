@@ -12,7 +12,6 @@ use uuid::Uuid;
 use crate::body::Payload;
 use crate::catalog::Served;
 use crate::change::{self, Outcome, Part};
-use crate::delete::{self, DeleteOptions};
 use crate::error::ApiError;
 use crate::kinds::BUILTIN;
 use crate::patch::Patch;
@@ -20,6 +19,7 @@ use crate::request::{FieldValidation, Query, parse_path};
 use crate::schema::Schema;
 use crate::selector::Selection;
 use crate::table::{self, IncludeObject, json_path::JsonPath};
+use crate::verbs::delete::{self, DeleteOptions};
 use crate::{bounds, object, protobuf};
 
 fn corpus_of(kind: &str) -> Vec<Vec<u8>> {

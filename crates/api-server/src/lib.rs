@@ -1,12 +1,12 @@
 //! The embedded Kubernetes API: a `tower::Service` driven by a table of kinds.
 //!
-//! A request is parsed into one value (`request`), decided upon by pure functions (`change`, `delete::plan`, `patch`),
-//! and then acted out against the object store. A kind is a row in [`kinds`], never a handler.
+//! A request is parsed into one value (`request`); `server` finds the verb that answers it (`verbs`), which decides by
+//! pure functions (`change`, `delete::plan`, `patch`) and then acts on the object store through the `context`. A kind is
+//! a row in [`kinds`], never a handler: what is particular to it is data and pure functions there.
 //!
 //! Clients in the same process call the server as a function ([`ApiServer::in_process`]); all others come over TLS
 //! with a credential ([`ApiServer::serve`]).
 
-mod admission;
 mod answer;
 mod aside;
 mod authorize;
@@ -14,9 +14,10 @@ mod body;
 mod bounds;
 mod catalog;
 mod change;
-mod crds;
+mod cleanup;
+mod context;
 pub mod credentials;
-mod delete;
+mod definitions;
 mod discovery;
 mod error;
 mod events;
@@ -26,30 +27,30 @@ mod fuzz;
 mod growth;
 pub mod kinds;
 mod listener;
-mod log;
+mod logs;
 mod namespaces;
 mod negotiate;
 mod object;
 pub mod openapi;
 mod patch;
 mod path;
-mod pods;
 mod present;
 mod protobuf;
-mod read;
 mod request;
 mod review;
-mod scale;
 pub mod schema;
 mod selector;
 mod server;
 pub mod strategic_merge;
 pub mod table;
 mod unreadable;
-mod watch;
-mod write;
+mod user;
+mod verbs;
 
 pub use answer::AnswerBody;
+pub use context::{Options, Uids};
 pub use credentials::{Credentials, CredentialsError};
-pub use log::{LogError, LogOptions, LogRequest, Logs};
-pub use server::{ApiServer, InProcess, Options, StartError, Uids, User};
+pub use logs::{LogError, LogRequest, Logs};
+pub use request::LogOptions;
+pub use server::{ApiServer, InProcess, StartError};
+pub use user::User;

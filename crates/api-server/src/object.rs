@@ -9,8 +9,6 @@ use jiff::Timestamp;
 use object_store::{Encode, Revision};
 use serde_json::{Map, Value, json};
 
-use crate::error::ApiError;
-
 /// `metadata` of an object, empty if it has none.
 pub(crate) fn metadata(object: &Value) -> &Map<String, Value> {
     static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
@@ -81,10 +79,19 @@ pub(crate) fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Kubernetes' words for an object that is not the one that was meant.
+pub(crate) fn wrong_uid(asked: &str, found: &str) -> String {
+    format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {found}")
+}
+
+/// Stored bytes that are no JSON.
+#[derive(Debug, thiserror::Error)]
+#[error("a stored object is not JSON: {0}")]
+pub(crate) struct NotJson(#[from] serde_json::Error);
+
 /// Stored bytes as JSON.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| ApiError::Internal(format!("a stored object is not JSON: {error}")))
+pub(crate) fn decode(bytes: &[u8]) -> Result<Value, NotJson> {
+    Ok(serde_json::from_slice(bytes)?)
 }
 
 /// The object's bytes, waiting for the revision of the write.

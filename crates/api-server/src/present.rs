@@ -1,13 +1,17 @@
 //! Stored bytes as a client wants to see them: plain, as a Table, or metadata only.
 
 use bytes::Bytes;
+use http::StatusCode;
 use object_store::Object;
 use serde_json::{Value, json};
 
+use crate::answer::{self, Answer, AnswerBody};
 use crate::catalog::Served;
+use crate::context::Target;
 use crate::error::ApiError;
 use crate::negotiate::Shape;
 use crate::object;
+use crate::request::Query;
 use crate::table::{self, IncludeObject};
 
 /// How one request wants its objects: the served version, the shape, and what rows of Tables include.
@@ -76,6 +80,22 @@ impl View<'_> {
         table["metadata"] = metadata.clone();
         Ok(table)
     }
+}
+
+/// An answer to a write: what is stored now, in the client's shape.
+pub(crate) fn written(
+    target: &Target,
+    shape: Shape,
+    query: &Query,
+    status: StatusCode,
+    stored: &Bytes,
+    warnings: &[String],
+) -> Result<Answer, ApiError> {
+    let include = include_object(&query.include_object)?;
+    let view = View { served: &target.served, shape, include };
+    let mut answer = answer::with_type(status, "application/json", AnswerBody::whole(view.one(stored)?));
+    answer::warn(&mut answer, warnings);
+    Ok(answer)
 }
 
 fn metadata_only(plain: &Bytes) -> Result<Bytes, ApiError> {

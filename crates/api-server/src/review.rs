@@ -7,7 +7,7 @@ use crate::answer::{self, Answer};
 use crate::authorize;
 use crate::error::ApiError;
 use crate::request::{ResourcePath, Verb};
-use crate::server::User;
+use crate::user::User;
 
 /// The reviews that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,10 +9,8 @@ use object_store::{Key, Object, Revision, Store};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 
-use crate::admission::DEFINITION_CLEANUP;
 use crate::catalog::Served;
 use crate::error::ApiError;
-use crate::object;
 
 /// Levels of lists and maps that `serde_json` reads.
 const READ: usize = 127;
@@ -105,13 +103,7 @@ pub(crate) fn stand_in(served: &Served, stored: &Object) -> Value {
     if served.kind.namespaced {
         object["metadata"]["namespace"] = (&*key.namespace).into();
     }
-    if served.is_builtin("Namespace") {
-        object["spec"] = json!({"finalizers": ["kubernetes"]});
-        object["status"] = json!({"phase": "Active"});
-    }
-    if served.is_builtin("CustomResourceDefinition") {
-        object::add_finalizer(&mut object, DEFINITION_CLEANUP);
-    }
+    (served.kind.row.hooks.stand_in)(&mut object);
     object
 }
 

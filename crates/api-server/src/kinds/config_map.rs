@@ -1,16 +1,37 @@
 //! Config maps.
 
+use jiff::Timestamp;
 use serde_json::Value;
 use values::names;
 
 use super::{
     fields::{entries, same, text},
-    rules::Rules,
+    groups,
+    row::{Row, Rules},
     violations::Violations,
 };
+use crate::protobuf::wire::{
+    Encoding::{self, Boolean, BytesMap, TextMap},
+    METADATA, Message,
+};
 use crate::schema::FieldError;
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, name};
 
-pub(super) const RULES: Rules = Rules { check, check_change, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::core::v1::ConfigMap>();
+
+pub(crate) static KIND: Row = Row {
+    group: groups::CORE,
+    kind: "ConfigMap",
+    plural: "configmaps",
+    short_names: &["cm"],
+    schema: Some(&SCHEMA),
+    rules: Rules { check, check_change, ..Rules::NONE },
+    table: Printer { columns: COLUMNS, cells },
+    protobuf: Some(PROTOBUF),
+    ..Row::PLAIN
+};
 
 /// The keys and values of a config map or secret together.
 pub(super) const MOST_BYTES: usize = 1024 * 1024;
@@ -59,3 +80,17 @@ pub(super) fn decoded_length(value: &Value) -> usize {
     let text = text(value);
     text.len() / 4 * 3 - text.bytes().rev().take_while(|byte| *byte == b'=').count().min(text.len() / 4 * 3)
 }
+
+const COLUMNS: &[Column] = &[NAME, column("Data", "string", "Number of keys."), AGE];
+
+fn cells(map: &Value, now: Timestamp) -> Vec<Value> {
+    let keys = entries(&map["data"]).count() + entries(&map["binaryData"]).count();
+    vec![name(map), keys.into(), age::of(map, now)]
+}
+
+const PROTOBUF: Message = &[
+    (1, "metadata", Encoding::Message(METADATA)),
+    (2, "data", TextMap),
+    (3, "binaryData", BytesMap),
+    (4, "immutable", Boolean),
+];

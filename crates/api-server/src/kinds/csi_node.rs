@@ -2,17 +2,34 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use values::names;
 
 use super::{
     fields::{default_field, items, same, text},
-    rules::Rules,
+    groups,
+    row::{Row, Rules},
     violations::Violations,
 };
 use crate::schema::FieldError;
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, name};
 
-pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::storage::v1::CSINode>();
+
+pub(crate) static KIND: Row = Row {
+    group: groups::STORAGE,
+    kind: "CSINode",
+    plural: "csinodes",
+    namespaced: false,
+    schema: Some(&SCHEMA),
+    rules: Rules { default, check, check_change, ..Rules::NONE },
+    table: Printer { columns: COLUMNS, cells },
+    shows_deleted: true,
+    ..Row::PLAIN
+};
 
 const LONGEST_NODE_ID: usize = 256;
 
@@ -58,4 +75,11 @@ fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
             }
         }
     }
+}
+
+const COLUMNS: &[Column] =
+    &[NAME, column("Drivers", "integer", "Number of drivers registered on the node."), AGE];
+
+fn cells(node: &Value, now: Timestamp) -> Vec<Value> {
+    vec![name(node), items(&node["spec"]["drivers"]).len().into(), age::of(node, now)]
 }

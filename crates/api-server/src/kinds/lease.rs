@@ -1,10 +1,29 @@
 //! Leases.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{rules::Rules, violations::Violations};
+use super::{
+    fields::text,
+    groups,
+    row::{Row, Rules},
+    violations::Violations,
+};
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, name};
 
-pub(super) const RULES: Rules = Rules { check, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::coordination::v1::Lease>();
+
+pub(crate) static KIND: Row = Row {
+    group: groups::COORDINATION,
+    kind: "Lease",
+    plural: "leases",
+    schema: Some(&SCHEMA),
+    rules: Rules { check, ..Rules::NONE },
+    table: Printer { columns: COLUMNS, cells },
+    ..Row::PLAIN
+};
 
 fn check(lease: &Value, violations: &mut Violations) {
     let spec = &lease["spec"];
@@ -16,4 +35,10 @@ fn check(lease: &Value, violations: &mut Violations) {
         );
     }
     violations.not_negative("spec.leaseTransitions", &spec["leaseTransitions"]);
+}
+
+const COLUMNS: &[Column] = &[NAME, column("Holder", "string", "Identity of the current holder."), AGE];
+
+fn cells(lease: &Value, now: Timestamp) -> Vec<Value> {
+    vec![name(lease), text(&lease["spec"]["holderIdentity"]).into(), age::of(lease, now)]
 }

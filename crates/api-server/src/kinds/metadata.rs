@@ -20,7 +20,7 @@ const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeleti
 
 /// What objects of a kind may be named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NameRule {
+pub(crate) enum NameRule {
     /// An RFC 1123 label.
     Label,
     /// An RFC 1123 subdomain.

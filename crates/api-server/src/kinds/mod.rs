@@ -1,186 +1,97 @@
-//! The table of kinds, and what each kind's objects must look like.
+//! The table of kinds: a row each, all of it in the kind's own file.
 //!
-//! A kind is a row. Built-in kinds are [`BUILTIN`]; a custom resource definition adds rows of the same type at run
-//! time. Everything here is a pure function over JSON.
+//! A row ([`row::Row`]) has a kind's names, schema, defaults, rules, columns, selectable fields, subresources and what
+//! happens besides when its objects are written; everything in it is data or a pure function over JSON. A custom
+//! resource definition adds kinds of the same type at run time.
 
-mod builtin;
 mod config_map;
+mod controller_revision;
 mod csi_driver;
 mod csi_node;
-mod custom_resource_definition;
+pub(crate) mod custom_resource_definition;
 mod event;
 pub(crate) mod fields;
+mod groups;
+mod kind;
 mod lease;
 mod metadata;
 mod namespace;
 mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
-mod pod;
-mod rules;
+pub(crate) mod pod;
+pub(crate) mod row;
 mod secret;
 mod service;
+mod service_account;
 mod snapshot;
 mod stateful_set;
 mod storage_capacity;
 mod storage_class;
+mod validation;
 mod violations;
 mod volume_attachment;
 mod volume_attributes_class;
 
-use std::borrow::Cow;
+use std::sync::LazyLock;
 
-use serde_json::Value;
+pub(crate) use custom_resource_definition::KIND as DEFINITION;
+pub(crate) use event::KIND as EVENT;
+pub use kind::Kind;
+pub(crate) use namespace::KIND as NAMESPACE;
+use row::Row;
+pub use validation::{default_object, validate_create, validate_update, warnings};
 
-pub use builtin::BUILTIN;
+/// The row of every built-in kind.
+static ROWS: &[&Row] = &[
+    &config_map::KIND,
+    &event::KIND,
+    &namespace::KIND,
+    &node::KIND,
+    &persistent_volume_claim::KIND,
+    &persistent_volume::KIND,
+    &pod::KIND,
+    &secret::KIND,
+    &service_account::KIND,
+    &service::KIND,
+    &custom_resource_definition::KIND,
+    &controller_revision::KIND,
+    &stateful_set::KIND,
+    &lease::KIND,
+    &csi_driver::KIND,
+    &csi_node::KIND,
+    &storage_capacity::KIND,
+    &storage_class::KIND,
+    &volume_attachment::KIND,
+    &volume_attributes_class::KIND,
+];
 
-use fields::items;
-use violations::Violations;
+/// The rows of kinds that come from definitions, and whose rules everyone knows.
+static KNOWN: &[&Row] = snapshot::KINDS;
 
-use crate::schema::{FieldError, has_unevaluated_rules};
+/// Any other kind of a definition.
+static CUSTOM: Row = Row::CUSTOM;
 
-type Text = Cow<'static, str>;
-type Texts = Cow<'static, [Text]>;
+/// Every built-in kind.
+pub static BUILTIN: LazyLock<Vec<Kind>> = LazyLock::new(|| ROWS.iter().map(|row| Kind::of(row)).collect());
 
-/// One served kind: its names, scope and abilities, as discovery shows them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kind {
-    /// API group; empty for the core group.
-    pub group: Text,
-    /// API version, such as `v1`.
-    pub version: Text,
-    /// Kind of one object, such as `Pod`.
-    pub kind: Text,
-    /// Kind of a list of them, such as `PodList`.
-    pub list_kind: Text,
-    /// Resource name in URLs, such as `pods`.
-    pub plural: Text,
-    /// Singular name, such as `pod`.
-    pub singular: Text,
-    /// Short names that kubectl accepts, such as `po`.
-    pub short_names: Texts,
-    /// Groups of kinds that kubectl accepts, such as `all`.
-    pub categories: Texts,
-    /// Whether objects live in a namespace.
-    pub namespaced: bool,
-    /// Whether there is a `status` subresource, so that the main resource can't change `.status`.
-    pub status: bool,
+/// The row of a kind that a definition defines.
+pub(crate) fn custom(group: &str, kind: &str) -> &'static Row {
+    KNOWN.iter().find(|row| row.group == group && row.kind == kind).copied().unwrap_or(&CUSTOM)
 }
 
-const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-/// Namespaces can't be deleted as a collection.
-const NAMESPACE_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
-
-impl Kind {
-    /// `v1` or `storage.k8s.io/v1`: what objects carry as `apiVersion`.
-    pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.to_string()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
-    }
-
-    /// Verbs as discovery lists them.
-    pub fn verbs(&self) -> &'static [&'static str] {
-        if self.is_builtin("Namespace") { NAMESPACE_VERBS } else { VERBS }
-    }
-
-    /// Whether `metadata.generation` counts changes outside metadata and status.
-    pub fn counts_generations(&self) -> bool {
-        self.is_custom() || matches!(&*self.kind, "CustomResourceDefinition" | "Pod" | "StatefulSet")
-    }
-
-    /// Whether there is a `scale` subresource, by which `spec.replicas` is read and set.
-    pub fn scales(&self) -> bool {
-        self.is_builtin("StatefulSet")
-    }
-
-    /// Whether this row comes from a custom resource definition.
-    pub fn is_custom(&self) -> bool {
-        !BUILTIN.iter().any(|row| row.group == self.group && row.kind == self.kind)
-    }
-
-    fn is_builtin(&self, kind: &str) -> bool {
-        self.kind == kind && !self.is_custom()
-    }
-
-    /// `pods` or `storageclasses.storage.k8s.io`: the name that the store keeps objects under, and that messages use.
-    pub fn resource(&self) -> String {
-        if self.group.is_empty() {
-            self.plural.to_string()
-        } else {
-            format!("{}.{}", self.plural, self.group)
-        }
-    }
+/// The row of the built-in kind that objects name so.
+pub(crate) fn named(api_version: &str, kind: &str) -> Option<&'static Row> {
+    BUILTIN
+        .iter()
+        .find(|known| known.kind == kind && known.api_version() == api_version)
+        .map(|known| known.row)
 }
 
-/// Fills in what Kubernetes fills in when an object is created (`old` is `None`) or replaced, except what only the
-/// request knows (uid, timestamps, namespace).
-///
-/// On creation the caller has already dropped a client's `.status` where the kind has a status subresource; this
-/// writes the initial one (claim and volume `Pending`, pod `Pending` with its QoS class, namespace `Active`).
-pub fn default_object(kind: &Kind, object: &mut Value, old: Option<&Value>) {
-    (rules::of(kind).default)(object, old);
-}
-
-/// Every rule that `object` breaks as a new object of `kind`, metadata included (custom kinds: metadata
-/// only, and what Kubernetes' snapshot API demands of its own).
-pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
-    let rules = rules::of(kind);
-    let mut violations = Violations::default();
-    metadata::check(kind, rules.name, &object["metadata"], &mut violations);
-    (rules.check)(object, &mut violations);
-    if kind.is_builtin("Pod") {
-        pod::check_new(object, &mut violations);
-    }
-    violations.into_vec()
-}
-
-/// Every rule that replacing `old` by `new` breaks, metadata and immutable fields included. Good for the status
-/// subresource too: the caller has carried over what that one can't change.
-pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
-    let rules = rules::of(kind);
-    let mut violations = Violations::default();
-    metadata::check_change(kind, &new["metadata"], &old["metadata"], &mut violations);
-    let mut broken = Violations::default();
-    (rules.check)(new, &mut broken);
-    let mut broken = broken.into_vec();
-    if !broken.is_empty() {
-        // A rule that is newer than what is stored keeps nobody from changing everything else.
-        let mut before = Violations::default();
-        (rules.check)(old, &mut before);
-        let before = before.into_vec();
-        broken.retain(|error| !before.contains(error));
-    }
-    broken.into_iter().for_each(|error| violations.add(error));
-    (rules.check_change)(new, old, &mut violations);
-    violations.into_vec()
-}
-
-/// What a client should know of an object that was accepted all the same.
-pub fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if kind.is_builtin("CustomResourceDefinition") {
-        for version in items(&object["spec"]["versions"]) {
-            if has_unevaluated_rules(&version["schema"]["openAPIV3Schema"]) {
-                warnings.push(format!(
-                    "version {}: x-kubernetes-validations (CEL rules) are stored but not evaluated by this server",
-                    version["name"]
-                ));
-            }
-        }
-    }
-    if kind.is_builtin("Service") {
-        warnings.push(service::NOT_SERVED.to_owned());
-    }
-    if kind.is_builtin("Pod") {
-        warnings.extend(values::unserved::of("spec", &object["spec"]));
-    }
-    if kind.is_builtin("StatefulSet") {
-        warnings.extend(values::unserved::of("spec.template.spec", &object["spec"]["template"]["spec"]));
-    }
-    warnings
+/// The built-in kind of this name.
+#[cfg(test)]
+pub(crate) fn builtin(kind: &str) -> &'static Kind {
+    BUILTIN.iter().find(|known| known.kind == kind).expect("a built-in kind")
 }
 
 #[cfg(test)]

@@ -1,18 +1,43 @@
 //! Persistent volumes.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use values::names;
 
 use super::{
     fields::{default_field, default_unset, difference, entries, remove, same, text},
-    persistent_volume_claim::{VOLUME_MODES, check_access_modes},
+    groups,
+    persistent_volume_claim::{
+        UNSET, VOLUME_MODES, access_modes, capacity, check_access_modes, class, phase,
+    },
     pod::HOST_PATH_TYPES,
-    rules::Rules,
+    row::{Hooks, Row, Rules},
     violations::Violations,
 };
+use crate::object;
 use crate::schema::FieldError;
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, wide};
 
-pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::core::v1::PersistentVolume>();
+
+pub(crate) static KIND: Row = Row {
+    group: groups::CORE,
+    kind: "PersistentVolume",
+    plural: "persistentvolumes",
+    short_names: &["pv"],
+    namespaced: false,
+    status: true,
+    schema: Some(&SCHEMA),
+    rules: Rules { default, check, check_change, ..Rules::NONE },
+    table: Printer { columns: COLUMNS, cells },
+    hooks: Hooks { on_create: |volume, _| object::add_finalizer(volume, PROTECTION), ..Hooks::NONE },
+    shows_deleted: true,
+    ..Row::PLAIN
+};
+
+const PROTECTION: &str = "kubernetes.io/pv-protection";
 
 /// Fields of the spec that are a volume source; a volume has exactly one.
 const SOURCES: &[&str] = &[
@@ -82,7 +107,7 @@ fn default_phase_time(volume: &mut Value, old: Option<&Value>) {
     };
     let (is, was) = (&volume["status"], &old["status"]);
     if is["phase"] != was["phase"] && (is[FIELD].is_null() || is[FIELD] == was[FIELD]) {
-        volume["status"][FIELD] = crate::object::time(clock::now()).into();
+        volume["status"][FIELD] = object::time(clock::now()).into();
     }
 }
 
@@ -216,4 +241,40 @@ fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
     if !old["volumeAttributesClassName"].is_null() && new["volumeAttributesClassName"].is_null() {
         violations.forbid("spec.volumeAttributesClassName", "update from non-nil value to nil is forbidden");
     }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Capacity", "string", "Size of the volume."),
+    column("Access Modes", "string", "Ways in which the volume can be mounted."),
+    column("Reclaim Policy", "string", "What happens to the volume after its claim is deleted."),
+    column("Status", "string", "Phase of the volume."),
+    column("Claim", "string", "Claim that the volume is bound to."),
+    column("StorageClass", "string", "Storage class that the volume belongs to."),
+    column("VolumeAttributesClass", "string", "Volume attributes class that the volume has."),
+    column("Reason", "string", "Why the volume is in this state."),
+    AGE,
+    wide("VolumeMode", "Filesystem or block device."),
+];
+
+fn cells(volume: &Value, now: Timestamp) -> Vec<Value> {
+    let (spec, status) = (&volume["spec"], &volume["status"]);
+    let claim = &spec["claimRef"];
+    let claim = match claim {
+        Value::Object(_) => format!("{}/{}", text(&claim["namespace"]), text(&claim["name"])),
+        _ => String::new(),
+    };
+    vec![
+        volume["metadata"]["name"].clone(),
+        capacity(&spec["capacity"]).into(),
+        access_modes(&spec["accessModes"]).into(),
+        text(&spec["persistentVolumeReclaimPolicy"]).into(),
+        phase(volume).into(),
+        claim.into(),
+        class(volume).into(),
+        spec["volumeAttributesClassName"].as_str().unwrap_or(UNSET).into(),
+        text(&status["reason"]).into(),
+        age::of(volume, now),
+        spec["volumeMode"].as_str().unwrap_or(UNSET).into(),
+    ]
 }

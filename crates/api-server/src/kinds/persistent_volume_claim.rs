@@ -1,17 +1,40 @@
 //! Persistent volume claims.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use values::names;
+use values::{AccessMode, AccessModes, Quantity, names};
 
 use super::{
     fields::{default_field, default_unset, difference, items, remove, same, text},
-    rules::Rules,
+    groups,
+    row::{Cluster, Hooks, Row, Rules},
+    storage_class,
     violations::{Violations, quantity},
 };
+use crate::object;
 use crate::schema::FieldError;
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, wide};
 
-pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::core::v1::PersistentVolumeClaim>();
 
+pub(crate) static KIND: Row = Row {
+    group: groups::CORE,
+    kind: "PersistentVolumeClaim",
+    plural: "persistentvolumeclaims",
+    short_names: &["pvc"],
+    status: true,
+    schema: Some(&SCHEMA),
+    rules: Rules { default, check, check_change, ..Rules::NONE },
+    table: Printer { columns: COLUMNS, cells },
+    hooks: Hooks { on_create, created, on_update, ..Hooks::NONE },
+    shows_deleted: true,
+    ..Row::PLAIN
+};
+
+const PROTECTION: &str = "kubernetes.io/pvc-protection";
+pub(super) const UNSET: &str = "<unset>";
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 pub(super) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
@@ -184,4 +207,98 @@ fn check_shrink(new: &Value, old: &Value, violations: &mut Violations) {
             _ => {}
         }
     }
+}
+
+fn on_create(claim: &mut Value, cluster: &dyn Cluster) {
+    object::add_finalizer(claim, PROTECTION);
+    let names_class = claim.pointer("/spec/storageClassName").is_some_and(|class| !class.is_null())
+        || claim.pointer("/metadata/annotations").is_some_and(|all| all.get(BETA_CLASS).is_some());
+    if !names_class && let Some(class) = storage_class::default_of(&cluster.list(&storage_class::KIND)) {
+        claim["spec"]["storageClassName"] = class.into();
+    }
+}
+
+/// By its UID a claim is followed through the logs of all that work on it.
+fn created(claim: &Value) {
+    let text = |field| object::meta_str(claim, field);
+    tracing::info!(claim = text("uid"), namespace = text("namespace"), name = text("name"), "claim created");
+}
+
+/// A claim grows only when it is bound, and its class allows it.
+fn on_update(new: &mut Value, old: &Value, cluster: &dyn Cluster) -> Result<(), &'static str> {
+    let size =
+        |claim: &Value| claim["spec"]["resources"]["requests"]["storage"].as_str()?.parse::<Quantity>().ok();
+    if size(new) <= size(old) {
+        return Ok(());
+    }
+    if old["status"]["phase"] != "Bound" {
+        return Err("Only bound persistent volume claims can be expanded");
+    }
+    let name = class(new);
+    let allows = name == class(old)
+        && cluster.get(&storage_class::KIND, name).is_some_and(|class| class["allowVolumeExpansion"] == true);
+    if allows {
+        return Ok(());
+    }
+    Err(
+        "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+    )
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Status", "string", "Phase of the claim."),
+    column("Volume", "string", "Volume that the claim is bound to."),
+    column("Capacity", "string", "Size of that volume."),
+    column("Access Modes", "string", "Ways in which that volume can be mounted."),
+    column("StorageClass", "string", "Storage class that the claim asks for."),
+    column("VolumeAttributesClass", "string", "Volume attributes class that the claim asks for."),
+    AGE,
+    wide("VolumeMode", "Filesystem or block device."),
+];
+
+fn cells(claim: &Value, now: Timestamp) -> Vec<Value> {
+    let (spec, status) = (&claim["spec"], &claim["status"]);
+    let volume = text(&spec["volumeName"]);
+    let (capacity, modes) = match volume {
+        "" => (String::new(), String::new()),
+        _ => (capacity(&status["capacity"]), access_modes(&status["accessModes"])),
+    };
+    vec![
+        claim["metadata"]["name"].clone(),
+        phase(claim).into(),
+        volume.into(),
+        capacity.into(),
+        modes.into(),
+        class(claim).into(),
+        spec["volumeAttributesClassName"].as_str().unwrap_or(UNSET).into(),
+        age::of(claim, now),
+        spec["volumeMode"].as_str().unwrap_or(UNSET).into(),
+    ]
+}
+
+pub(super) fn phase(object: &Value) -> &str {
+    match &object["metadata"]["deletionTimestamp"] {
+        Value::Null => text(&object["status"]["phase"]),
+        _ => "Terminating",
+    }
+}
+
+pub(super) fn capacity(resources: &Value) -> String {
+    resources["storage"].as_str().unwrap_or("0").to_owned()
+}
+
+pub(super) fn access_modes(modes: &Value) -> String {
+    items(modes)
+        .iter()
+        .filter_map(|mode| text(mode).parse::<AccessMode>().ok())
+        .collect::<AccessModes>()
+        .to_string()
+}
+
+/// The class that a claim or volume names: the old annotation goes before the field.
+pub(super) fn class(object: &Value) -> &str {
+    object["metadata"]["annotations"][BETA_CLASS]
+        .as_str()
+        .unwrap_or_else(|| text(&object["spec"]["storageClassName"]))
 }

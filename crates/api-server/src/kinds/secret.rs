@@ -1,18 +1,39 @@
 //! Secrets. Violations never quote a value.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use values::names;
 
 use super::{
     config_map::{MOST_BYTES, check_frozen, decoded_length},
     fields::{default_field, entries, remove, text},
-    rules::Rules,
+    groups,
+    row::{Field, Row, Rules},
     violations::Violations,
 };
+use crate::protobuf::wire::{
+    Encoding::{self, Boolean, BytesMap, Text, TextMap},
+    METADATA, Message,
+};
 use crate::schema::FieldError;
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, name};
 
-pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::core::v1::Secret>();
+
+pub(crate) static KIND: Row = Row {
+    group: groups::CORE,
+    kind: "Secret",
+    plural: "secrets",
+    schema: Some(&SCHEMA),
+    rules: Rules { default, check, check_change, ..Rules::NONE },
+    table: Printer { columns: COLUMNS, cells },
+    fields: &[Field::at("type")],
+    protobuf: Some(PROTOBUF),
+    ..Row::PLAIN
+};
 
 fn default(secret: &mut Value, _: Option<&Value>) {
     default_field(secret, &["type"], "Opaque");
@@ -57,3 +78,19 @@ fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
     violations.immutable("type", &new["type"], &old["type"]);
     check_frozen(&["data"], new, old, violations);
 }
+
+const COLUMNS: &[Column] =
+    &[NAME, column("Type", "string", "Use of the secret."), column("Data", "string", "Number of keys."), AGE];
+
+fn cells(secret: &Value, now: Timestamp) -> Vec<Value> {
+    let keys = entries(&secret["data"]).count();
+    vec![name(secret), text(&secret["type"]).into(), keys.into(), age::of(secret, now)]
+}
+
+const PROTOBUF: Message = &[
+    (1, "metadata", Encoding::Message(METADATA)),
+    (2, "data", BytesMap),
+    (3, "type", Text),
+    (4, "stringData", TextMap),
+    (5, "immutable", Boolean),
+];

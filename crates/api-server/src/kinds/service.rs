@@ -2,23 +2,49 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use values::names;
 
 use super::{
-    fields::{default_field, items, items_mut, text},
+    fields::{default_field, entries, items, items_mut, text},
+    groups,
     metadata::NameRule,
-    rules::Rules,
+    row::{Field, Row, Rules},
     violations::Violations,
 };
 use crate::schema::FieldError;
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, wide};
 
-pub(super) const RULES: Rules = Rules { name: NameRule::Label, default, check, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::core::v1::Service>();
+
+pub(crate) static KIND: Row = Row {
+    group: groups::CORE,
+    kind: "Service",
+    plural: "services",
+    short_names: &["svc"],
+    categories: &["all"],
+    status: true,
+    schema: Some(&SCHEMA),
+    rules: Rules {
+        name: NameRule::Label,
+        default,
+        check,
+        warnings: |_| vec![NOT_SERVED.to_owned()],
+        ..Rules::NONE
+    },
+    table: Printer { columns: COLUMNS, cells },
+    fields: &[Field::at("spec.clusterIP"), Field::at("spec.type")],
+    ..Row::PLAIN
+};
 
 /// What a client is told about every service.
-pub(super) const NOT_SERVED: &str =
+const NOT_SERVED: &str =
     "services are stored only: this server gives them no address, no endpoints and no DNS name";
 
+const NONE: &str = "<none>";
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
 fn default(service: &mut Value, _: Option<&Value>) {
@@ -80,4 +106,39 @@ fn check_ports(ports: &[Value], violations: &mut Violations) {
         violations.require(format!("{field}.port"), &port["port"], "");
         violations.one_of(format!("{field}.protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
     }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Type", "string", "How the service would be reached."),
+    column("Cluster-IP", "string", "Address inside the cluster."),
+    column("External-IP", "string", "Address outside the cluster."),
+    column("Port(s)", "string", "Ports of the service."),
+    AGE,
+    wide("Selector", "Labels of the pods behind the service."),
+];
+
+fn cells(service: &Value, now: Timestamp) -> Vec<Value> {
+    let spec = &service["spec"];
+    let or_none = |text: String| if text.is_empty() { NONE.to_owned() } else { text };
+    let ports = items(&spec["ports"]).iter().map(|port| {
+        let node = port["nodePort"].as_i64().filter(|number| *number > 0);
+        let node = node.map(|number| format!(":{number}")).unwrap_or_default();
+        format!("{}{node}/{}", port["port"], text(&port["protocol"]))
+    });
+    let external = match text(&spec["type"]) {
+        "ExternalName" => text(&spec["externalName"]).to_owned(),
+        "LoadBalancer" => "<pending>".to_owned(),
+        _ => items(&spec["externalIPs"]).iter().map(text).collect::<Vec<_>>().join(","),
+    };
+    let selector = entries(&spec["selector"]).map(|(key, value)| format!("{key}={}", text(value)));
+    vec![
+        service["metadata"]["name"].clone(),
+        text(&spec["type"]).into(),
+        or_none(text(&spec["clusterIP"]).to_owned()).into(),
+        or_none(external).into(),
+        or_none(ports.collect::<Vec<_>>().join(",")).into(),
+        age::of(service, now),
+        or_none(selector.collect::<Vec<_>>().join(",")).into(),
+    ]
 }

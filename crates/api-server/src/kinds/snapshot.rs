@@ -5,9 +5,12 @@ use serde_json::Value;
 
 use super::{
     fields::{entries, text},
-    rules::Rules,
+    row::{Row, Rules},
     violations::Violations,
 };
+
+const SINGLE: &str = "snapshot.storage.k8s.io";
+const GROUPED: &str = "groupsnapshot.storage.k8s.io";
 
 const SNAPSHOT: Rules = Rules {
     check: |snapshot, violations| {
@@ -82,17 +85,14 @@ const GROUP_CLASS: Rules = Rules {
     ..Rules::NONE
 };
 
-/// The rules of a snapshot kind.
-pub(super) fn rules(group: &str, kind: &str) -> Option<&'static Rules> {
-    match (group, kind) {
-        ("snapshot.storage.k8s.io", "VolumeSnapshot") => Some(&SNAPSHOT),
-        ("snapshot.storage.k8s.io", "VolumeSnapshotContent") => Some(&SNAPSHOT_CONTENT),
-        ("groupsnapshot.storage.k8s.io", "VolumeGroupSnapshot") => Some(&GROUP),
-        ("groupsnapshot.storage.k8s.io", "VolumeGroupSnapshotContent") => Some(&GROUP_CONTENT),
-        ("groupsnapshot.storage.k8s.io", "VolumeGroupSnapshotClass") => Some(&GROUP_CLASS),
-        _ => None,
-    }
-}
+/// The rows of the snapshot kinds: their names and columns are what their definitions say.
+pub(super) static KINDS: &[&Row] = &[
+    &Row { group: SINGLE, kind: "VolumeSnapshot", rules: SNAPSHOT, ..Row::CUSTOM },
+    &Row { group: SINGLE, kind: "VolumeSnapshotContent", rules: SNAPSHOT_CONTENT, ..Row::CUSTOM },
+    &Row { group: GROUPED, kind: "VolumeGroupSnapshot", rules: GROUP, ..Row::CUSTOM },
+    &Row { group: GROUPED, kind: "VolumeGroupSnapshotContent", rules: GROUP_CONTENT, ..Row::CUSTOM },
+    &Row { group: GROUPED, kind: "VolumeGroupSnapshotClass", rules: GROUP_CLASS, ..Row::CUSTOM },
+];
 
 /// Exactly one of two fields is there; an empty selector is there too.
 fn one_of(field: &str, source: &Value, names: [&str; 2], violations: &mut Violations) {
@@ -143,7 +143,8 @@ mod tests {
     use super::*;
 
     fn violations(group: &str, kind: &str, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let rules = rules(group, kind).expect("a kind with rules");
+        let row = KINDS.iter().find(|row| row.group == group && row.kind == kind);
+        let rules = &row.expect("a kind with rules").rules;
         let mut violations = Violations::default();
         (rules.check)(new, &mut violations);
         if let Some(old) = old {

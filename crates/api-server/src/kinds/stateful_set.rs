@@ -1,25 +1,48 @@
-//! Stateful sets, and the controller revisions that keep their history.
+//! Stateful sets.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use values::{LabelSelector, names};
 
 use super::{
     fields::{default_field, entries, items, items_mut, same, text},
+    groups,
     metadata::NameRule,
     persistent_volume_claim, pod,
-    rules::Rules,
+    row::{Row, Rules, ScalePaths},
     violations::Violations,
 };
 use crate::schema::FieldError;
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, wide};
 
-/// A set's name begins the names of its pods, which are host names.
-pub(super) const RULES: Rules = Rules { name: NameRule::Label, default, check, check_change };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::apps::v1::StatefulSet>();
 
-/// Rules of the kind ControllerRevision.
-pub(super) const REVISION_RULES: Rules =
-    Rules { check: check_revision, check_change: check_revision_change, ..Rules::NONE };
+pub(crate) static KIND: Row = Row {
+    group: groups::APPS,
+    kind: "StatefulSet",
+    plural: "statefulsets",
+    short_names: &["sts"],
+    categories: &["all"],
+    status: true,
+    schema: Some(&SCHEMA),
+    // A set's name begins the names of its pods, which are host names.
+    rules: Rules { name: NameRule::Label, default, check, check_change, warnings, ..Rules::NONE },
+    table: Printer { columns: COLUMNS, cells },
+    scale: Some(&SCALE),
+    generations: true,
+    ..Row::PLAIN
+};
+
+static SCALE: ScalePaths = ScalePaths {
+    wanted: Cow::Borrowed("/spec/replicas"),
+    observed: Cow::Borrowed("/status/replicas"),
+    selector: Some(Cow::Borrowed("/spec/selector")),
+};
 
 const POLICIES: &[&str] = &["Retain", "Delete"];
 /// What may change in a set's spec.
@@ -242,15 +265,29 @@ fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
     }
 }
 
-fn check_revision(revision: &Value, violations: &mut Violations) {
-    violations.not_negative("revision", &revision["revision"]);
-    match &revision["data"] {
-        Value::Null => violations.add(FieldError::required("data", "data is mandatory")),
-        Value::Object(_) => {}
-        _ => violations.add(FieldError::required("data", "data must be a valid JSON object")),
-    }
+fn warnings(set: &Value) -> Vec<String> {
+    values::unserved::of("spec.template.spec", &set["spec"]["template"]["spec"])
 }
 
-fn check_revision_change(new: &Value, old: &Value, violations: &mut Violations) {
-    violations.immutable("data", &new["data"], &old["data"]);
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Ready", "string", "Pods that are ready, of those asked for."),
+    AGE,
+    wide("Containers", "Names of the containers in the template."),
+    wide("Images", "Images of the containers in the template."),
+];
+
+fn cells(set: &Value, now: Timestamp) -> Vec<Value> {
+    let containers = items(&set["spec"]["template"]["spec"]["containers"]);
+    let joined = |field: &str| {
+        containers.iter().map(|container| text(&container[field])).collect::<Vec<_>>().join(",")
+    };
+    let count = |value: &Value| value.as_i64().unwrap_or(0);
+    vec![
+        set["metadata"]["name"].clone(),
+        format!("{}/{}", count(&set["status"]["readyReplicas"]), count(&set["spec"]["replicas"])).into(),
+        age::of(set, now),
+        joined("name").into(),
+        joined("image").into(),
+    ]
 }

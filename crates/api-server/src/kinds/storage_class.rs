@@ -1,18 +1,38 @@
 //! Storage classes.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use values::names;
 
 use super::{
     fields::{default_unset, entries, items, text},
-    rules::Rules,
+    groups,
+    row::{Row, Rules},
     violations::Violations,
 };
+use crate::object;
 use crate::schema::FieldError;
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, flag};
 
-pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::storage::v1::StorageClass>();
+
+pub(crate) static KIND: Row = Row {
+    group: groups::STORAGE,
+    kind: "StorageClass",
+    plural: "storageclasses",
+    short_names: &["sc"],
+    namespaced: false,
+    schema: Some(&SCHEMA),
+    rules: Rules { default, check, check_change, ..Rules::NONE },
+    table: Printer { columns: COLUMNS, cells },
+    shows_deleted: true,
+    ..Row::PLAIN
+};
 
 const MOST_PARAMETERS: usize = 512;
 const MOST_PARAMETER_BYTES: usize = 256 * 1024;
@@ -85,4 +105,43 @@ fn check_topologies(terms: &[Value], violations: &mut Violations) {
             violations.add(FieldError::duplicate(field, ""));
         }
     }
+}
+
+/// The name of the default class, the newest if there are several, then the one that comes first.
+pub(super) fn default_of(classes: &[Value]) -> Option<&str> {
+    classes
+        .iter()
+        .filter(|class| is_default(class))
+        .map(|class| (Reverse(object::meta_str(class, "creationTimestamp")), object::name(class)))
+        .min()
+        .map(|(_, name)| name)
+}
+
+fn is_default(class: &Value) -> bool {
+    let annotations = &class["metadata"]["annotations"];
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
+        .iter()
+        .any(|name| annotations[*name] == "true")
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Provisioner", "string", "Driver that provisions volumes of this class."),
+    column("ReclaimPolicy", "string", "What happens to a volume after its claim is deleted."),
+    column("VolumeBindingMode", "string", "When claims are bound and volumes provisioned."),
+    column("AllowVolumeExpansion", "string", "Whether claims may grow."),
+    AGE,
+];
+
+fn cells(class: &Value, now: Timestamp) -> Vec<Value> {
+    let name = text(&class["metadata"]["name"]);
+    let name = if is_default(class) { format!("{name} (default)") } else { name.to_owned() };
+    vec![
+        name.into(),
+        text(&class["provisioner"]).into(),
+        class["reclaimPolicy"].as_str().unwrap_or("Delete").into(),
+        class["volumeBindingMode"].as_str().unwrap_or("Immediate").into(),
+        flag(&class["allowVolumeExpansion"], false),
+        age::of(class, now),
+    ]
 }

@@ -606,3 +606,9 @@ fn rules_that_are_newer_than_an_object_keep_nobody_from_changing_it() {
         assert_eq!(errors, expected, "{patch}");
     }
 }
+
+#[test]
+fn groups_are_those_of_the_rows() {
+    let groups: std::collections::BTreeSet<&str> = ROWS.iter().map(|row| row.group).collect();
+    assert_eq!(groups, groups::BUILTIN.iter().copied().collect());
+}

@@ -11,7 +11,7 @@ const MOST: usize = 100;
 
 /// The rules that an object breaks.
 #[derive(Debug, Default)]
-pub(super) struct Violations(Vec<FieldError>);
+pub(crate) struct Violations(Vec<FieldError>);
 
 impl Violations {
     pub(super) fn into_vec(self) -> Vec<FieldError> {

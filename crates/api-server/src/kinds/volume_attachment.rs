@@ -1,11 +1,33 @@
 //! Volume attachments.
 
+use jiff::Timestamp;
 use serde_json::Value;
 use values::names;
 
-use super::{fields::default_field, fields::same, rules::Rules, violations::Violations};
+use super::{
+    fields::{default_field, same, text},
+    groups,
+    row::{Row, Rules},
+    violations::Violations,
+};
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, flag, name};
 
-pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::storage::v1::VolumeAttachment>();
+
+pub(crate) static KIND: Row = Row {
+    group: groups::STORAGE,
+    kind: "VolumeAttachment",
+    plural: "volumeattachments",
+    namespaced: false,
+    status: true,
+    schema: Some(&SCHEMA),
+    rules: Rules { default, check, check_change, ..Rules::NONE },
+    table: Printer { columns: COLUMNS, cells },
+    shows_deleted: true,
+    ..Row::PLAIN
+};
 
 fn default(attachment: &mut Value, _: Option<&Value>) {
     default_field(attachment, &["status", "attached"], false);
@@ -32,4 +54,25 @@ fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
     if !same(&new["spec"], &old["spec"]) {
         violations.invalid("spec", &new["spec"], "field is immutable");
     }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Attacher", "string", "Driver that attaches the volume."),
+    column("PV", "string", "Volume to attach."),
+    column("Node", "string", "Node to attach it to."),
+    column("Attached", "boolean", "Whether the volume is attached."),
+    AGE,
+];
+
+fn cells(attachment: &Value, now: Timestamp) -> Vec<Value> {
+    let spec = &attachment["spec"];
+    vec![
+        name(attachment),
+        text(&spec["attacher"]).into(),
+        text(&spec["source"]["persistentVolumeName"]).into(),
+        text(&spec["nodeName"]).into(),
+        flag(&attachment["status"]["attached"], false),
+        age::of(attachment, now),
+    ]
 }

@@ -1,15 +1,36 @@
 //! Volume attributes classes.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    fields::same,
-    rules::Rules,
+    fields::{same, text},
+    groups,
+    row::{Hooks, Row, Rules},
     storage_class::{check_parameters, check_provisioner},
     violations::Violations,
 };
+use crate::object;
+use crate::schema::TypeSchema;
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, Printer, column, name};
 
-pub(super) const RULES: Rules = Rules { check, check_change, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::storage::v1::VolumeAttributesClass>();
+
+pub(crate) static KIND: Row = Row {
+    group: groups::STORAGE,
+    kind: "VolumeAttributesClass",
+    plural: "volumeattributesclasses",
+    short_names: &["vac"],
+    namespaced: false,
+    schema: Some(&SCHEMA),
+    rules: Rules { check, check_change, ..Rules::NONE },
+    table: Printer { columns: COLUMNS, cells },
+    hooks: Hooks { on_create: |class, _| object::add_finalizer(class, PROTECTION), ..Hooks::NONE },
+    ..Row::PLAIN
+};
+
+const PROTECTION: &str = "kubernetes.io/vac-protection";
 
 fn check(class: &Value, violations: &mut Violations) {
     check_provisioner("driverName", &class["driverName"], violations);
@@ -23,4 +44,10 @@ fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
             violations.forbid(field, &format!("updates to {field} are forbidden."));
         }
     }
+}
+
+const COLUMNS: &[Column] = &[NAME, column("DriverName", "string", "Driver that knows the attributes."), AGE];
+
+fn cells(class: &Value, now: Timestamp) -> Vec<Value> {
+    vec![name(class), text(&class["driverName"]).into(), age::of(class, now)]
 }

@@ -22,7 +22,8 @@ use crate::answer::{self, Answer};
 use crate::body;
 use crate::credentials::{Credentials, user_of_certificate};
 use crate::error::ApiError;
-use crate::server::{ApiServer, User};
+use crate::server::ApiServer;
+use crate::user::User;
 
 /// How long a client may take for the TLS handshake, and for the headers of a request.
 const HANDSHAKE: Duration = Duration::from_secs(10);

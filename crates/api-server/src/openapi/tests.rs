@@ -4,7 +4,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kinds::BUILTIN;
+use crate::kinds::{self, BUILTIN};
 
 fn builtin() -> Vec<Described<'static>> {
     BUILTIN.iter().map(|kind| Described { kind, schema: None }).collect()
@@ -49,6 +49,7 @@ fn custom_kinds_are_described_and_change_the_hash() {
     let kind = Kind {
         group: "example.com".into(),
         kind: "Widget".into(),
+        row: kinds::custom("example.com", "Widget"),
         plural: "widgets".into(),
         list_kind: "WidgetList".into(),
         ..BUILTIN[0].clone()
@@ -114,7 +115,8 @@ fn kubectl_reads_the_protobuf_document() {
         "labels": {"type": "object", "additionalProperties": {"type": "string", "nullable": true}},
     }}}});
     let schema = Schema::from_crd_version(&json!({"schema": {"openAPIV3Schema": root}})).expect("structural");
-    let kind = Kind { group: "example.com".into(), kind: "Widget".into(), ..BUILTIN[0].clone() };
+    let row = kinds::custom("example.com", "Widget");
+    let kind = Kind { group: "example.com".into(), kind: "Widget".into(), row, ..BUILTIN[0].clone() };
     let mut kinds = builtin();
     kinds.push(Described { kind: &kind, schema: Some(&schema) });
 

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::Described;
 use crate::schema::{
     self,
-    lists::{self, ATOMIC_STRUCTS},
-    node::{ListType, short_name},
+    lists::{self, ATOMIC_STRUCTS, ListType},
+    node::short_name,
 };
 
 /// The two generations of OpenAPI differ in where types are and how a reference gets a description.
@@ -40,7 +40,8 @@ pub(super) fn add(described: &Described<'_>, dialect: Dialect, types: &mut Map<S
             name
         }
         None => {
-            let Some(document) = schema::json_schema(&kind.kind) else { return };
+            let Some(document) = kind.row.schema else { return };
+            let document = document.json();
             let name = document["title"].as_str().unwrap_or_default().to_owned();
             add_definitions(&document, &name, dialect, types);
             if let Some(root) = types.get_mut(&name) {

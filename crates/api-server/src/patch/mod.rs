@@ -67,7 +67,7 @@ impl Patch {
                 .map_err(|error| ApiError::Unprocessable(error.to_string()))?,
             Self::Merge(patch) => merge::apply(&mut patched, patch),
             Self::Strategic(patch) => {
-                patched = strategic_merge::apply(&kind.kind, object, patch)
+                patched = strategic_merge::apply(kind, object, patch)
                     .map_err(|error| ApiError::BadRequest(error.to_string()))?;
             }
         }

@@ -1,7 +1,14 @@
 //! Which lists of built-in types are maps or sets, and how a strategic merge patch treats them: facts that the types'
 //! JSON schemas lack.
 
-use super::node::ListType;
+/// How the items of a list are told apart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum ListType {
+    #[default]
+    Atomic,
+    Set,
+    Map(Vec<String>),
+}
 
 /// How a strategic merge patch changes a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

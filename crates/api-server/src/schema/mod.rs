@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub(crate) use builtin::{json_schema, object_meta};
+pub(crate) use builtin::{TypeSchema, object_meta};
 pub(crate) use defaults::TooLarge;
 pub use error::{CauseType, FieldError};
 use node::{Node, NodeId};
@@ -41,11 +41,6 @@ struct Document {
 }
 
 impl Schema {
-    /// The schema of a built-in kind (by its `kind`), derived on first use.
-    pub fn builtin(kind: &str) -> Option<&'static Schema> {
-        builtin::schema(kind)
-    }
-
     /// The schema of one entry of a CustomResourceDefinition's `spec.versions`.
     ///
     /// # Errors

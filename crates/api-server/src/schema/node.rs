@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::lists::{self, Patch};
+use super::lists::{self, ListType, Patch};
 use super::patterns::{Pattern, Patterns};
 
 /// Index of a node within its schema.
@@ -26,15 +26,6 @@ pub(crate) enum Type {
     IntOrString,
     /// A string or number that is a resource quantity.
     Quantity,
-}
-
-/// How the items of a list are told apart.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) enum ListType {
-    #[default]
-    Atomic,
-    Set,
-    Map(Vec<String>),
 }
 
 /// One place in a schema.

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kinds::BUILTIN;
+use crate::kinds::{self, BUILTIN};
 
 fn widget(spec: Value) -> Schema {
     let version = json!({"schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}});
@@ -12,10 +12,14 @@ fn messages(errors: &[FieldError]) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
+fn builtin(kind: &str) -> &'static Schema {
+    kinds::builtin(kind).row.schema.expect("a schema").get()
+}
+
 #[test]
 fn every_builtin_kind_has_a_schema_with_metadata() {
-    for kind in BUILTIN {
-        let schema = Schema::builtin(&kind.kind).unwrap_or_else(|| panic!("{} has no schema", kind.kind));
+    for kind in BUILTIN.iter() {
+        let schema = kind.row.schema.unwrap_or_else(|| panic!("{} has no schema", kind.kind)).get();
         assert!(schema.root().fields.contains_key("metadata"), "{}", kind.kind);
     }
 }
@@ -30,7 +34,7 @@ fn builtin_objects_lose_unknown_fields_and_nulls_and_get_canonical_quantities() 
             "resources": {"requests": {"storage": "1024Mi", "any": 5}},
         },
     });
-    let unknown = Schema::builtin("PersistentVolumeClaim").unwrap().prune(&mut claim);
+    let unknown = builtin("PersistentVolumeClaim").prune(&mut claim);
     assert_eq!(unknown, [r#"unknown field "metadata.colour""#, r#"unknown field "spec.foo""#]);
     assert_eq!(
         claim,
@@ -44,10 +48,7 @@ fn builtin_objects_lose_unknown_fields_and_nulls_and_get_canonical_quantities() 
         })
     );
     let mut pod = json!({"spec": {"containers": [{"name": "a", "imagee": "b"}]}});
-    assert_eq!(
-        Schema::builtin("Pod").unwrap().prune(&mut pod),
-        [r#"unknown field "spec.containers[0].imagee""#]
-    );
+    assert_eq!(builtin("Pod").prune(&mut pod), [r#"unknown field "spec.containers[0].imagee""#]);
 }
 
 #[test]
@@ -57,7 +58,7 @@ fn a_schema_inside_a_custom_resource_definition_is_pruned_too() {
         "properties": {"a": {"type": "object", "additionalProperties": {"type": "string", "foo": 1}, "default": {"x": 1}}},
         "additionalProperties": true,
     }}}]}});
-    let unknown = Schema::builtin("CustomResourceDefinition").unwrap().prune(&mut definition);
+    let unknown = builtin("CustomResourceDefinition").prune(&mut definition);
     assert_eq!(unknown.len(), 1, "{unknown:?}");
     assert!(unknown[0].ends_with(r#"openAPIV3Schema.properties.a.additionalProperties.foo""#), "{unknown:?}");
 }
@@ -87,7 +88,7 @@ fn builtin_types_are_checked() {
         ),
     ];
     for (kind, object, expected) in cases {
-        assert_eq!(messages(&Schema::builtin(kind).unwrap().validate(&object)), [expected]);
+        assert_eq!(messages(&builtin(kind).validate(&object)), [expected]);
     }
 }
 

@@ -8,7 +8,8 @@ use values::Quantity;
 
 use super::{
     FieldError, MOST_ERRORS, Schema,
-    node::{Limits, ListType, Node, NodeId, Type},
+    lists::ListType,
+    node::{Limits, Node, NodeId, Type},
 };
 use crate::path::Path;
 

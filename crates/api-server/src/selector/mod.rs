@@ -37,6 +37,8 @@ enum LabelTest {
 /// What a field must be, and must not be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct FieldValues {
+    /// What the field counts as where it is not set.
+    unset: &'static str,
     equal: BTreeSet<String>,
     unequal: BTreeSet<String>,
 }
@@ -46,11 +48,6 @@ impl FieldValues {
         // Two different values at once are none.
         self.equal.iter().take(2).all(|wanted| wanted == value) && !self.unequal.contains(value)
     }
-}
-
-/// Whether a field is a boolean, which is false where it is not set.
-fn is_flag(path: &[String]) -> bool {
-    path.last().is_some_and(|name| matches!(name.as_str(), "unschedulable" | "hostNetwork"))
 }
 
 impl Selection {
@@ -83,8 +80,7 @@ impl Selection {
         self.matches_labels(object)
             && self.fields.iter().all(|(path, values)| {
                 let found = field(object, path);
-                let unset = found.is_empty() && is_flag(path);
-                values.allow(if unset { "false" } else { &found })
+                values.allow(if found.is_empty() { values.unset } else { &found })
             })
     }
 
@@ -156,20 +152,18 @@ fn parse_fields(
         } else {
             return Err(ApiError::BadRequest(format!("invalid field selector: {term:?}")));
         };
-        if !is_selectable(kind, path, selectable) {
-            return Err(ApiError::BadRequest(match own_fields(kind).is_empty() && selectable.is_empty() {
+        let own = kind.row.fields.iter().find(|field| field.label == path);
+        if own.is_none() && !is_selectable(kind, path, selectable) {
+            return Err(ApiError::BadRequest(match kind.row.fields.is_empty() && selectable.is_empty() {
                 true => format!(
                     "{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
                 ),
                 false => format!("field label not supported: {path}"),
             }));
         }
-        let path = match (kind.kind.as_ref(), path) {
-            // Events' source is selected by component.
-            ("Event", "source") => "source.component",
-            (_, path) => path,
-        };
+        let path = own.map_or(path, |field| field.path);
         let values = rules.entry(path.split('.').map(str::to_owned).collect()).or_default();
+        values.unset = own.map_or("", |field| field.unset);
         let values = if equal { &mut values.equal } else { &mut values.unequal };
         values.insert(value.to_owned());
     }
@@ -196,66 +190,18 @@ fn is_selectable(kind: &Kind, path: &str, selectable: &[String]) -> bool {
     if path == "metadata.name" || (path == "metadata.namespace" && kind.namespaced) {
         return true;
     }
-    own_fields(kind).contains(&path) || selectable.iter().any(|field| field.trim_start_matches('.') == path)
-}
-
-/// The fields that a built-in kind can be selected by, names aside.
-fn own_fields(kind: &Kind) -> &'static [&'static str] {
-    match (kind.group.as_ref(), kind.kind.as_ref()) {
-        ("", "Pod") => &[
-            "spec.nodeName",
-            "spec.restartPolicy",
-            "spec.schedulerName",
-            "spec.serviceAccountName",
-            "spec.hostNetwork",
-            "status.phase",
-            "status.podIP",
-            "status.nominatedNodeName",
-        ],
-        ("", "Event") => &[
-            "involvedObject.kind",
-            "involvedObject.namespace",
-            "involvedObject.name",
-            "involvedObject.uid",
-            "involvedObject.apiVersion",
-            "involvedObject.resourceVersion",
-            "involvedObject.fieldPath",
-            "reason",
-            "reportingComponent",
-            "source",
-            "type",
-        ],
-        ("", "Namespace") => &["status.phase"],
-        ("", "Node") => &["spec.unschedulable"],
-        ("", "Secret") => &["type"],
-        ("", "Service") => &["spec.clusterIP", "spec.type"],
-        _ => &[],
-    }
+    selectable.iter().any(|field| field.trim_start_matches('.') == path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn kind(group: &'static str, kind: &'static str, namespaced: bool) -> Kind {
-        Kind {
-            group: group.into(),
-            version: "v1".into(),
-            kind: kind.into(),
-            list_kind: "List".into(),
-            plural: "pods".into(),
-            singular: "pod".into(),
-            short_names: Default::default(),
-            categories: Default::default(),
-            namespaced,
-            status: true,
-        }
-    }
+    use crate::kinds::{self, builtin};
 
     fn selects(labels: &str, fields: &str) -> bool {
         let object =
             br#"{"metadata":{"name":"p","labels":{"app":"db","tier":"3"}},"spec":{"nodeName":"n1"}}"#;
-        Selection::parse(&kind("", "Pod", true), labels, fields, &[]).unwrap().matches(object)
+        Selection::parse(builtin("Pod"), labels, fields, &[]).unwrap().matches(object)
     }
 
     #[test]
@@ -300,10 +246,11 @@ mod tests {
         ] {
             assert_eq!(selects("", selector), expected, "{selector}");
         }
-        let refused = Selection::parse(&kind("", "ConfigMap", true), "", "data.x=1", &[]);
+        let refused = Selection::parse(builtin("ConfigMap"), "", "data.x=1", &[]);
         let known = r#""data.x" is not a known field selector: only "metadata.name", "metadata.namespace""#;
         assert_eq!(refused.unwrap_err().to_string(), known);
-        let custom = kind("g", "Drive", false);
+        let row = kinds::custom("g", "Drive");
+        let custom = Kind { group: "g".into(), kind: "Drive".into(), row, ..builtin("Node").clone() };
         assert!(Selection::parse(&custom, "", "spec.node=a", &[".spec.node".to_owned()]).is_ok());
     }
 }

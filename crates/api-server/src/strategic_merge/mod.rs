@@ -9,6 +9,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use crate::kinds::Kind;
 use crate::schema::{
     Schema,
     node::{Node, NodeId},
@@ -44,8 +45,9 @@ pub enum PatchError {
 ///
 /// # Errors
 /// The patch is malformed; see [`PatchError`].
-pub fn apply(kind: &str, target: &Value, patch: &Value) -> Result<Value, PatchError> {
-    let schema = Schema::builtin(kind).ok_or_else(|| PatchError::UnknownKind(kind.to_owned()))?;
+pub fn apply(kind: &Kind, target: &Value, patch: &Value) -> Result<Value, PatchError> {
+    let unknown = || PatchError::UnknownKind(kind.kind.to_string());
+    let schema = kind.row.schema.ok_or_else(unknown)?.get();
     let merging = Merging { schema };
     let mut merged = target.clone();
     merging.value(Some(schema.root()), &mut merged, patch)?;

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::kinds::{self, Kind, builtin};
 
 fn spec(containers: Value) -> Value {
     json!({"spec": {"containers": containers}})
@@ -103,7 +104,7 @@ fn patches_apply() {
         ),
     ];
     for (what, target, patch, expected) in cases {
-        assert_eq!(apply("Pod", &target, &patch).expect(what), expected, "{what}");
+        assert_eq!(apply(builtin("Pod"), &target, &patch).expect(what), expected, "{what}");
     }
 }
 
@@ -118,8 +119,9 @@ fn malformed_patches_are_refused() {
             r#"$retainKeys does not name the patched field "b""#,
         ),
     ] {
-        let error = apply("Pod", &json!({}), &patch).expect_err("malformed").to_string();
+        let error = apply(builtin("Pod"), &json!({}), &patch).expect_err("malformed").to_string();
         assert!(error.ends_with(expected) || error.contains(expected), "{error}");
     }
-    assert!(matches!(apply("Widget", &json!({}), &json!({})), Err(PatchError::UnknownKind(_))));
+    let widget = Kind { row: kinds::custom("w.example.com", "Widget"), ..builtin("Pod").clone() };
+    assert!(matches!(apply(&widget, &json!({}), &json!({})), Err(PatchError::UnknownKind(_))));
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 const UNKNOWN: &str = "<unknown>";
 
 /// The age of an RFC 3339 time; `<unknown>` when there is none.
-pub(super) fn since(time: &Value, now: Timestamp) -> String {
+pub(crate) fn since(time: &Value, now: Timestamp) -> String {
     let Some(time) = time.as_str().and_then(|time| time.parse::<Timestamp>().ok()) else {
         return UNKNOWN.to_owned();
     };
@@ -14,12 +14,12 @@ pub(super) fn since(time: &Value, now: Timestamp) -> String {
 }
 
 /// An object's age.
-pub(super) fn of(object: &Value, now: Timestamp) -> Value {
+pub(crate) fn of(object: &Value, now: Timestamp) -> Value {
     since(&object["metadata"]["creationTimestamp"], now).into()
 }
 
 /// Seconds as Kubernetes prints durations: two units while the larger one alone would be coarse.
-pub(super) fn human(seconds: i64) -> String {
+pub(crate) fn human(seconds: i64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     let pair = |large: i64, unit: char, small: i64, small_unit: char| match small {
         0 => format!("{large}{unit}"),

@@ -1,14 +1,9 @@
 //! Objects as `meta.k8s.io/v1` Tables, the way `kubectl get` prints them.
 
-mod age;
-mod claim;
-mod columns;
+pub(crate) mod age;
+pub(crate) mod column;
 mod custom;
-mod event;
 pub(crate) mod json_path;
-mod node;
-mod pod;
-mod workload;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -40,8 +35,8 @@ pub fn render(
         let definitions = columns.iter().map(custom::Column::definition).collect();
         (definitions, Box::new(move |object| columns.iter().map(|column| column.cell(object, now)).collect()))
     } else {
-        let printer = columns::of(&kind.kind);
-        let definitions = printer.columns.iter().map(Column::definition).collect();
+        let printer = &kind.row.table;
+        let definitions = printer.columns.iter().map(column::Column::definition).collect();
         (definitions, Box::new(move |object| (printer.cells)(object, now)))
     };
     let rows: Vec<Value> = objects.iter().map(|object| row(object, cells(object), include_object)).collect();
@@ -67,33 +62,6 @@ fn row(object: &Value, cells: Vec<Value>, include_object: IncludeObject) -> Valu
         IncludeObject::Object => object.clone(),
     };
     json!({"cells": cells, "object": object})
-}
-
-/// How objects of one kind are printed.
-struct Printer {
-    columns: &'static [Column],
-    cells: fn(&Value, Timestamp) -> Vec<Value>,
-}
-
-/// One column.
-struct Column {
-    name: &'static str,
-    ty: &'static str,
-    description: &'static str,
-    /// Printed only by `-o wide`.
-    wide: bool,
-}
-
-impl Column {
-    fn definition(&self) -> Value {
-        json!({
-            "name": self.name,
-            "type": self.ty,
-            "format": if self.name == "Name" && !self.wide { "name" } else { "" },
-            "description": self.description,
-            "priority": i32::from(self.wide),
-        })
-    }
 }
 
 #[cfg(test)]

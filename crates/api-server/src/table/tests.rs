@@ -1,14 +1,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kinds::BUILTIN;
+use crate::kinds::{self, builtin as kind};
 
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().expect("a time")
-}
-
-fn kind(name: &str) -> &'static Kind {
-    BUILTIN.iter().find(|kind| kind.kind == name).expect("a built-in kind")
 }
 
 /// The cells of one row; wide ones after a bar.
@@ -226,7 +222,9 @@ fn pods_tell_their_state_in_one_word() {
 
 #[test]
 fn custom_columns_follow_their_types() {
-    let widget = Kind { group: "w.example.com".into(), kind: "Widget".into(), ..kind("ConfigMap").clone() };
+    let row = kinds::custom("w.example.com", "Widget");
+    let widget =
+        Kind { group: "w.example.com".into(), kind: "Widget".into(), row, ..kind("ConfigMap").clone() };
     let object = json!({
         "metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:59:00Z"},
         "spec": {"size": 3.7, "on": true, "list": [1]},

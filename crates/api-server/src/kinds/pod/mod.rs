@@ -1,12 +1,16 @@
 //! Pods.
 
+mod binding;
 mod change;
 mod containers;
 mod defaults;
+mod deletion;
+pub(crate) mod log;
 mod placement;
 mod probes;
 mod quality;
 mod security;
+mod table;
 mod volumes;
 
 use serde_json::Value;
@@ -15,12 +19,65 @@ pub(super) use volumes::HOST_PATH_TYPES;
 
 use super::{
     fields::{items, text},
-    rules::Rules,
+    groups,
+    row::{Act, Field, Hooks, Row, Rules, Subresource},
     violations::Violations,
 };
+use crate::schema::TypeSchema;
+use crate::table::column::Printer;
 
-pub(super) const RULES: Rules =
-    Rules { default: defaults::default, check, check_change: change::check, ..Rules::NONE };
+static SCHEMA: TypeSchema = TypeSchema::of::<k8s_openapi::api::core::v1::Pod>();
+
+pub(crate) static KIND: Row = Row {
+    group: groups::CORE,
+    kind: "Pod",
+    plural: "pods",
+    short_names: &["po"],
+    categories: &["all"],
+    status: true,
+    schema: Some(&SCHEMA),
+    rules: Rules {
+        default: defaults::default,
+        check,
+        check_new,
+        check_change: change::check,
+        warnings: |pod| values::unserved::of("spec", &pod["spec"]),
+        ..Rules::NONE
+    },
+    table: Printer { columns: table::COLUMNS, cells: table::cells },
+    fields: &[
+        Field::at("spec.nodeName"),
+        Field::at("spec.restartPolicy"),
+        Field::at("spec.schedulerName"),
+        Field::at("spec.serviceAccountName"),
+        Field::flag("spec.hostNetwork"),
+        Field::at("status.phase"),
+        Field::at("status.podIP"),
+        Field::at("status.nominatedNodeName"),
+    ],
+    subresources: &[
+        Subresource {
+            name: "binding",
+            kind: Some("Binding"),
+            group: None,
+            verbs: &["create"],
+            act: Act::Change { check: binding::check, make: binding::bind },
+        },
+        Subresource {
+            name: "eviction",
+            kind: Some("Eviction"),
+            group: Some("policy"),
+            verbs: &["create"],
+            act: Act::Evict,
+        },
+        Subresource { name: "log", kind: None, group: None, verbs: &["get"], act: Act::Log },
+    ],
+    unserved: &["exec", "attach", "portforward", "proxy", "ephemeralcontainers", "resize"],
+    hooks: Hooks { grace: deletion::grace, ended: deletion::ended, ..Hooks::NONE },
+    generations: true,
+    shows_deleted: true,
+    ..Row::PLAIN
+};
 
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
@@ -79,7 +136,7 @@ fn check(pod: &Value, violations: &mut Violations) {
 }
 
 /// What only a new pod may not have.
-pub(super) fn check_new(pod: &Value, violations: &mut Violations) {
+fn check_new(pod: &Value, violations: &mut Violations) {
     if !items(&pod["spec"]["ephemeralContainers"]).is_empty() {
         violations.forbid("spec.ephemeralContainers", "cannot be set on create");
     }

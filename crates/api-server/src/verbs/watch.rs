@@ -10,21 +10,21 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::read::{parse_revision, selected};
 use crate::answer::{self, Answer, AnswerBody};
 use crate::catalog::Served;
+use crate::context::{Context, Target};
 use crate::error::ApiError;
 use crate::negotiate::Shape;
 use crate::present::{View, include_object};
-use crate::read::{parse_revision, selected};
 use crate::request::{Query, VersionMatch};
 use crate::schema::FieldError;
 use crate::selector::Selection;
-use crate::server::{Shared, Target};
 use crate::table::IncludeObject;
 
 /// A quiet watch with bookmarks gets one this often.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// How long a watch lasts when the client does not say; spread by [`Shared::spread`].
+/// How long a watch lasts when the client does not say; spread by [`Context::spread`].
 const DEFAULT_DURATION: Duration = Duration::from_secs(1800);
 
 /// Pieces of about this many bytes are sent at a time.
@@ -38,34 +38,34 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Answers a watch.
 pub(crate) fn watch(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     target: &Target,
     shape: Shape,
     query: &Query,
     ends: CancellationToken,
 ) -> Result<Answer, ApiError> {
-    let permit = shared.watches.clone().try_acquire_owned().map_err(|_| {
+    let permit = context.watches.clone().try_acquire_owned().map_err(|_| {
         ApiError::TooManyRequests("too many watches are open, please close some or try again later".into())
     })?;
     let asked = parse_revision(&query.resource_version)?.unwrap_or(0);
     let initial = wants_initial_events(query, asked)?;
     let namespace = target.list_namespace();
     let (first, source) = if initial {
-        if asked > shared.store.revision() {
-            return Err(ApiError::TooLargeRevision { asked, current: shared.store.revision() });
+        if asked > context.store.revision() {
+            return Err(ApiError::TooLargeRevision { asked, current: context.store.revision() });
         }
-        let (page, watch) = shared
+        let (page, watch) = context
             .store
             .list_and_watch(&target.served.resource, namespace, |_| true)
             .map_err(|error| ApiError::from_list(error, asked))?;
-        let objects = page.objects.into_iter().filter(|stored| shared.unreadable.allows(stored)).collect();
+        let objects = page.objects.into_iter().filter(|stored| context.unreadable.allows(stored)).collect();
         (objects, Ok(watch))
     } else {
-        let from = if asked == 0 { shared.store.revision() } else { asked };
-        (Vec::new(), shared.store.watch(&target.served.resource, namespace, from))
+        let from = if asked == 0 { context.store.revision() } else { asked };
+        (Vec::new(), context.store.watch(&target.served.resource, namespace, from))
     };
     let lasts = query.timeout_seconds.filter(|seconds| *seconds > 0).map_or_else(
-        || DEFAULT_DURATION + shared.spread(DEFAULT_DURATION),
+        || DEFAULT_DURATION + context.spread(DEFAULT_DURATION),
         |seconds| Duration::from_secs(seconds.min(24 * 3600)),
     );
     let lines = Lines {

@@ -1,21 +1,19 @@
-//! Custom resource definitions.
+//! What a definition must be like.
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 use values::names;
 
-use super::{
-    BUILTIN,
+use super::super::{
     fields::{default_field, items, text},
-    rules::Rules,
+    groups,
     violations::Violations,
 };
 use crate::schema::{FieldError, Patterns, Schema};
+use crate::table::json_path::JsonPath;
 
-pub(super) const RULES: Rules = Rules { default, check, check_change, ..Rules::NONE };
-
-fn default(definition: &mut Value, _: Option<&Value>) {
+pub(super) fn default(definition: &mut Value, _: Option<&Value>) {
     let kind = text(&definition["spec"]["names"]["kind"]).to_owned();
     if !kind.is_empty() {
         default_field(definition, &["spec", "names", "singular"], kind.to_lowercase());
@@ -24,7 +22,7 @@ fn default(definition: &mut Value, _: Option<&Value>) {
     default_field(definition, &["spec", "conversion", "strategy"], "None");
 }
 
-fn check(definition: &Value, violations: &mut Violations) {
+pub(super) fn check(definition: &Value, violations: &mut Violations) {
     let spec = &definition["spec"];
     check_names(definition, violations);
     if violations.require("spec.scope", &spec["scope"], "") {
@@ -76,7 +74,7 @@ fn check_names(definition: &Value, violations: &mut Violations) {
     if !text(&spec["group"]).is_empty() && !text(&spec["group"]).contains('.') {
         violations.invalid("spec.group", &spec["group"], "should be a domain with at least one dot");
     }
-    if BUILTIN.iter().any(|kind| kind.group == text(&spec["group"])) {
+    if groups::BUILTIN.contains(&text(&spec["group"])) {
         violations.forbid("spec.group", "is the group of built-in kinds");
     }
     violations.require_named("spec.names.plural", &given["plural"], names::dns_label);
@@ -118,7 +116,7 @@ fn check_columns(field: &str, version: &Value, violations: &mut Violations) {
         violations.require(format!("{field}.name"), &column["name"], "");
         let path = format!("{field}.jsonPath");
         if violations.require(&path, &column["jsonPath"], "")
-            && let Err(error) = crate::table::json_path::JsonPath::parse(text(&column["jsonPath"]))
+            && let Err(error) = JsonPath::parse(text(&column["jsonPath"]))
         {
             violations.invalid(path, &column["jsonPath"], &error.to_string());
         }
@@ -130,7 +128,7 @@ fn check_columns(field: &str, version: &Value, violations: &mut Violations) {
 }
 
 /// Stored objects are keyed by group and plural, and placed by scope.
-fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
+pub(super) fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
     let (new, old) = (&new["spec"], &old["spec"]);
     for field in ["group", "scope"] {
         violations.immutable(format!("spec.{field}"), &new[field], &old[field]);

@@ -7,16 +7,19 @@ use http::StatusCode;
 use object_store::{Object, Precondition, WriteError};
 use serde_json::Value;
 
+use super::read;
 use crate::answer::Answer;
 use crate::body::Payload;
 use crate::change::{self, Outcome, Part};
+use crate::context::{Context, Target};
 use crate::error::ApiError;
+use crate::kinds::row::Act;
 use crate::negotiate::Shape;
 use crate::patch::Patch;
+use crate::present::written;
 use crate::request::Query;
 use crate::schema::FieldError;
-use crate::server::{Shared, Target, written};
-use crate::{admission, crds, kinds, namespaces, object, read};
+use crate::{definitions, kinds, namespaces, object};
 
 /// How often a changed object is read again before the client gets the conflict; Kubernetes' number.
 const RETRIES: usize = 5;
@@ -25,7 +28,7 @@ const GENERATED_NAMES: usize = 8;
 
 /// Answers a create.
 pub(crate) async fn create(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     target: &Target,
     shape: Shape,
     query: &Query,
@@ -36,20 +39,20 @@ pub(crate) async fn create(
     let mut warnings = change::admit_fields(served, &mut new, duplicates, query.field_validation)?;
     warnings.extend(kinds::warnings(&served.kind, &new));
     let target = &in_namespace(target, &new)?;
-    let uid = shared.options.uids.choose(served, &target.namespace, object::name(&new));
+    let uid = context.options.uids.choose(served, &target.namespace, object::name(&new));
     change::begin(served, &mut new, &target.namespace, uid, clock::now())?;
     // Until the object is written, its namespace does not begin to terminate.
-    let _still = shared.namespaces.read().await;
-    namespaces::check_open(shared, target, object::name(&new))?;
+    let _still = context.namespaces.read().await;
+    namespaces::check_open(context, target, object::name(&new))?;
     let prefix = object::meta_str(&new, "generateName").to_owned();
     let generate = object::name(&new).is_empty() && !prefix.is_empty();
     for attempt in 1.. {
         if generate {
             object::metadata_mut(&mut new).insert("name".into(), generated_name(&prefix).into());
         }
-        admission::on_create(shared, served, &mut new);
+        (served.kind.row.hooks.on_create)(&mut new, &**context);
         change::check_new(served, &new)?;
-        match put_new(shared, target, query, &new).await {
+        match put_new(context, target, query, &new).await {
             Err(ApiError::AlreadyExists { .. }) if generate && attempt < GENERATED_NAMES => {}
             Err(error) => return Err(error),
             Ok(stored) => return written(target, shape, query, StatusCode::CREATED, &stored, &warnings),
@@ -76,7 +79,7 @@ fn in_namespace(target: &Target, new: &Value) -> Result<Target, ApiError> {
 }
 
 async fn put_new(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     target: &Target,
     query: &Query,
     new: &Value,
@@ -85,22 +88,18 @@ async fn put_new(
     let name = object::name(new);
     let key = served.key(&target.namespace, name);
     if query.dry_run {
-        return match shared.store.get(&key) {
+        return match context.store.get(&key) {
             Some(_) => Err(ApiError::already_exists(&served.kind, name)),
             None => Ok(new.to_string().into()),
         };
     }
-    let stored = shared
+    let stored = context
         .store
         .put(key, Precondition::Absent, object::encode(new))
         .await
         .map_err(|error| ApiError::from_write(&served.kind, name, error))?;
-    crds::after_write(shared, target, &stored);
-    // By its UID a claim is followed through the logs of all that work on it.
-    if served.kind.plural == "persistentvolumeclaims" {
-        let namespace = &target.namespace;
-        tracing::info!(claim = object::meta_str(new, "uid"), namespace, name, "claim created");
-    }
+    definitions::after_write(context, served, &stored);
+    (served.kind.row.hooks.created)(new);
     Ok(stored.value)
 }
 
@@ -115,7 +114,7 @@ fn generated_name(prefix: &str) -> String {
 
 /// Answers an update.
 pub(crate) async fn update(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     target: &Target,
     shape: Shape,
     query: &Query,
@@ -126,7 +125,7 @@ pub(crate) async fn update(
     let mut warnings = change::admit_fields(&target.served, &mut new, duplicates, query.field_validation)?;
     warnings.extend(kinds::warnings(&target.served.kind, &new));
     check_place(target, &new)?;
-    let stored = modify(shared, target, query, part, |_| Ok(new.clone())).await?;
+    let stored = modify(context, target, query, part, |_| Ok(new.clone())).await?;
     written(target, shape, query, StatusCode::OK, &stored.value, &warnings)
 }
 
@@ -166,7 +165,7 @@ fn check_place(target: &Target, new: &Value) -> Result<(), ApiError> {
 
 /// Answers a patch.
 pub(crate) async fn patch(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     target: &Target,
     shape: Shape,
     query: &Query,
@@ -175,7 +174,7 @@ pub(crate) async fn patch(
     let part = part(target)?;
     let (patch, duplicates) = Patch::parse(&payload, target.served.custom.is_some())?;
     let mut warnings = Vec::new();
-    let stored = modify(shared, target, query, part, |old| {
+    let stored = modify(context, target, query, part, |old| {
         let mut new = patch.apply(&target.served.kind, old)?;
         warnings =
             change::admit_fields(&target.served, &mut new, duplicates.clone(), query.field_validation)?;
@@ -191,15 +190,17 @@ fn part(target: &Target) -> Result<Part, ApiError> {
     match target.subresource.as_deref() {
         None => Ok(Part::Main),
         Some("status") => Ok(Part::Status),
-        Some("finalize") if target.served.is_builtin("Namespace") => Ok(Part::Finalize),
-        Some(_) => Err(ApiError::UnknownPath),
+        Some(name) => match target.served.kind.row.subresource(name).map(|subresource| &subresource.act) {
+            Some(Act::Finalize) => Ok(Part::Finalize),
+            _ => Err(ApiError::UnknownPath),
+        },
     }
 }
 
 /// Changes one object: reads it, decides, writes on condition that it is still what was read, and begins again if not.
 /// A client that named the revision that it saw gets the conflict from deciding anew.
 pub(crate) async fn modify(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     target: &Target,
     query: &Query,
     part: Part,
@@ -207,23 +208,19 @@ pub(crate) async fn modify(
 ) -> Result<Object, ApiError> {
     let served = &target.served;
     for attempt in 1.. {
-        let current = read::fetch(shared, target)?;
+        let current = read::fetch(context, target)?;
         let old = object::decode(&object::with_api_version(&current.value, &served.api_version))?;
         let mut outcome = change::replace(served, part, &old, new_for(&old)?)?;
-        if let (Outcome::Put(new), Part::Main, true) =
-            (&mut outcome, part, served.is_builtin("CustomResourceDefinition"))
-        {
-            crds::establish(&shared.catalog, new);
+        if let (Outcome::Put(new), Part::Main) = (&mut outcome, part) {
+            (served.kind.row.hooks.on_update)(new, &old, &**context)
+                .map_err(|why| ApiError::forbidden(&served.kind, object::name(new), why))?;
         }
-        if let (Outcome::Put(new), Part::Main) = (&outcome, part) {
-            admission::on_update(shared, served, &old, new)?;
-        }
-        match apply(shared, target, query, &current, outcome).await {
+        match apply(context, target, query, &current, outcome).await {
             Err(WriteError::Conflict { .. }) if attempt < RETRIES => {}
             Err(error) => return Err(ApiError::from_write(&served.kind, &target.name, error)),
             Ok(stored) => {
                 if !query.dry_run {
-                    crds::after_write(shared, target, &stored);
+                    definitions::after_write(context, served, &stored);
                 }
                 return Ok(stored);
             }
@@ -234,7 +231,7 @@ pub(crate) async fn modify(
 
 /// Acts on an outcome; the object as it is (or would be) afterwards.
 pub(crate) async fn apply(
-    shared: &Shared,
+    context: &Context,
     target: &Target,
     query: &Query,
     current: &Object,
@@ -247,9 +244,9 @@ pub(crate) async fn apply(
         Outcome::Same => Ok(current.clone()),
         Outcome::Put(new) | Outcome::Remove(new) if query.dry_run => Ok(shown(&new)),
         Outcome::Put(new) => {
-            shared.store.put(key, Precondition::Revision(current.revision), object::encode(&new)).await
+            context.store.put(key, Precondition::Revision(current.revision), object::encode(&new)).await
         }
-        Outcome::Remove(last) => shared.store.delete(key, current.revision, object::encode(&last)).await,
+        Outcome::Remove(last) => context.store.delete(key, current.revision, object::encode(&last)).await,
     }
 }
 

@@ -12,45 +12,50 @@ use serde_json::json;
 
 use crate::answer::{self, Answer, AnswerBody};
 use crate::catalog::Served;
+use crate::context::{Context, Target};
 use crate::error::ApiError;
 use crate::negotiate::Shape;
 use crate::present::{View, include_object};
 use crate::request::{Query, VersionMatch};
 use crate::schema::FieldError;
 use crate::selector::Selection;
-use crate::server::{Shared, Target};
 
 /// Answers a get of one object.
-pub(crate) fn get(shared: &Shared, target: &Target, shape: Shape, query: &Query) -> Result<Answer, ApiError> {
-    let stored = fetch(shared, target)?;
+pub(crate) fn get(
+    context: &Context,
+    target: &Target,
+    shape: Shape,
+    query: &Query,
+) -> Result<Answer, ApiError> {
+    let stored = fetch(context, target)?;
     let view = View { served: &target.served, shape, include: include_object(&query.include_object)? };
     Ok(answer::bytes(StatusCode::OK, view.one(&stored.value)?))
 }
 
 /// The stored object that the target names.
-pub(crate) fn fetch(shared: &Shared, target: &Target) -> Result<Object, ApiError> {
-    let stored = fetch_any(shared, target)?;
-    shared.unreadable.check(&target.served, &stored)?;
+pub(crate) fn fetch(context: &Context, target: &Target) -> Result<Object, ApiError> {
+    let stored = fetch_any(context, target)?;
+    context.unreadable.check(&target.served, &stored)?;
     Ok(stored)
 }
 
 /// The same, also when it can't be read.
-pub(crate) fn fetch_any(shared: &Shared, target: &Target) -> Result<Object, ApiError> {
+pub(crate) fn fetch_any(context: &Context, target: &Target) -> Result<Object, ApiError> {
     let key = target.served.key(&target.namespace, &target.name);
-    shared.store.get(&key).ok_or_else(|| ApiError::not_found(&target.served.kind, &target.name))
+    context.store.get(&key).ok_or_else(|| ApiError::not_found(&target.served.kind, &target.name))
 }
 
 /// Answers a list.
 pub(crate) fn list(
-    shared: &Shared,
+    context: &Context,
     target: &Target,
     shape: Shape,
     query: &Query,
 ) -> Result<Answer, ApiError> {
     let include = include_object(&query.include_object)?;
-    let (page, metadata) = page(shared, target, query)?;
+    let (page, metadata) = page(context, target, query)?;
     let view = View { served: &target.served, shape, include };
-    let left_out = left_out(shared, target);
+    let left_out = left_out(context, target);
     let mut answer = if shape == Shape::Table {
         answer::json(StatusCode::OK, &view.list_table(&page.objects, &metadata)?)
     } else {
@@ -62,9 +67,9 @@ pub(crate) fn list(
 }
 
 /// A warning for each object that the list can't show.
-fn left_out(shared: &Shared, target: &Target) -> Vec<String> {
-    let objects = shared.unreadable.of(&shared.store, &target.served.resource, target.list_namespace());
-    let told = |stored: &Object| Some(shared.unreadable.check(&target.served, stored).err()?.to_string());
+fn left_out(context: &Context, target: &Target) -> Vec<String> {
+    let objects = context.unreadable.of(&context.store, &target.served.resource, target.list_namespace());
+    let told = |stored: &Object| Some(context.unreadable.check(&target.served, stored).err()?.to_string());
     objects.iter().take(10).filter_map(told).collect()
 }
 
@@ -139,7 +144,7 @@ const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to di
 
 /// The objects that a list or a collection asks for, with the list's metadata.
 pub(crate) fn page(
-    shared: &Shared,
+    context: &Context,
     target: &Target,
     query: &Query,
 ) -> Result<(Page, serde_json::Value), ApiError> {
@@ -150,10 +155,10 @@ pub(crate) fn page(
         "" => None,
         token => Some(Continue::decode(token)?),
     };
-    let at = revision_to_list(query, asked, from.as_ref(), shared.store.revision())?;
+    let at = revision_to_list(query, asked, from.as_ref(), context.store.revision())?;
     let after = from.as_ref().map(|from| (from.ns.as_str(), from.name.as_str()));
-    let keep = |object: &Object| shared.unreadable.allows(object) && selected(&selection, object);
-    let page = shared.store.list(&target.served.resource, namespace, at, after, query.limit, keep);
+    let keep = |object: &Object| context.unreadable.allows(object) && selected(&selection, object);
+    let page = context.store.list(&target.served.resource, namespace, at, after, query.limit, keep);
     let page = page.map_err(|error| match (error, &from) {
         (ListError::Expired { .. }, Some(from)) => ApiError::Expired {
             message: EXPIRED_CONTINUE.into(),

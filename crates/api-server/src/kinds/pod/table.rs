@@ -5,11 +5,9 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{
-    Column, age,
-    columns::{AGE, NAME, column, wide},
-};
-use crate::kinds::fields::{items, text};
+use super::super::fields::{items, text};
+use crate::table::age;
+use crate::table::column::{AGE, Column, NAME, column, wide};
 
 pub(super) const COLUMNS: &[Column] = &[
     NAME,

@@ -7,16 +7,18 @@ use jiff::{SignedDuration, Timestamp};
 use object_store::{Object, WriteError};
 use serde_json::{Value, json};
 
+use super::{read, write};
 use crate::answer::{self, Answer};
 use crate::body::Payload;
 use crate::catalog::Served;
-use crate::change::{self, Outcome};
+use crate::change::Outcome;
+use crate::context::{Context, Target};
 use crate::error::{ApiError, ResourceName};
 use crate::negotiate::Shape;
+use crate::present::written;
 use crate::request::Query;
 use crate::schema::FieldError;
-use crate::server::{Shared, Target, written};
-use crate::{crds, namespaces, object, read, unreadable, write};
+use crate::{definitions, object, unreadable};
 
 /// How often a changed object is read again before the client gets the conflict.
 const RETRIES: usize = 10;
@@ -76,12 +78,9 @@ pub(crate) fn plan(
     now: Timestamp,
 ) -> Result<Outcome, ApiError> {
     check_preconditions(served, old, options)?;
-    if served.is_builtin("Namespace") && namespaces::is_immortal(object::name(old)) {
-        return Err(ApiError::forbidden(
-            &served.kind,
-            object::name(old),
-            "this namespace may not be deleted",
-        ));
+    let hooks = &served.kind.row.hooks;
+    if let Some(why) = (hooks.kept)(old) {
+        return Err(ApiError::forbidden(&served.kind, object::name(old), why));
     }
     let mut new = old.clone();
     match options.propagation.as_deref() {
@@ -99,12 +98,10 @@ pub(crate) fn plan(
         }
         None => {}
     }
-    let waits = object::finalizers(&new).next().is_some() || change::has_content_to_finalize(&new);
-    let grace = grace_period(served, old, options);
+    let waits = object::finalizers(&new).next().is_some() || (hooks.waits)(&new);
+    let grace = (hooks.grace)(old, options.grace_period_seconds);
     if !waits && grace == 0 {
-        if served.is_builtin("Pod") {
-            end_at_once(old, &mut new, now);
-        }
+        (hooks.ended)(&mut new, now);
         return Ok(Outcome::Remove(new));
     }
     let granted = object::metadata(old).get("deletionGracePeriodSeconds").and_then(Value::as_i64);
@@ -113,34 +110,17 @@ pub(crate) fn plan(
         let ends = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
         if let (false, true, Some(generation)) = (
             object::is_deleting(old),
-            served.kind.counts_generations(),
+            served.kind.row.generations,
             object::metadata(old).get("generation").and_then(Value::as_i64),
         ) {
             object::metadata_mut(&mut new).insert("generation".into(), (generation + 1).into());
         }
         let metadata = object::metadata_mut(&mut new);
         metadata.insert("deletionTimestamp".into(), object::time(ends).into());
-        if !served.is_builtin("Namespace") {
-            metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
-        }
+        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
     }
-    if served.is_builtin("Namespace") {
-        new["status"]["phase"] = "Terminating".into();
-    }
+    (hooks.ending)(&mut new);
     if &new == old { Ok(Outcome::Same) } else { Ok(Outcome::Put(new)) }
-}
-
-/// What a pod that goes without grace looks like at last.
-fn end_at_once(old: &Value, new: &mut Value, now: Timestamp) {
-    let generation = object::metadata(old).get("generation").and_then(Value::as_i64);
-    let metadata = object::metadata_mut(new);
-    if !object::is_deleting(old) {
-        metadata.insert("deletionTimestamp".into(), object::time(now).into());
-        if let Some(generation) = generation {
-            metadata.insert("generation".into(), (generation + 1).into());
-        }
-    }
-    metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
 }
 
 fn check_preconditions(served: &Served, old: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
@@ -171,35 +151,17 @@ fn check_preconditions(served: &Served, old: &Value, options: &DeleteOptions) ->
     }
 }
 
-/// Seconds that the object gets to end by itself; only a pod that may be running gets any.
-fn grace_period(served: &Served, pod: &Value, options: &DeleteOptions) -> i64 {
-    if !served.is_builtin("Pod") {
-        return 0;
-    }
-    let assigned = pod.pointer("/spec/nodeName").and_then(Value::as_str).is_some_and(|node| !node.is_empty());
-    let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or("");
-    if !assigned || matches!(phase, "Succeeded" | "Failed") {
-        return 0;
-    }
-    let own = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
-    match options.grace_period_seconds.unwrap_or(own) {
-        negative if negative < 0 => 1,
-        seconds => seconds,
-    }
-}
-
 /// Answers a delete of one object.
 pub(crate) async fn delete(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     target: &Target,
     shape: Shape,
     query: &Query,
     payload: Payload,
 ) -> Result<Answer, ApiError> {
     let options = DeleteOptions::parse(&payload, query)?;
-    let (stored, removed) = delete_one(shared, target, &options).await?;
-    let shows_object = !removed || RETURNS_DELETED.contains(&target.served.kind.kind.as_ref());
-    if shows_object && target.served.custom.is_none() || !removed {
+    let (stored, removed) = delete_one(context, target, &options).await?;
+    if !removed || target.served.kind.row.shows_deleted {
         return written(target, shape, query, StatusCode::OK, &stored.value, &[]);
     }
     let last = object::decode(&stored.value)?;
@@ -213,42 +175,30 @@ pub(crate) async fn delete(
     Ok(answer::json(StatusCode::OK, &status))
 }
 
-/// Kinds whose delete answers with the deleted object instead of a Status.
-const RETURNS_DELETED: &[&str] = &[
-    "Pod",
-    "PersistentVolume",
-    "PersistentVolumeClaim",
-    "ServiceAccount",
-    "StorageClass",
-    "CSIDriver",
-    "CSINode",
-    "VolumeAttachment",
-];
-
 /// Deletes one object; how it is (or was last), and whether it is gone.
 pub(crate) async fn delete_one(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     target: &Target,
     options: &DeleteOptions,
 ) -> Result<(Object, bool), ApiError> {
     let served = &target.served;
     // Nothing is created in a namespace from the moment on that it terminates.
-    let _alone = match served.is_builtin("Namespace") {
-        true => Some(shared.namespaces.write().await),
+    let _alone = match served.kind.row.houses {
+        true => Some(context.namespaces.write().await),
         false => None,
     };
     let query = Query { dry_run: options.dry_run, ..Default::default() };
     for attempt in 1.. {
-        let current = read::fetch_any(shared, target)?;
-        let old = known(shared, served, &current);
+        let current = read::fetch_any(context, target)?;
+        let old = known(context, served, &current);
         let outcome = plan(served, &old, options, clock::now())?;
         let removed = matches!(outcome, Outcome::Remove(_));
-        match write::apply(shared, target, &query, &current, outcome).await {
+        match write::apply(context, target, &query, &current, outcome).await {
             Err(WriteError::Conflict { .. }) if attempt < RETRIES => {}
             Err(error) => return Err(ApiError::from_write(&served.kind, &target.name, error)),
             Ok(stored) => {
                 if !options.dry_run {
-                    crds::after_write(shared, target, &stored);
+                    definitions::after_write(context, served, &stored);
                 }
                 return Ok((stored, removed));
             }
@@ -258,11 +208,11 @@ pub(crate) async fn delete_one(
 }
 
 /// The object, or what stands in for one that can't be read.
-fn known(shared: &Shared, served: &Served, stored: &Object) -> Value {
-    let decoded = shared
+fn known(context: &Context, served: &Served, stored: &Object) -> Value {
+    let decoded = context
         .unreadable
         .check(served, stored)
-        .and_then(|()| object::decode(&object::with_api_version(&stored.value, &served.api_version)));
+        .and_then(|()| Ok(object::decode(&object::with_api_version(&stored.value, &served.api_version))?));
     decoded.unwrap_or_else(|error| {
         tracing::warn!(key = %stored.key, %error, "an object that can't be read is being deleted");
         unreadable::stand_in(served, stored)
@@ -271,16 +221,16 @@ fn known(shared: &Shared, served: &Served, stored: &Object) -> Value {
 
 /// Answers a deletecollection: deletes what the selectors select, and lists it.
 pub(crate) async fn collection(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     target: &Target,
     query: &Query,
     payload: Payload,
 ) -> Result<Answer, ApiError> {
     let options = DeleteOptions::parse(&payload, query)?;
-    let (page, metadata) = read::page(shared, target, query)?;
+    let (page, metadata) = read::page(context, target, query)?;
     // Without a selector everything is meant, also what can't be looked at.
     let unreadable = match target.selection(query)?.is_everything() {
-        true => shared.unreadable.of(&shared.store, &target.served.resource, target.list_namespace()),
+        true => context.unreadable.of(&context.store, &target.served.resource, target.list_namespace()),
         false => Vec::new(),
     };
     let mut items = Vec::with_capacity(page.objects.len());
@@ -290,7 +240,7 @@ pub(crate) async fn collection(
             name: found.key.name.to_string(),
             ..target.clone()
         };
-        match delete_one(shared, &one, &options).await {
+        match delete_one(context, &one, &options).await {
             Ok((stored, _)) => items.push(object::decode(&stored.value)?),
             Err(ApiError::NotFound { .. }) => {}
             Err(error) => return Err(error),
@@ -304,10 +254,9 @@ pub(crate) async fn collection(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::BUILTIN;
 
     fn served(kind: &str) -> Served {
-        Served::new(BUILTIN.iter().find(|row| row.kind == kind).unwrap().clone(), None)
+        Served::new(crate::kinds::builtin(kind).clone(), None)
     }
 
     fn planned(kind: &str, old: &Value, options: &DeleteOptions) -> Outcome {

@@ -6,25 +6,26 @@ use http::StatusCode;
 use object_store::Object;
 use serde_json::{Value, json};
 
+use super::{read, write};
 use crate::answer::{self, Answer};
 use crate::body::{self, Payload};
-use crate::catalog::ScalePaths;
-use crate::change::{self, Part};
+use crate::change::Part;
+use crate::context::{Context, Target};
 use crate::error::ApiError;
 use crate::kinds::fields::{entries, items, text};
+use crate::kinds::row::ScalePaths;
+use crate::object;
 use crate::patch::Patch;
 use crate::request::{Query, Verb};
-use crate::server::{Shared, Target};
-use crate::{object, read, write};
 
 /// Answers a get.
-pub(crate) fn get(shared: &Shared, target: &Target) -> Result<Answer, ApiError> {
-    answered(target, &read::fetch(shared, target)?)
+pub(crate) fn get(context: &Context, target: &Target) -> Result<Answer, ApiError> {
+    answered(target, &read::fetch(context, target)?)
 }
 
 /// Answers an update or a patch: the set gets the replicas that the scale asks for.
 pub(crate) async fn set(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     verb: Verb,
     target: &Target,
     query: &Query,
@@ -40,15 +41,15 @@ pub(crate) async fn set(
         Verb::Patch => Some(Patch::parse(payload, true)?.0),
         _ => None,
     };
-    let stored = write::modify(shared, target, query, Part::Main, |old| {
-        let before = of(old, &paths)?;
+    let stored = write::modify(context, target, query, Part::Main, |old| {
+        let before = of(old, paths)?;
         let scale = match &patch {
             Some(patch) => patch.apply(kind, &before)?,
             None => payload.value()?.0,
         };
         let uid = object::meta_str(&scale, "uid");
         if !uid.is_empty() && uid != object::meta_str(old, "uid") {
-            let why = change::wrong_uid(uid, object::meta_str(old, "uid"));
+            let why = object::wrong_uid(uid, object::meta_str(old, "uid"));
             return Err(ApiError::conflict(kind, &target.name, why));
         }
         let replicas = match &scale["spec"]["replicas"] {
@@ -75,10 +76,10 @@ pub(crate) async fn set(
 
 fn answered(target: &Target, stored: &Object) -> Result<Answer, ApiError> {
     let set = object::decode(&object::with_api_version(&stored.value, &target.served.api_version))?;
-    Ok(answer::json(StatusCode::OK, &of(&set, &paths(target)?)?))
+    Ok(answer::json(StatusCode::OK, &of(&set, paths(target)?)?))
 }
 
-fn paths(target: &Target) -> Result<ScalePaths, ApiError> {
+fn paths(target: &Target) -> Result<&ScalePaths, ApiError> {
     target.served.scale().ok_or(ApiError::UnknownPath)
 }
 
@@ -151,7 +152,7 @@ mod tests {
                 {"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}]}},
             "status": {"replicas": 2},
         });
-        let paths = |selector: &str| ScalePaths {
+        let paths = |selector: &'static str| ScalePaths {
             wanted: "/spec/replicas".into(),
             observed: "/status/replicas".into(),
             selector: Some(selector.into()),
