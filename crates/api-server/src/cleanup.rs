@@ -63,7 +63,8 @@ async fn clean_up(context: &Arc<Context>, name: &str) -> Result<(), ApiError> {
         Ok(crd)
     };
     let Some(served) = context.catalog.now().of(&DEFINITION) else { return Ok(()) };
-    let target = Target { served, namespace: String::new(), name: name.to_owned(), subresource: None };
+    let target =
+        Target { served, namespace: String::new(), name: name.to_owned(), subresource: None, page: None };
     match Box::pin(write::modify(context, &target, &Query::default(), Part::Main, without)).await {
         Ok(_) | Err(ApiError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error),
@@ -76,7 +77,7 @@ async fn delete_object(context: &Arc<Context>, found: Object) -> Result<(), ApiE
         context.catalog.now().all.iter().find(|served| served.resource == found.key.resource).cloned();
     let Some(served) = served else { return drop_unserved(context, found).await };
     let namespace = found.key.namespace.to_string();
-    let one = Target { served, namespace, name: found.key.name.to_string(), subresource: None };
+    let one = Target { served, namespace, name: found.key.name.to_string(), subresource: None, page: None };
     match delete::delete_one(context, &one, &DeleteOptions::default()).await {
         Ok(_) | Err(ApiError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error),

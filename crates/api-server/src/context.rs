@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::{Catalog, Served};
 use crate::error::ApiError;
 use crate::kinds::row::{Cluster, Row};
-use crate::logs::Logs;
+use crate::nodes::Nodes;
 use crate::object;
 use crate::request::{Query, ResourcePath};
 use crate::selector::Selection;
@@ -91,7 +91,7 @@ pub(crate) struct Context {
     pub(crate) namespaces: RwLock<()>,
     pub(crate) cleanups: Cleanups,
     pub(crate) unreadable: Unreadable,
-    pub(crate) logs: OnceLock<Arc<dyn Logs>>,
+    pub(crate) nodes: OnceLock<Arc<dyn Nodes>>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -154,6 +154,8 @@ pub(crate) struct Target {
     /// Empty for collections.
     pub(crate) name: String,
     pub(crate) subresource: Option<String>,
+    /// What of a proxied node is asked for.
+    pub(crate) page: Option<String>,
 }
 
 impl Target {
@@ -171,6 +173,7 @@ impl Target {
             namespace: path.namespace.unwrap_or_default(),
             name: path.name.unwrap_or_default(),
             subresource: path.subresource,
+            page: path.page,
         })
     }
 

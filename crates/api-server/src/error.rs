@@ -46,6 +46,9 @@ pub(crate) enum ApiError {
     VersionOnCreate,
     #[error("the server could not find the requested resource")]
     UnknownPath,
+    /// A node has no such page.
+    #[error("the server could not find the requested resource: {0}")]
+    NoPage(String),
     #[error("the server does not allow this method on the requested resource")]
     MethodNotAllowed,
     #[error("{0} is not served by Orlop: containers can be read with logs, and changed by a new pod")]
@@ -205,7 +208,9 @@ impl ApiError {
         match self {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::BadRequest(_) | Self::Undecodable { .. } => (StatusCode::BAD_REQUEST, "BadRequest"),
-            Self::UnknownPath | Self::NotFound { .. } => (StatusCode::NOT_FOUND, "NotFound"),
+            Self::UnknownPath | Self::NoPage(_) | Self::NotFound { .. } => {
+                (StatusCode::NOT_FOUND, "NotFound")
+            }
             Self::NotServed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),

@@ -47,6 +47,8 @@ pub(crate) struct ResourcePath {
     pub(crate) resource: String,
     pub(crate) name: Option<String>,
     pub(crate) subresource: Option<String>,
+    /// What comes after `proxy`: the path of a page.
+    pub(crate) page: Option<String>,
 }
 
 /// The path's meaning by Kubernetes' grammar; `None` for what the grammar doesn't know.
@@ -92,10 +94,11 @@ fn parse_resource(group: &str, version: &str, rest: &[&str]) -> Option<ResourceP
         ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (Some((*namespace).to_owned()), rest),
         _ => (None, rest),
     };
-    let (resource, name, subresource) = match rest {
-        [resource] => (resource, None, None),
-        [resource, name] => (resource, Some(*name), None),
-        [resource, name, subresource] => (resource, Some(*name), Some(*subresource)),
+    let (resource, name, subresource, page) = match rest {
+        [resource] => (resource, None, None, None),
+        [resource, name] => (resource, Some(*name), None, None),
+        [resource, name, "proxy", page @ ..] => (resource, Some(*name), Some("proxy"), Some(page.join("/"))),
+        [resource, name, subresource] => (resource, Some(*name), Some(*subresource), None),
         _ => return None,
     };
     Some(ResourcePath {
@@ -105,6 +108,7 @@ fn parse_resource(group: &str, version: &str, rest: &[&str]) -> Option<ResourceP
         resource: (*resource).to_owned(),
         name: name.map(str::to_owned),
         subresource: subresource.map(str::to_owned),
+        page,
     })
 }
 

@@ -17,12 +17,12 @@ use crate::catalog::Catalog;
 use crate::context::{Cleanups, Context, Options, Target};
 use crate::error::ApiError;
 use crate::kinds::row::{Act, Subresource};
-use crate::logs::Logs;
 use crate::negotiate::{self, Shape};
+use crate::nodes::Nodes;
 use crate::request::{self, Document, Path, Query, Verb};
 use crate::unreadable::Unreadable;
 use crate::user::User;
-use crate::verbs::{delete, log, read, scale, subresource, watch, write};
+use crate::verbs::{delete, log, proxy, read, scale, subresource, watch, write};
 use crate::{aside, authorize, cleanup, definitions, discovery, events, namespaces, review};
 
 /// Why the server could not start.
@@ -64,7 +64,7 @@ impl ApiServer {
             namespaces: RwLock::new(()),
             cleanups,
             unreadable: Unreadable::default(),
-            logs: OnceLock::new(),
+            nodes: OnceLock::new(),
             shutdown: shutdown.clone(),
             options,
             store,
@@ -86,10 +86,10 @@ impl ApiServer {
         Ok(Self { context, _running: Arc::new(shutdown.drop_guard()) })
     }
 
-    /// Says where `pods/log` comes from. Only the first call counts.
-    pub fn serve_logs(&self, logs: Arc<dyn Logs>) {
-        if self.context.logs.set(logs).is_err() {
-            tracing::warn!("the source of pod logs was set twice; the first one stays");
+    /// Says who answers `pods/log` and `nodes/proxy`. Only the first call counts.
+    pub fn serve_nodes(&self, nodes: Arc<dyn Nodes>) {
+        if self.context.nodes.set(nodes).is_err() {
+            tracing::warn!("the nodes were set twice; the first ones stay");
         }
     }
 
@@ -166,6 +166,11 @@ where
             if matches!(row.subresource(name), Some(Subresource { act: Act::Log, .. })) =>
         {
             log::get(context, &target, &query).await
+        }
+        (Verb::Get, Some(name))
+            if matches!(row.subresource(name), Some(Subresource { act: Act::Page, .. })) =>
+        {
+            proxy::get(context, &target).await
         }
         (Verb::List, None) if is_heavy_list(shape, &query) => {
             let (places, context) = (context.heavy.clone(), context.clone());

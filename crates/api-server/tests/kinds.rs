@@ -5,11 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_server::{ApiServer, LogError, LogRequest, Logs, Options};
+use api_server::{ApiServer, LogError, LogRequest, Nodes, Options, Page, PageError};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
 use futures::{AsyncBufReadExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{
@@ -288,8 +288,8 @@ async fn events_are_bounded(options: Options) {
 
 struct Fixed;
 
-impl Logs for Fixed {
-    fn open(
+impl Nodes for Fixed {
+    fn log(
         &self,
         request: LogRequest,
     ) -> BoxFuture<'static, Result<BoxStream<'static, bytes::Bytes>, LogError>> {
@@ -303,6 +303,44 @@ impl Logs for Fixed {
             let line = format!("{} on {}\n", request.container, request.node);
             Ok(futures::stream::iter([bytes::Bytes::from(line), "second\n".into()]).boxed())
         })
+    }
+
+    fn page(&self, node: &str, path: &str) -> BoxFuture<'static, Result<Page, PageError>> {
+        let page = match path {
+            "metrics" => Ok(Page { media_type: "text/plain", body: format!("of {node}\n").into() }),
+            "hung" => Err(PageError::Failed("it hangs".into())),
+            other => Err(PageError::NotThere(format!("/{other} is no page"))),
+        };
+        Box::pin(async move { page })
+    }
+}
+
+#[tokio::test]
+async fn pages_of_nodes_are_proxied() {
+    let api = ApiServer::start(Store::in_memory(), Options::default()).await.unwrap();
+    let client = Client::new(api.in_process("test"), "default");
+    let get = async |path: &str| {
+        let path = format!("/api/v1/nodes/{path}");
+        client.request_text(http::Request::get(path).body(vec![]).unwrap()).await
+    };
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes.create(&PostParams::default(), &of(json!({"metadata": {"name": "n1"}}))).await.unwrap();
+    assert_eq!(code(get("n1/proxy/metrics").await).0, 503, "nobody can be asked");
+    api.serve_nodes(Arc::new(Fixed));
+    assert_eq!(get("n1/proxy/metrics").await.unwrap(), "of n1\n");
+    for (path, status, said) in [
+        ("n2/proxy/metrics", 404, "nodes \"n2\" not found"),
+        (
+            "n1/proxy/stats/other",
+            404,
+            "the server could not find the requested resource: /stats/other is no page",
+        ),
+        ("n1/proxy/", 404, "the server could not find the requested resource: / is no page"),
+        ("n1/proxy/hung", 503, "it hangs"),
+        ("n1/proxies/metrics", 404, "the server could not find the requested resource"),
+    ] {
+        let refused = code(get(path).await);
+        assert_eq!((refused.0, refused.1.as_str()), (status, said), "{path}");
     }
 }
 
@@ -326,7 +364,7 @@ async fn logs_come_from_the_node() {
         "containers": [{"name": "c", "image": "host"}], "initContainers": [{"name": "init", "image": "host"}]}});
     pods.create(&PostParams::default(), &of(pod)).await.unwrap();
     assert_eq!(code(pods.logs("p", &LogParams::default()).await).0, 503);
-    api.serve_logs(Arc::new(Fixed));
+    api.serve_nodes(Arc::new(Fixed));
     assert_eq!(pods.logs("p", &LogParams::default()).await.unwrap(), "c on n1\nsecond\n");
     let limited = LogParams { limit_bytes: Some(4), ..Default::default() };
     assert_eq!(pods.logs("p", &limited).await.unwrap(), "c on");

@@ -28,6 +28,7 @@ use crate::{
     objects::Objects,
     observe::{Place, observe},
     plan::{Actual, Lifecycle, Step, plan},
+    stats,
     status::{self, Problem},
     steps::StepError,
     volumes::{self, Source, VolumeError, csi::Csi},
@@ -65,6 +66,8 @@ pub(crate) struct Agent {
     pub(crate) oci: Option<PathBuf>,
     pub(crate) bounding: u64,
     pub(crate) starts: Semaphore,
+    /// Places for counting how full volumes are.
+    pub(crate) counting: Arc<Semaphore>,
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     memories: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
     /// Monitors whose end is awaited: UID, container, number.
@@ -149,6 +152,7 @@ impl Agent {
             oci,
             bounding: crate::containers::bounding_set(),
             starts: Semaphore::new(STARTS),
+            counting: stats::places(),
             pods: Mutex::default(),
             memories: Mutex::default(),
             watched: Arc::default(),
@@ -176,6 +180,11 @@ impl Agent {
                 self.queue.add(uid(pod));
             }
         }
+    }
+
+    /// The pods of this node.
+    pub(crate) fn all_pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.lock().values().cloned().collect()
     }
 
     /// The pods of this node in a namespace.

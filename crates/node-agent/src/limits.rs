@@ -85,7 +85,7 @@ pub(crate) fn measure(layout: &Layout, uid: &str, pod: &Pod) -> Usage {
 }
 
 /// Bytes that the files below a directory take on its own file system. What is changed meanwhile counts or not.
-fn used(directory: &Path) -> u64 {
+pub(crate) fn used(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(top) = directory.symlink_metadata() else { return 0 };
     let (mut waiting, mut bytes, mut files) = (vec![directory.to_path_buf()], 0, 0);

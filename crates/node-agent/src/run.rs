@@ -21,6 +21,7 @@ use crate::{
     in_use::InUse,
     layout::Layout,
     leftovers, node,
+    stats::Stats,
     volumes::{csi::Csi, stages},
 };
 
@@ -55,6 +56,8 @@ pub struct Options {
     pub log_files: usize,
     /// How long a volume may wait for being attached before its pod is told.
     pub attach_patience: Duration,
+    /// Where to tell how full volumes are.
+    pub stats: Stats,
 }
 
 impl Options {
@@ -71,6 +74,7 @@ impl Options {
             log_size: 10 << 20,
             log_files: 5,
             attach_patience: ATTACH_PATIENCE,
+            stats: Stats::default(),
         }
     }
 }
@@ -182,12 +186,14 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
         let agent = agent.clone();
         move |change| agent.notice_claim(change)
     });
+    options.stats.of(&agent);
     let reconcile = |uid| agent.reconcile(uid);
     let grow = |claim| agent.grow(claim);
     tokio::join!(
         work(queue, CONCURRENCY, context.shutdown.clone(), reconcile),
         work(growing, GROWTHS, context.shutdown.clone(), grow),
         registration.keep(&context.shutdown),
+        options.stats.keep(&context.shutdown),
         in_use.report(&context.shutdown),
         follow(&agent, drivers.changed(), &context.shutdown),
     );

@@ -45,7 +45,8 @@ async fn snapshots(place: &Place) -> Vec<v1::Snapshot> {
 }
 
 fn volumes(place: &Place, output: &str) -> String {
-    run(BINARY, &["volumes", "--data-dir", &place.data().display().to_string(), "-o", output])
+    let (data, kubeconfig) = (place.data().display().to_string(), place.kubeconfig().display().to_string());
+    run(BINARY, &["volumes", "--data-dir", &data, "--kubeconfig", &kubeconfig, "-o", output])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +76,11 @@ async fn everything_comes_back_from_the_drives_alone() {
     };
     driver(&first).await.create_snapshot(request).await.expect("a snapshot");
     let listed = volumes(&first, "table");
-    assert!(listed.contains("default/journal") && listed.contains("48Mi"), "{listed}");
+    assert!(
+        listed.contains("default/journal") && listed.contains("48Mi") && listed.contains("Bound"),
+        "{listed}"
+    );
+    let printed = volumes(&first, "yaml");
     wait_until("the drives' objects follow", || ctl(drives).matches("\"allocated\":\"0\"").count() == 1);
     let before = (ctl(drives), snapshots(&first).await);
     orlop.stop();
@@ -88,7 +93,8 @@ async fn everything_comes_back_from_the_drives_alone() {
     let ctl = |line: &str| orlop.run(&kubectl, &line.split(' ').collect::<Vec<_>>());
     wait_until("the drives have their objects", || ctl(drives) == before.0);
     assert_eq!(snapshots(&second).await, before.1);
-    assert_eq!(volumes(&second, "table"), listed);
+    assert_eq!(volumes(&second, "yaml"), printed);
+    assert!(volumes(&second, "table").contains("Orphaned"), "their objects are gone");
 
     // The claim gets its volume back, and the pod what it wrote.
     assert_eq!(ctl("get pv -o name"), "", "no object is made up");

@@ -128,7 +128,9 @@ async fn answer<B>(
             match tokio::task::spawn_blocking(move || metrics.encode()).await {
                 Ok(page) => {
                     let mut response = text(StatusCode::OK, page);
-                    response.headers_mut().insert(header::CONTENT_TYPE, OPEN_METRICS);
+                    response
+                        .headers_mut()
+                        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(Metrics::MEDIA_TYPE));
                     response
                 }
                 Err(_) => {
@@ -139,9 +141,6 @@ async fn answer<B>(
         _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".to_owned()),
     })
 }
-
-const OPEN_METRICS: header::HeaderValue =
-    header::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));

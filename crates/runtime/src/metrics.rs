@@ -71,6 +71,9 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// The media type of [`Metrics::encode`].
+    pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
     /// A registry with the metrics of this crate and of the process itself.
     pub fn new() -> Metrics {
         let queues = QueueFamilies {
@@ -133,6 +136,11 @@ impl Metrics {
     /// Adds a metric. Counters get the suffix `_total` when served, so their name must not have it.
     pub fn register(&self, name: &str, help: &str, metric: impl Metric) {
         self.registry.lock().register(name, help, metric);
+    }
+
+    /// Adds figures that are taken when somebody asks for them.
+    pub fn register_collector(&self, collector: impl Collector) {
+        self.registry.lock().register_collector(Box::new(collector));
     }
 
     /// All metrics in the OpenMetrics text format. Reads /proc, so call it where blocking is allowed.

@@ -7,7 +7,7 @@ use values::names;
 use super::{
     fields::{default_field, entries, items, text},
     groups,
-    row::{Field, Row, Rules},
+    row::{Act, Field, Row, Rules, Subresource},
     violations::Violations,
 };
 use crate::schema::TypeSchema;
@@ -27,6 +27,13 @@ pub(crate) static KIND: Row = Row {
     rules: Rules { default, check, ..Rules::NONE },
     table: Printer { columns: COLUMNS, cells },
     fields: &[Field::flag("spec.unschedulable")],
+    subresources: &[Subresource {
+        name: "proxy",
+        kind: Some("NodeProxyOptions"),
+        group: None,
+        verbs: &["get"],
+        act: Act::Page,
+    }],
     // A node agent registers a node with its status in one request.
     status_on_create: true,
     ..Row::PLAIN

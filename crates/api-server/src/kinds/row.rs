@@ -233,6 +233,8 @@ pub(crate) enum Act {
     Evict,
     /// What the object's containers wrote is answered.
     Log,
+    /// A page that the node itself serves is answered.
+    Page,
 }
 
 /// Why a subresource refuses what is sent.

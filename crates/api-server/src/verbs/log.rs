@@ -10,7 +10,7 @@ use crate::answer::{self, Answer, AnswerBody};
 use crate::context::{Context, Target};
 use crate::error::ApiError;
 use crate::kinds::pod::log::{container, waiting};
-use crate::logs::{LogError, LogRequest};
+use crate::nodes::{LogError, LogRequest};
 use crate::object;
 use crate::request::Query;
 
@@ -22,7 +22,7 @@ pub(crate) async fn get(context: &Context, target: &Target, query: &Query) -> Re
     if node.is_empty() {
         return Err(ApiError::BadRequest(format!("pod {} does not have a host assigned", target.name)));
     }
-    let Some(logs) = context.logs.get() else {
+    let Some(nodes) = context.nodes.get() else {
         return Err(ApiError::Unavailable("no node agent of this server offers logs".into()));
     };
     let waiting = waiting(&pod, &container);
@@ -34,7 +34,7 @@ pub(crate) async fn get(context: &Context, target: &Target, query: &Query) -> Re
         container,
         options: query.log.clone(),
     };
-    let stream = logs.open(request).await.map_err(|error| match error {
+    let stream = nodes.log(request).await.map_err(|error| match error {
         LogError::NotStarted => ApiError::BadRequest(waiting),
         LogError::NotThere(why) => ApiError::BadRequest(why),
         LogError::Failed(why) => ApiError::Internal(why),

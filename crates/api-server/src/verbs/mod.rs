@@ -2,6 +2,7 @@
 
 pub(crate) mod delete;
 pub(crate) mod log;
+pub(crate) mod proxy;
 pub(crate) mod read;
 pub(crate) mod scale;
 pub(crate) mod subresource;

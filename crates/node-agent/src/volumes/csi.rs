@@ -5,6 +5,7 @@
 //! is unpublished and unstaged before it is forgotten.
 
 mod error;
+mod stats;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -82,6 +83,8 @@ struct Driver {
     single_node_multi_writer: bool,
     mount_group: bool,
     expands: bool,
+    /// It tells how full volumes are.
+    counts: bool,
 }
 
 /// The CSI volumes of one node.
@@ -363,6 +366,7 @@ impl Csi {
             single_node_multi_writer: offered.contains(&(Type::SingleNodeMultiWriter as i32)),
             mount_group: offered.contains(&(Type::VolumeMountGroup as i32)),
             expands: offered.contains(&(Type::ExpandVolume as i32)),
+            counts: offered.contains(&(Type::GetVolumeStats as i32)),
         });
         self.known.lock().insert(key, driver.clone());
         Ok(driver)

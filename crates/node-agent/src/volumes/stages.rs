@@ -105,7 +105,7 @@ impl Stages {
     pub(crate) fn load(layout: &Layout) -> io::Result<Stages> {
         let mut volumes: HashMap<Volume, Stage> = HashMap::new();
         let mut unread = BTreeSet::new();
-        for (uid, name, record) in records(layout)? {
+        for Found { uid, name, record, .. } in records(layout)? {
             match record {
                 Ok(record) => {
                     volumes.entry((record.driver, record.handle)).or_default().users.insert(uid);
@@ -166,7 +166,7 @@ pub(crate) fn is_ready(record: &PublishRecord, boot_id: &str, target_mounted: bo
 /// The attached volumes that pods have a record of, by their names in the Node's status. Blocks.
 pub(crate) fn attached(layout: &Layout) -> io::Result<Users> {
     let mut users = Users::new();
-    for (uid, name, record) in records(layout)? {
+    for Found { uid, name, record, .. } in records(layout)? {
         // One that can't be read was told of when the stages were.
         if let Some(record) = record.ok().filter(|record| record.own.attached) {
             let volume = attachment::status_name(&record.driver, &record.handle);
@@ -176,11 +176,17 @@ pub(crate) fn attached(layout: &Layout) -> io::Result<Users> {
     Ok(users)
 }
 
-/// UID of a pod, name of a volume, and the record.
-type Found = (String, String, Result<PublishRecord, RecordError>);
+/// A record that a pod's directory has.
+pub(crate) struct Found {
+    pub(crate) uid: String,
+    /// The PersistentVolume's name.
+    pub(crate) name: String,
+    pub(crate) block: bool,
+    pub(crate) record: Result<PublishRecord, RecordError>,
+}
 
-/// UID, name and record of every CSI volume that a pod of this node has.
-fn records(layout: &Layout) -> io::Result<Vec<Found>> {
+/// The record of every CSI volume that a pod of this node has. Blocks.
+pub(crate) fn records(layout: &Layout) -> io::Result<Vec<Found>> {
     let mut records = Vec::new();
     for uid in names(&layout.pods())? {
         for (block, directory) in [
@@ -189,7 +195,7 @@ fn records(layout: &Layout) -> io::Result<Vec<Found>> {
         ] {
             for name in names(&directory)? {
                 let record = publish_record(Places { layout, block }, &uid, &name).transpose();
-                records.extend(record.map(|record| (uid.clone(), name, record)));
+                records.extend(record.map(|record| Found { uid: uid.clone(), name, block, record }));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A CSI driver whose volumes are tmpfs mounts, or files on loop devices, and which fails as it is told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -15,10 +15,11 @@ use csi::v1::{
     NodeGetVolumeHealthResponse, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
     NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability, NodeStageVolumeRequest,
     NodeStageVolumeResponse, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse,
-    NodeUnstageVolumeRequest, NodeUnstageVolumeResponse, VolumeCapability,
+    NodeUnstageVolumeRequest, NodeUnstageVolumeResponse, VolumeCapability, VolumeCondition, VolumeUsage,
     node_server::{Node, NodeServer},
     node_service_capability::{Rpc, Type, rpc},
     volume_capability::AccessType,
+    volume_usage::Unit,
 };
 use linux::{Attributes, BindSource, Files, FilesystemMount, Kernel, LoopDevices, Mounts, Unmount};
 use parking_lot::Mutex;
@@ -58,6 +59,14 @@ pub(crate) struct Driver {
     pub(crate) refuses: Arc<AtomicBool>,
     /// Where the files of block volumes are.
     pub(crate) images: Arc<Mutex<PathBuf>>,
+    /// Volumes that were asked how full they are.
+    pub(crate) counted: Arc<Mutex<Vec<String>>>,
+    /// Volumes that never answer that.
+    pub(crate) hangs: Arc<Mutex<BTreeSet<String>>>,
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap()
 }
 
 impl Driver {
@@ -254,7 +263,9 @@ impl Node for Driver {
         _: Request<NodeGetCapabilitiesRequest>,
     ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
         let rpc = Rpc { r#type: rpc::Type::StageUnstageVolume as i32 };
-        let mut capabilities = vec![NodeServiceCapability { r#type: Some(Type::Rpc(rpc)) }];
+        let counts = Rpc { r#type: rpc::Type::GetVolumeStats as i32 };
+        let mut capabilities =
+            [rpc, counts].map(|rpc| NodeServiceCapability { r#type: Some(Type::Rpc(rpc)) }).to_vec();
         if self.expands.load(Ordering::SeqCst) {
             let rpc = Rpc { r#type: rpc::Type::ExpandVolume as i32 };
             capabilities.push(NodeServiceCapability { r#type: Some(Type::Rpc(rpc)) });
@@ -264,9 +275,21 @@ impl Node for Driver {
 
     async fn node_get_volume_stats(
         &self,
-        _: Request<NodeGetVolumeStatsRequest>,
+        request: Request<NodeGetVolumeStatsRequest>,
     ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let request = request.into_inner();
+        self.counted.lock().push(request.volume_id.clone());
+        if self.hangs.lock().contains(&request.volume_id) {
+            std::future::pending::<()>().await;
+        }
+        let space = Kernel.space(Path::new(&request.volume_path)).unwrap();
+        let (total, available) = (signed(space.size), signed(space.available));
+        let bytes = VolumeUsage { total, available, used: total - available, unit: Unit::Bytes.into() };
+        let condition = VolumeCondition { abnormal: true, message: "a bit worn".into() };
+        Ok(Response::new(NodeGetVolumeStatsResponse {
+            usage: vec![bytes],
+            volume_condition: Some(condition),
+        }))
     }
 
     async fn node_expand_volume(

@@ -62,6 +62,7 @@ pub(crate) struct World {
     agent: Option<JoinHandle<()>>,
     /// Other than usual.
     pub(crate) attach_patience: Option<Duration>,
+    pub(crate) stats: node_agent::Stats,
 }
 
 /// Says loudly that a test needs root; fails in CI.
@@ -102,6 +103,7 @@ impl World {
             shutdown: CancellationToken::new(),
             agent: None,
             attach_patience: None,
+            stats: node_agent::Stats::default(),
         };
         world.start();
         world
@@ -146,6 +148,7 @@ impl World {
         let context = Context::new(self.client.clone(), Metrics::new(), self.shutdown.clone());
         let mut options = Options::new(&self.node, &self.root, monitor());
         options.attach_patience = self.attach_patience.unwrap_or(options.attach_patience);
+        options.stats = self.stats.clone();
         let drivers = self.drivers.clone();
         self.agent = Some(tokio::spawn(async move {
             node_agent::run(context, options, drivers).await.unwrap();

@@ -132,6 +132,7 @@ fn object(node: &str, drive: &drives::Drive) -> Option<Drive> {
             capacity: bytes(drive.capacity),
             allocated: bytes(drive.allocated),
             free: bytes(drive.free),
+            volumes: i32::try_from(drive.volumes).unwrap_or(i32::MAX),
         }),
     })
 }

@@ -1,7 +1,7 @@
 //! `orlop up`: everything embedded, on one machine.
 
+mod agents;
 mod drivers;
-mod logs;
 mod mirror;
 mod node;
 mod objects;
@@ -23,8 +23,8 @@ use runtime::{Context, Metrics, Parts};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use agents::Agents;
 use drivers::Beside;
-use logs::Logs;
 use node::Node;
 use object_store::Store;
 use owner::Owner;
@@ -182,7 +182,9 @@ impl Process {
 
         let parts = context.parts.clone();
         let drivers = Parts::new(CancellationToken::new());
-        api.serve_logs(Arc::new(Logs::of(&nodes)));
+        api.serve_nodes(Arc::new(Agents::of(&nodes, context.metrics.clone())));
+        let stats = nodes.iter().map(|node| node.stats.clone()).collect();
+        context.metrics.register_collector(node_agent::VolumeMetrics(stats));
         parts.spawn("API listener", {
             let (credentials, shutdown) = (credentials.clone(), shutdown.clone());
             async move { api.serve(listener, credentials, shutdown).await }
@@ -284,6 +286,7 @@ async fn nodes(
                     drives,
                     max_volumes,
                     calls: calls.clone(),
+                    stats: node_agent::Stats::default(),
                     hidden: data.private(),
                     registered: Drivers::new(),
                     beside: Vec::new(),

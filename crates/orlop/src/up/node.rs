@@ -29,6 +29,8 @@ pub(super) struct Node {
     pub(super) max_volumes: Option<u32>,
     /// Counts the calls of all nodes' drivers.
     pub(super) calls: driver::Calls,
+    /// How full its pods' volumes are.
+    pub(super) stats: node_agent::Stats,
     /// Host directories that its containers must not see.
     pub(super) hidden: Vec<PathBuf>,
     pub(super) registered: Drivers,
@@ -116,6 +118,7 @@ impl Node {
                 let monitor: Vec<OsString> = vec![program.into(), crate::MONITOR.into()];
                 let mut options = node_agent::Options::new(&node.name, &node.root, monitor);
                 options.hidden = node.hidden.clone();
+                options.stats = node.stats.clone();
                 let drivers = Arc::new(Registered::follow(node.registered.clone()));
                 anyhow::Ok(node_agent::run(context, options, drivers).await?)
             }
