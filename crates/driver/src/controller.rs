@@ -2,7 +2,9 @@
 
 use crate::call::Answer;
 use crate::flight::Key;
-use crate::request::{Capacity, Create, Delete, Expand, Get, List, Modify, Refusal, Validate, Verdict};
+use crate::request::{
+    Capacity, Create, Delete, EPHEMERAL, Expand, Get, List, Modify, Refusal, Validate, Verdict,
+};
 use crate::serve::Driver;
 use crate::snapshots::content_source;
 use crate::status::refused;
@@ -308,6 +310,9 @@ impl Driver {
         let mut volume_context: BTreeMap<String, String> = volume.notes.clone().into_iter().collect();
         if volume.access == AccessType::Block {
             volume_context.insert(ACCESS_TYPE.to_owned(), "block".to_owned());
+        }
+        if volume.ephemeral {
+            volume_context.insert(EPHEMERAL.to_owned(), "true".to_owned());
         }
         v1::Volume {
             capacity_bytes: signed(volume.size),

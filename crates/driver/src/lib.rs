@@ -22,4 +22,5 @@ mod throttle;
 pub use call::Calls;
 pub use controller::ACCESS_TYPE;
 pub use name::{Name, UnknownName};
+pub use request::EPHEMERAL;
 pub use serve::{InvalidNode, NodeInfo, ServeError, serve};

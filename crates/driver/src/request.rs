@@ -15,6 +15,7 @@ mod tests;
 
 pub(crate) use access::Access;
 pub(crate) use controller::{Capacity, Create, Delete, Expand, Get, List, Modify, Validate, Verdict};
+pub use ephemeral::EPHEMERAL;
 pub(crate) use ephemeral::Ephemeral;
 pub(crate) use group::{CreateGroup, OneGroup};
 pub(crate) use node::{ExpandOnNode, Publish, Stage, Stats, Unpublish, Unstage};

@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Path", "type":"string", "jsonPath":".spec.path"}"#,
     printcolumn = r#"{"name":"Backend", "type":"string", "jsonPath":".spec.backend"}"#,
     printcolumn = r#"{"name":"Capacity", "type":"string", "jsonPath":".status.capacity"}"#,
+    printcolumn = r#"{"name":"Allocated", "type":"string", "jsonPath":".status.allocated"}"#,
     printcolumn = r#"{"name":"Free", "type":"string", "jsonPath":".status.free"}"#,
+    printcolumn = r#"{"name":"Volumes", "type":"integer", "jsonPath":".status.volumes"}"#,
     printcolumn = r#"{"name":"State", "type":"string", "jsonPath":".status.state"}"#,
     printcolumn = r#"{"name":"Reason", "type":"string", "jsonPath":".status.reason"}"#,
     printcolumn = r#"{"name":"Age", "type":"date", "jsonPath":".metadata.creationTimestamp"}"#
@@ -48,6 +50,9 @@ pub struct DriveStatus {
     pub allocated: Quantity,
     /// The bytes that new volumes can have in sum.
     pub free: Quantity,
+    /// How many volumes lie on it.
+    #[serde(default)]
+    pub volumes: i32,
 }
 
 /// Whether a drive serves volumes.
@@ -74,7 +79,10 @@ mod tests {
         assert_eq!(version["subresources"]["status"], serde_json::json!({}));
         let columns = version["additionalPrinterColumns"].as_array().expect("columns");
         let names: Vec<_> = columns.iter().filter_map(|column| column["name"].as_str()).collect();
-        assert_eq!(names, ["Node", "Path", "Backend", "Capacity", "Free", "State", "Reason", "Age"]);
+        assert_eq!(
+            names,
+            ["Node", "Path", "Backend", "Capacity", "Allocated", "Free", "Volumes", "State", "Reason", "Age"]
+        );
         let schema = &version["schema"]["openAPIV3Schema"]["properties"];
         assert_eq!(schema["spec"]["required"], serde_json::json!(["backend", "node", "path"]));
         let state = &schema["status"]["properties"]["state"];

@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use values::Quantity;
 
 const FIELD: &str = "volume_context";
-/// Says that there is no volume yet, and nothing staged.
-const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
+/// In a volume's context: `true` where it is made for one pod and goes with it. In a request, there is no volume yet, and
+/// nothing staged.
+pub const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
 const SIZE: &str = "orlop.dev/size";
 
 pub(crate) struct Ephemeral {

@@ -7,7 +7,7 @@ mod catalog;
 mod get;
 mod write;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -28,16 +28,21 @@ pub(crate) struct Connection {
 
 impl Connection {
     async fn open(&self) -> anyhow::Result<kube::Client> {
-        let kubeconfig = match &self.kubeconfig {
-            Some(path) => Kubeconfig::read_from(path),
-            None => Kubeconfig::read(),
-        }
-        .map_err(|error| {
-            anyhow::anyhow!("{error}; name the file that `orlop up` printed with --kubeconfig or $KUBECONFIG")
-        })?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        Ok(kube::Client::try_from(config)?)
+        connect(self.kubeconfig.as_deref()).await
     }
+}
+
+/// A client by a kubeconfig; without one, by the usual places of one.
+pub(crate) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
+    let kubeconfig = match kubeconfig {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
+    }
+    .map_err(|error| {
+        anyhow::anyhow!("{error}; name the file that `orlop up` printed with --kubeconfig or $KUBECONFIG")
+    })?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(kube::Client::try_from(config)?)
 }
 
 /// Sends one request and gives the answer's JSON; a `Status` failure becomes its message.

@@ -1,17 +1,25 @@
-//! `orlop volumes`: what volumes there are, as the drivers themselves tell; and PersistentVolumes anew for them, when
-//! those are lost or say the wrong node.
+//! `orlop volumes`: what volumes there are, as the drivers themselves tell, how full they are, and which have lost their
+//! PersistentVolume; PersistentVolumes anew for them, or their end.
+
+mod delete;
+mod objects;
+mod table;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use csi::v1::controller_client::ControllerClient;
 use csi::v1::identity_client::IdentityClient;
 use csi::v1::{self, GetPluginInfoRequest, ListVolumesRequest};
 use resources::annotations;
 use serde_json::{Value, json};
 use values::Quantity;
+
+use objects::Objects;
+use usage::Usage;
 
 /// Notes on a volume's drive that say what it was made for.
 const CLAIM: &str = "csi.storage.k8s.io/pvc/name";
@@ -24,12 +32,17 @@ const PAGE: i32 = 500;
 /// Arguments of `orlop volumes`.
 #[derive(Args)]
 pub(crate) struct Volumes {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// The data directory of an Orlop that runs: the drivers of all its nodes are asked.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/orlop")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/orlop", global = true)]
     data_dir: PathBuf,
     /// The socket of one driver, to be asked alone.
-    #[arg(long, value_name = "unix:///PATH", value_parser = crate::driver::endpoint, conflicts_with = "data_dir")]
+    #[arg(long, value_name = "unix:///PATH", value_parser = crate::driver::endpoint, global = true)]
     endpoint: Option<PathBuf>,
+    /// Of the API that knows the PersistentVolumes [default: DIR/kubeconfig].
+    #[arg(long, value_name = "FILE", global = true)]
+    kubeconfig: Option<PathBuf>,
     /// A table, or PersistentVolumes to be created, each for the claim that its volume was made for.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
@@ -38,14 +51,25 @@ pub(crate) struct Volumes {
     storage_class: String,
 }
 
+#[derive(Subcommand)]
+enum Action {
+    /// Delete volumes that no PersistentVolume names, with all their data.
+    Delete {
+        /// The volumes, by name or handle.
+        #[arg(required = true, value_name = "VOLUME")]
+        volumes: Vec<String>,
+    },
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     Table,
     Yaml,
 }
 
-/// Prints the volumes to standard output.
+/// Prints the volumes to standard output, or deletes some.
 pub(crate) async fn volumes(arguments: Volumes) -> anyhow::Result<()> {
+    let by_default = arguments.endpoint.is_none().then(|| arguments.data_dir.join("kubeconfig"));
     let sockets = match arguments.endpoint {
         Some(socket) => vec![socket],
         None => sockets(&arguments.data_dir),
@@ -60,10 +84,24 @@ pub(crate) async fn volumes(arguments: Volumes) -> anyhow::Result<()> {
     for socket in &sockets {
         found.extend(list(socket).await.with_context(|| format!("asking {}", socket.display()))?);
     }
+    let objects = Objects::read(arguments.kubeconfig.or(by_default).as_deref()).await;
+    if let Some(Action::Delete { volumes }) = arguments.action {
+        return delete::delete(&found, &objects?, &volumes).await;
+    }
     match arguments.output {
-        Output::Table => print!("{}", table(&found)),
+        Output::Table => {
+            if let Err(why) = &objects {
+                eprintln!("Which volumes have a PersistentVolume is not known: {why:#}");
+            }
+            let mut rows = Vec::new();
+            for one in found {
+                rows.push((usage::of(&one).await, one));
+            }
+            print!("{}", table::table(&rows, objects.as_ref().ok()));
+        }
         Output::Yaml => {
-            for one in &found {
+            // A pod's own volume goes with the pod, and never had an object.
+            for one in found.iter().filter(|one| !one.is_ephemeral()) {
                 let object = one.persistent_volume(&arguments.storage_class);
                 print!("---\n{}", serde_saphyr::to_string(&object)?);
             }
@@ -87,6 +125,8 @@ fn sockets(data: &Path) -> Vec<PathBuf> {
 /// A volume, and the driver that has it.
 struct Found {
     driver: String,
+    /// The driver's.
+    socket: PathBuf,
     volume: v1::Volume,
 }
 
@@ -100,7 +140,11 @@ async fn list(socket: &Path) -> anyhow::Result<Vec<Found>> {
         let request = ListVolumesRequest { max_entries: PAGE, starting_token };
         let page = controller.list_volumes(request).await?.into_inner();
         let volumes = page.entries.into_iter().filter_map(|entry| entry.volume);
-        found.extend(volumes.map(|volume| Found { driver: driver.clone(), volume }));
+        found.extend(volumes.map(|volume| Found {
+            driver: driver.clone(),
+            socket: socket.to_owned(),
+            volume,
+        }));
         starting_token = page.next_token;
         if starting_token.is_empty() {
             return Ok(found);
@@ -118,6 +162,10 @@ impl Found {
         let handle = &self.volume.volume_id;
         self.note(PERSISTENT_VOLUME)
             .unwrap_or_else(|| handle.rsplit_once('/').map_or(handle.as_str(), |(_, key)| key))
+    }
+
+    fn is_ephemeral(&self) -> bool {
+        self.note(driver::EPHEMERAL) == Some("true")
     }
 
     fn claim(&self) -> Option<(&str, &str)> {
@@ -167,33 +215,11 @@ impl Found {
     }
 }
 
-fn table(found: &[Found]) -> String {
-    let mut lines = vec![["NAME", "SIZE", "CLAIM", "WHERE", "HANDLE"].map(str::to_owned)];
-    for one in found {
-        let claim = one.claim().map(|(namespace, name)| format!("{namespace}/{name}"));
-        let place: Vec<String> = one.segments().into_values().collect();
-        lines.push([
-            one.name().to_owned(),
-            one.size(),
-            claim.unwrap_or_else(|| "<none>".to_owned()),
-            place.join(","),
-            one.volume.volume_id.clone(),
-        ]);
-    }
-    let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0);
-    let widths = [0, 1, 2, 3].map(width);
-    let line = |[name, size, claim, place, handle]: &[String; 5]| {
-        let [a, b, c, d] = widths;
-        format!("{name:<a$}   {size:<b$}   {claim:<c$}   {place:<d$}   {handle}\n")
-    };
-    lines.iter().map(line).collect()
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn found(context: &[(&str, &str)]) -> Found {
+    pub(super) fn found(context: &[(&str, &str)]) -> Found {
         let segments = [("topology.orlop.dev/node".to_owned(), "n1".to_owned())].into();
         let volume = v1::Volume {
             capacity_bytes: 64 << 20,
@@ -202,7 +228,7 @@ mod tests {
             accessible_topology: vec![v1::Topology { segments }],
             ..v1::Volume::default()
         };
-        Found { driver: "orlop.dev".to_owned(), volume }
+        Found { driver: "orlop.dev".to_owned(), socket: "/nowhere".into(), volume }
     }
 
     #[test]
@@ -223,16 +249,5 @@ mod tests {
         let unknown = found(&[]).persistent_volume("fast");
         assert_eq!(unknown["metadata"]["name"], "pvc-7");
         assert_eq!(unknown["spec"]["claimRef"], Value::Null, "for any claim that it fits");
-    }
-
-    #[test]
-    fn the_table_shows_what_is_known() {
-        let noted = found(&[(CLAIM, "journal"), (NAMESPACE, "shop")]);
-        assert_eq!(
-            table(&[noted, found(&[])]),
-            "NAME    SIZE   CLAIM          WHERE   HANDLE\n\
-             pvc-7   64Mi   shop/journal   n1      0a1b/pvc-7\n\
-             pvc-7   64Mi   <none>         n1      0a1b/pvc-7\n"
-        );
     }
 }
