@@ -29,6 +29,9 @@ pub struct ConnectError {
     pub source: io::Error,
 }
 
+/// How long whoever calls a driver waits for an answer: longer than a driver of ours takes to give one.
+pub const CALL_DEADLINE: Duration = Duration::from_mins(2);
+
 /// Connects to the driver that listens on `path`, waiting up to [`CONNECT_DEADLINE`] for it to appear.
 ///
 /// The channel is cheap to clone, serves any number of calls at once, and connects again by itself when the driver was

@@ -10,7 +10,7 @@ mod secret;
 mod server;
 
 pub use authority::Connection;
-pub use client::{CONNECT_DEADLINE, ConnectError, connect, connect_within};
+pub use client::{CALL_DEADLINE, CONNECT_DEADLINE, ConnectError, connect, connect_within};
 pub use code::final_error;
 pub use prost_types::Timestamp;
 pub use server::{ListenError, Listener, listen};

@@ -4,7 +4,9 @@
 use std::io::ErrorKind;
 
 use crate::request::Refusal;
-use drives::{CreateError, DeleteError, ExpandError, MountError, SnapshotError, SourceError, StatsError};
+use drives::{
+    CreateError, DeleteError, ExpandError, Interrupted, MountError, SnapshotError, SourceError, StatsError,
+};
 use tonic::{Code, Status};
 
 /// A refusal that has a code.
@@ -68,7 +70,17 @@ impl Coded for CreateError {
             Self::Busy(_) => Code::Aborted,
             Self::Drive { error, .. } if error.kind() == ErrorKind::StorageFull => Code::ResourceExhausted,
             Self::Drive { .. } | Self::Host(_) => Code::Internal,
+            Self::Interrupted(interrupted) => interrupted.code(),
+        }
+    }
+}
+
+impl Coded for Interrupted {
+    fn code(&self) -> Code {
+        match self {
             Self::TimedOut => Code::DeadlineExceeded,
+            // Nobody knows how far it came, so it must not look final.
+            Self::Broken(_) => Code::Aborted,
         }
     }
 }
@@ -94,7 +106,7 @@ impl Coded for SnapshotError {
             Self::Refused(_) => Code::InvalidArgument,
             Self::Busy(_) => Code::Aborted,
             Self::Drive { .. } => Code::Internal,
-            Self::TimedOut => Code::DeadlineExceeded,
+            Self::Interrupted(interrupted) => interrupted.code(),
         }
     }
 }
@@ -106,7 +118,7 @@ impl Coded for DeleteError {
             Self::NoDrive { .. } => Code::Unavailable,
             Self::Busy(_) => Code::Aborted,
             Self::Drive { .. } => Code::Internal,
-            Self::TimedOut => Code::DeadlineExceeded,
+            Self::Interrupted(interrupted) => interrupted.code(),
         }
     }
 }
@@ -124,7 +136,7 @@ impl Coded for MountError {
             Self::Occupied { .. } => Code::FailedPrecondition,
             Self::Flag(_) | Self::Path { .. } | Self::Place { .. } => Code::InvalidArgument,
             Self::Host(_) => Code::Internal,
-            Self::TimedOut => Code::DeadlineExceeded,
+            Self::Interrupted(interrupted) => interrupted.code(),
         }
     }
 }
@@ -135,7 +147,7 @@ impl Coded for StatsError {
             Self::NotFound(_) | Self::NotMounted { .. } => Code::NotFound,
             Self::NoDrive { .. } => Code::Unavailable,
             Self::Host(_) => Code::Internal,
-            Self::TimedOut => Code::DeadlineExceeded,
+            Self::Interrupted(interrupted) => interrupted.code(),
         }
     }
 }
@@ -150,7 +162,7 @@ impl Coded for ExpandError {
             Self::NoDrive { .. } => Code::Unavailable,
             Self::Busy(_) => Code::Aborted,
             Self::Host(_) => Code::Internal,
-            Self::TimedOut => Code::DeadlineExceeded,
+            Self::Interrupted(interrupted) => interrupted.code(),
         }
     }
 }
@@ -158,25 +170,34 @@ impl Coded for ExpandError {
 #[cfg(test)]
 mod tests {
     use super::{refused, refused_unmount};
-    use drives::{CreateError, DeleteError, ExpandError, MountError, SnapshotError, SourceError, StatsError};
+    use drives::{
+        CreateError, DeleteError, ExpandError, Interrupted, MountError, SnapshotError, SourceError,
+        StatsError,
+    };
     use std::path::PathBuf;
     use tonic::Code;
+
+    #[test]
+    fn who_calls_waits_longer_than_the_drive_is_waited_for() {
+        assert!(drives::DEADLINE < csi::CALL_DEADLINE);
+    }
 
     #[test]
     fn what_may_still_take_effect_is_not_told_as_final() {
         let id = || "0a1b/pvc-1".parse::<drives::VolumeId>().expect("well-formed");
         let open = [
-            refused(CreateError::TimedOut),
+            refused(CreateError::from(Interrupted::TimedOut)),
+            refused(CreateError::from(Interrupted::Broken("a panic".into()))),
             refused(CreateError::Busy("pvc-1".into())),
-            refused(SnapshotError::TimedOut),
+            refused(SnapshotError::from(Interrupted::TimedOut)),
             refused(SnapshotError::Busy("snapshot-1".into())),
             refused(SnapshotError::Source(SourceError::Busy(id()))),
-            refused(DeleteError::TimedOut),
+            refused(DeleteError::from(Interrupted::TimedOut)),
             refused(DeleteError::Busy(id())),
-            refused(MountError::TimedOut),
+            refused(MountError::from(Interrupted::TimedOut)),
             refused(MountError::Busy(id())),
-            refused(StatsError::TimedOut),
-            refused(ExpandError::TimedOut),
+            refused(StatsError::from(Interrupted::TimedOut)),
+            refused(ExpandError::from(Interrupted::TimedOut)),
             refused(ExpandError::Busy(id())),
         ];
         assert!(open.iter().all(|status| !csi::final_error(status.code())), "{open:?}");

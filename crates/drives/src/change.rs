@@ -1,6 +1,6 @@
 //! Making, growing and deleting volumes: reserve under the lock, carry the plan out without it, settle under it again.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use values::Bytes;
 
@@ -18,46 +18,59 @@ use crate::{
     state::{Entry, Serving, State},
 };
 
-/// Makes a volume, or finds the one of that name.
-pub(crate) fn create(inner: &Inner, request: &CreateVolume) -> Result<Volume, CreateError> {
+/// What a request to make a volume comes to.
+pub(crate) enum Reserved {
+    /// There is one, and it is as asked for.
+    Existing(Box<Volume>),
+    /// It has a drive and its space there, and waits for being made.
+    New(Box<Reservation>),
+}
+
+/// Finds the volume of that name, or a drive for it.
+pub(crate) fn reserve(inner: &Arc<Inner>, request: CreateVolume) -> Result<Reserved, CreateError> {
     check_name(&request.name).map_err(CreateError::Refused)?;
     size_of(request.required, request.limit).map_err(CreateError::OutOfRange)?;
     backing::check(inner);
-    let (id, site, record, content) = {
-        let mut state = inner.state.lock();
-        if let Some(existing) = existing(&state, request)? {
-            return Ok(existing);
+    let mut state = inner.state.lock();
+    if let Some(existing) = existing(&state, &request)? {
+        return Ok(Reserved::Existing(Box::new(existing)));
+    }
+    if let Some(origin) = &request.origin {
+        let source = content::find(&state, origin)?;
+        drop(state);
+        let busy = content::user(inner.host.as_ref(), &source).map_err(CreateError::Host)?;
+        if let Some(device) = busy {
+            return Err(SourceError::InUse { id: origin.id().clone(), device }.into());
         }
-        if let Some(origin) = &request.origin {
-            let source = content::find(&state, origin)?;
-            drop(state);
-            let busy = content::user(inner.host.as_ref(), &source).map_err(CreateError::Host)?;
-            if let Some(device) = busy {
-                return Err(SourceError::InUse { id: origin.id().clone(), device }.into());
-            }
-            state = inner.state.lock();
-            if let Some(existing) = existing(&state, request)? {
-                return Ok(existing);
-            }
+        state = inner.state.lock();
+        if let Some(existing) = existing(&state, &request)? {
+            return Ok(Reserved::Existing(Box::new(existing)));
         }
-        reserve(&mut state, request)?
-    };
-    let made = make(inner, &id, &site, &record, content.as_ref());
+    }
+    let plan = take_in(&mut state, &request)?;
+    Ok(Reserved::New(Box::new(Reservation::new(inner.clone(), plan))))
+}
+
+/// Makes the volume that was reserved.
+pub(crate) fn create(reservation: Reservation) -> Result<Volume, CreateError> {
+    let (inner, id, record) =
+        (reservation.inner.clone(), reservation.id().clone(), reservation.intended.record.clone());
+    let made = reservation.make();
     let volume = inner.state.lock().entry(&id).map(|(serving, entry)| serving.volume(entry));
     match (made, volume) {
         (Ok(()), Some(volume)) => {
-            tracing::info!(volume = %id, name = request.name, size = volume.size, "volume created");
+            tracing::info!(volume = %id, name = record.name, size = volume.size, "volume created");
             Ok(volume)
         }
-        (Ok(()), None) => Err(CreateError::Busy(request.name.clone())),
-        (Err(error), _) if request.origin.is_some() && overflows(&error) => {
+        (Ok(()), None) => Err(CreateError::Busy(record.name)),
+        (Err(error), _) if record.origin.is_some() && overflows(&error) => {
             Err(CreateError::OutOfRange(format!(
                 "a copy of the source takes more than {}, because its files share data among themselves \
                  (reflinks), which a copy can't; ask for more",
                 Bytes(record.size)
             )))
         }
-        (Err(error), _) => Err(CreateError::Drive { drive: id.drive, name: request.name.clone(), error }),
+        (Err(error), _) => Err(CreateError::Drive { drive: id.drive, name: record.name, error }),
     }
 }
 
@@ -67,46 +80,117 @@ pub(crate) fn overflows(error: &linux::Error) -> bool {
     error.errno().is_some_and(|errno| FULL.contains(&errno))
 }
 
-/// Carries out a creation that was reserved, and settles in memory what became of it.
-pub(crate) fn make(
-    inner: &Inner,
-    id: &VolumeId,
-    site: &Site,
-    record: &VolumeRecord,
-    content: Option<&Content>,
-) -> linux::Result<()> {
-    inner.notify();
-    let steps = plan::create(record, content);
-    let (preparation, announcement) = steps.split_at(steps.len() - 1);
-    let prepared = site.execute(preparation);
-    let in_doubt = prepared.is_ok();
-    let made = prepared.and_then(|()| site.execute(announcement));
-    let undone = match &made {
-        Ok(()) => false,
-        // Never announced, so it may go; what can't go now is done again by the next call or at the next start.
-        Err(_) => site.observe(record).and_then(|found| site.execute(&plan::delete(record, found))).is_ok(),
-    };
-    let mut state = inner.state.lock();
-    state.changed(&id.drive, &made);
-    if let Some(origin) = &record.origin
-        && let Some(source) = state.entry_mut(origin.id())
-    {
-        source.readers -= 1;
+/// A volume or snapshot that is to be made. Memory has it, busy, with its space.
+pub(crate) struct Intended {
+    pub(crate) id: VolumeId,
+    pub(crate) site: Site,
+    pub(crate) record: VolumeRecord,
+    pub(crate) content: Option<Content>,
+    /// Nothing of it is on the drive yet.
+    pub(crate) fresh: bool,
+}
+
+/// What is intended, until it is made. If that is given up, because no worker came to it or by a panic, memory is put
+/// right: nothing stays busy, no source stays read.
+pub(crate) struct Reservation {
+    inner: Arc<Inner>,
+    intended: Intended,
+    settled: bool,
+}
+
+impl Reservation {
+    pub(crate) fn new(inner: Arc<Inner>, intended: Intended) -> Self {
+        Self { inner, intended, settled: false }
     }
-    if undone {
-        if let Some(drive) = state.drive_mut(&id.drive) {
-            drive.volumes.remove(&id.key);
+
+    pub(crate) fn id(&self) -> &VolumeId {
+        &self.intended.id
+    }
+
+    pub(crate) fn is_copy(&self) -> bool {
+        self.intended.content.is_some()
+    }
+
+    /// Carries it out, and settles in memory what became of it.
+    pub(crate) fn make(mut self) -> linux::Result<()> {
+        let Intended { id, site, record, content, fresh } = &mut self.intended;
+        self.inner.notify();
+        let steps = plan::create(record, content.as_ref());
+        let (preparation, announcement) = steps.split_at(steps.len() - 1);
+        *fresh = false;
+        let prepared = site.execute(preparation);
+        let in_doubt = prepared.is_ok();
+        let made = prepared.and_then(|()| site.execute(announcement));
+        let undone = match &made {
+            Ok(()) => false,
+            // Never announced, so it may go; what can't go now is done again by the next call or at the next start.
+            Err(_) => {
+                site.observe(record).and_then(|found| site.execute(&plan::delete(record, found))).is_ok()
+            }
+        };
+        let mut state = self.inner.state.lock();
+        state.changed(&id.drive, &made);
+        state.read(record);
+        if undone {
+            state.forget(id);
+        } else if let Some(entry) = state.entry_mut(id) {
+            entry.busy = false;
+            match made {
+                Ok(()) => entry.record.phase = Phase::Ready,
+                Err(_) => entry.in_doubt |= in_doubt,
+            }
         }
-    } else if let Some(entry) = state.entry_mut(id) {
-        entry.busy = false;
-        match made {
-            Ok(()) => entry.record.phase = Phase::Ready,
-            Err(_) => entry.in_doubt |= in_doubt,
+        drop(state);
+        self.settled = true;
+        self.inner.notify();
+        made
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let Intended { id, record, fresh, .. } = &self.intended;
+        let mut state = self.inner.state.lock();
+        state.read(record);
+        if *fresh {
+            state.forget(id);
+        } else if let Some(entry) = state.entry_mut(id) {
+            entry.busy = false;
+            entry.in_doubt = true;
+        }
+        drop(state);
+        self.inner.notify();
+    }
+}
+
+/// A change of a volume that is under way: the volume is busy until the change has told how it ended, or broke off by a
+/// panic.
+pub(crate) struct Busy<'a> {
+    inner: &'a Inner,
+    id: &'a VolumeId,
+}
+
+impl<'a> Busy<'a> {
+    /// Of a volume that was marked busy, under the same lock.
+    pub(crate) fn new(inner: &'a Inner, id: &'a VolumeId) -> Self {
+        Self { inner, id }
+    }
+
+    /// The change has told how it ended.
+    pub(crate) fn settled(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.inner.state.lock().entry_mut(self.id) {
+            entry.busy = false;
         }
     }
-    drop(state);
-    inner.notify();
-    made
 }
 
 /// The volume of that name, if it is what is asked for.
@@ -175,10 +259,8 @@ fn fitting(request: &CreateVolume, source: Option<&Found>) -> Result<u64, Create
     size_of(request.required.max(least), request.limit).map_err(CreateError::OutOfRange)
 }
 
-type Reserved = (VolumeId, Site, VolumeRecord, Option<Content>);
-
 /// Puts the volume into memory, where its size counts from now on.
-fn reserve(state: &mut State, request: &CreateVolume) -> Result<Reserved, CreateError> {
+fn take_in(state: &mut State, request: &CreateVolume) -> Result<Intended, CreateError> {
     let source = request.origin.as_ref().map(|origin| content::find(state, origin)).transpose()?;
     if let Some(source) = source.as_ref().filter(|source| source.access != request.access) {
         return Err(CreateError::Refused(format!(
@@ -190,11 +272,11 @@ fn reserve(state: &mut State, request: &CreateVolume) -> Result<Reserved, Create
     let half_made = state
         .by_name(&request.name)
         .map(|(serving, entry)| VolumeId { drive: serving.id.clone(), key: entry.record.key.clone() });
-    let (id, site, record) = match half_made {
-        None => place(state, request, size, source.as_ref(), None)?,
+    let ((id, site, record), fresh) = match half_made {
+        None => (place(state, request, size, source.as_ref(), None)?, true),
         Some(id) => match move_away(state, request, size, source.as_ref(), &id) {
-            Some(moved) => moved,
-            None => take_up(state, request, size, id)?,
+            Some(moved) => (moved, true),
+            None => (take_up(state, request, size, id)?, false),
         },
     };
     if let Some(origin) = &request.origin
@@ -202,7 +284,7 @@ fn reserve(state: &mut State, request: &CreateVolume) -> Result<Reserved, Create
     {
         entry.readers += 1;
     }
-    Ok((id, site, record, source.map(|source| source.content)))
+    Ok(Intended { id, site, record, content: source.map(|source| source.content), fresh })
 }
 
 /// Leaves a failing drive alone with what it has of a volume, and makes that on another one, if it fits there: the
@@ -396,6 +478,7 @@ pub(crate) fn delete(inner: &Inner, id: &VolumeId, is_snapshot: bool) -> Result<
         }
         known
     };
+    let busy = Busy::new(inner, id);
     let plan = || {
         let shown = Shown { id, layout: &site.layout };
         if let Some(at) = shown.mounted_at(&inner.host.mount_table().map_err(failed)?) {
@@ -408,12 +491,8 @@ pub(crate) fn delete(inner: &Inner, id: &VolumeId, is_snapshot: bool) -> Result<
         }
         Ok(plan::delete(&record, site.observe(&record).map_err(failed)?))
     };
-    let steps = plan().inspect_err(|_| {
-        if let Some(entry) = inner.state.lock().entry_mut(id) {
-            entry.busy = false;
-        }
-    })?;
-    settle(inner, id, &site, &steps).map_err(failed)
+    let steps = plan()?;
+    settle(busy, &site, &steps).map_err(failed)
 }
 
 /// Carries out what a restart found to be removed; `false` if that has to be tried again. Until the first try its entry
@@ -430,7 +509,7 @@ pub(crate) fn remove(inner: &Inner, id: &VolumeId, steps: &[Step], tries: usize)
         }
         site
     };
-    let removed = settle(inner, id, &site, steps);
+    let removed = settle(Busy::new(inner, id), &site, steps);
     if let Err(error) = &removed {
         tracing::warn!(volume = %id, %error, "a half-done volume could not be removed yet");
     }
@@ -438,7 +517,8 @@ pub(crate) fn remove(inner: &Inner, id: &VolumeId, steps: &[Step], tries: usize)
 }
 
 /// Carries out a removal. From its first step on the volume is on its way out, whatever happens.
-pub(crate) fn settle(inner: &Inner, id: &VolumeId, site: &Site, steps: &[Step]) -> linux::Result<()> {
+pub(crate) fn settle(busy: Busy<'_>, site: &Site, steps: &[Step]) -> linux::Result<()> {
+    let (inner, id) = (busy.inner, busy.id);
     if let (Some(Step::Record(record)), Some(entry)) = (steps.first(), inner.state.lock().entry_mut(id)) {
         entry.record = record.as_ref().clone();
     }
@@ -459,6 +539,7 @@ pub(crate) fn settle(inner: &Inner, id: &VolumeId, site: &Site, steps: &[Step]) 
         }
     }
     drop(state);
+    busy.settled();
     inner.notify();
     removed
 }
@@ -515,6 +596,7 @@ pub(crate) fn expand(
         }
         (site, record, grown, doubtful)
     };
+    let busy = Busy::new(inner, id);
     inner.notify();
     let size = grown.size;
     let (seen, steps): (Vec<_>, Vec<_>) =
@@ -534,6 +616,7 @@ pub(crate) fn expand(
         }
     }
     drop(state);
+    busy.settled();
     inner.notify();
     grown.map(|()| size).map_err(ExpandError::from)
 }
@@ -558,6 +641,7 @@ pub(crate) fn throttle(inner: &Inner, id: &VolumeId, throttle: Throttle) -> Resu
         }
         known
     };
+    let busy = Busy::new(inner, id);
     let recorded = site.execute(&[Step::record(record)]);
     let mut state = inner.state.lock();
     state.changed(&id.drive, &recorded);
@@ -568,6 +652,7 @@ pub(crate) fn throttle(inner: &Inner, id: &VolumeId, throttle: Throttle) -> Resu
         }
     }
     drop(state);
+    busy.settled();
     inner.notify();
     recorded.map_err(ExpandError::from)
 }

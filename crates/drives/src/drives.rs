@@ -21,8 +21,12 @@ use crate::{
     label, show, snapshot,
     state::{Found, Serving, Slot, State},
     waiting,
-    work::{self, Workers},
+    work::{self, Interrupted, Lane, Pace},
 };
+
+/// Why a drive that does not answer fails.
+const HANGS: &str = "its device or file system hangs: something that takes a moment was not done after half a minute; see \
+                     the kernel's log";
 
 /// How long mounting may take on a machine that is well.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,12 +44,8 @@ pub(crate) struct Inner {
     pub(crate) confines: RwLock<Confines>,
     pub(crate) state: Mutex<State>,
     changed: watch::Sender<u64>,
-    /// Making, growing and mounting volumes.
-    quick: Workers,
-    /// Deleting waits for the kernel to clean up, and must not hold up the rest.
-    slow: Workers,
-    /// Copying takes as long as there is data.
-    copying: Workers,
+    /// For what concerns no drive, several, or one that is not known yet.
+    common: Lane,
     /// One drive is made at a time.
     initialising: Mutex<()>,
     /// One mount is tried at a time.
@@ -61,13 +61,64 @@ impl Inner {
     /// Removes in the background what a crash left half deleted: a large volume takes its time.
     pub(crate) fn finish(self: &Arc<Self>, removals: Removals) {
         for (id, steps) in removals {
-            let inner = self.clone();
-            self.slow.detach(move |tries| change::remove(&inner, &id, &steps, tries));
+            let (inner, lane) = (self.clone(), self.lane(&id.drive));
+            let remove = move |tries| change::remove(&inner, &id, &steps, tries);
+            match lane {
+                Some(lane) => lane.detach(remove),
+                None => self.common.detach(remove),
+            }
         }
+    }
+
+    /// The lane of a drive that serves.
+    fn lane(&self, drive: &DriveId) -> Option<Arc<Lane>> {
+        Some(self.state.lock().drive(drive)?.site.lane.clone())
+    }
+
+    /// Runs work on the lane of its drive. One that hangs is marked as failing by that.
+    async fn on<T: Send + 'static>(
+        self: &Arc<Self>,
+        drive: &DriveId,
+        pace: Pace,
+        work: impl FnOnce(&Arc<Inner>) -> T + Send + 'static,
+    ) -> Result<T, Interrupted> {
+        let Some(lane) = self.lane(drive) else { return self.anywhere(pace, work).await };
+        let (inner, stuck, id) = (self.clone(), self.clone(), drive.clone());
+        lane.run(pace, move || work(&inner), move || stuck.hangs(&id)).await
+    }
+
+    /// Runs work that is not of one drive.
+    async fn anywhere<T: Send + 'static>(
+        self: &Arc<Self>,
+        pace: Pace,
+        work: impl FnOnce(&Arc<Inner>) -> T + Send + 'static,
+    ) -> Result<T, Interrupted> {
+        let inner = self.clone();
+        let stuck = || tracing::warn!("work on several drives, or on the mount table, takes long");
+        self.common.run(pace, move || work(&inner), stuck).await
+    }
+
+    /// Marks a drive whose work does not end: volumes go to others, until it answers ([`failing`]).
+    fn hangs(&self, drive: &DriveId) {
+        let mut state = self.state.lock();
+        if let Some(drive) = state.drive_mut(drive)
+            && drive.failing.is_none()
+        {
+            drive.failing = Some(HANGS.to_owned());
+            tracing::warn!(drive = %drive.id, "{HANGS}");
+        }
+        drop(state);
+        self.notify();
     }
 }
 
 impl Drives {
+    /// For tests of what goes on below.
+    #[cfg(test)]
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     /// Finds the drives among `sources` by what is recorded on them, mounts them at `root/<drive id>` and finishes or
     /// rolls back what a crash left half done. Nothing is ever formatted: a source that carries nothing of ours is in
     /// [`uninitialised`](Self::uninitialised), a drive that can't serve is there as [failed](crate::DriveState::Failed).
@@ -98,9 +149,7 @@ impl Drives {
                 root,
                 state: Mutex::new(state),
                 changed: watch::Sender::new(0),
-                quick: Workers::new(64),
-                slow: Workers::new(64),
-                copying: Workers::new(4),
+                common: Lane::default(),
                 initialising: Mutex::new(()),
                 trying: Mutex::new(()),
             }),
@@ -184,9 +233,16 @@ impl Drives {
     /// # Errors
     /// See [`CreateError`].
     pub async fn create(&self, request: CreateVolume) -> Result<Volume, CreateError> {
-        let inner = self.inner.clone();
-        let workers = if request.origin.is_some() { &self.inner.copying } else { &self.inner.quick };
-        workers.run(move || change::create(&inner, &request)).await.map_err(|_| CreateError::TimedOut)?
+        let reserved =
+            self.inner.anywhere(Pace::Quick, move |inner| change::reserve(inner, request)).await??;
+        match reserved {
+            change::Reserved::Existing(volume) => Ok(*volume),
+            change::Reserved::New(reservation) => {
+                let drive = reservation.id().drive.clone();
+                let pace = if reservation.is_copy() { Pace::Copying } else { Pace::Quick };
+                self.inner.on(&drive, pace, move |_| change::create(*reservation)).await?
+            }
+        }
     }
 
     /// Deletes a volume; its space is free when this returns. One that is not there is deleted.
@@ -194,12 +250,8 @@ impl Drives {
     /// # Errors
     /// [`DeleteError::InUse`] while it is mounted anywhere outside its drive.
     pub async fn delete(&self, id: &VolumeId) -> Result<(), DeleteError> {
-        let (inner, id) = (self.inner.clone(), id.clone());
-        self.inner
-            .slow
-            .run(move || change::delete(&inner, &id, false))
-            .await
-            .map_err(|_| DeleteError::TimedOut)?
+        let (drive, id) = (id.drive.clone(), id.clone());
+        self.inner.on(&drive, Pace::Slow, move |inner| change::delete(inner, &id, false)).await?
     }
 
     /// Takes a snapshot of a volume, in use or not: what it holds at one moment, written or only cached, without the
@@ -208,12 +260,8 @@ impl Drives {
     /// # Errors
     /// See [`SnapshotError`].
     pub async fn create_snapshot(&self, source: &VolumeId, name: &str) -> Result<Snapshot, SnapshotError> {
-        let (inner, source, name) = (self.inner.clone(), source.clone(), name.to_owned());
-        self.inner
-            .copying
-            .run(move || snapshot::create(&inner, &source, &name))
-            .await
-            .map_err(|_| SnapshotError::TimedOut)?
+        let (drive, source, name) = (source.drive.clone(), source.clone(), name.to_owned());
+        self.inner.on(&drive, Pace::Copying, move |inner| snapshot::create(inner, &source, &name)).await?
     }
 
     /// Deletes a snapshot; its space is free when this returns. One that is not there is deleted.
@@ -221,9 +269,8 @@ impl Drives {
     /// # Errors
     /// See [`DeleteError`].
     pub async fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), DeleteError> {
-        let (inner, id) = (self.inner.clone(), id.clone());
-        let work = move || change::delete(&inner, &id, true);
-        self.inner.slow.run(work).await.map_err(|_| DeleteError::TimedOut)?
+        let (drive, id) = (id.drive.clone(), id.clone());
+        self.inner.on(&drive, Pace::Slow, move |inner| change::delete(inner, &id, true)).await?
     }
 
     /// Takes snapshots of several volumes as near to one moment as there is: all of them, or none. Each is of one
@@ -236,12 +283,8 @@ impl Drives {
         sources: &[VolumeId],
         name: &str,
     ) -> Result<GroupSnapshot, SnapshotError> {
-        let (inner, sources, name) = (self.inner.clone(), sources.to_vec(), name.to_owned());
-        self.inner
-            .copying
-            .run(move || group::create(&inner, &name, &sources))
-            .await
-            .map_err(|_| SnapshotError::TimedOut)?
+        let (sources, name) = (sources.to_vec(), name.to_owned());
+        self.inner.anywhere(Pace::Copying, move |inner| group::create(inner, &name, &sources)).await?
     }
 
     /// Deletes a group snapshot with all its snapshots; their space is free when this returns. One that is not there
@@ -250,8 +293,8 @@ impl Drives {
     /// # Errors
     /// See [`DeleteError`].
     pub async fn delete_group(&self, id: &SnapshotId) -> Result<(), DeleteError> {
-        let (inner, id) = (self.inner.clone(), id.clone());
-        self.inner.slow.run(move || group::delete(&inner, &id)).await.map_err(|_| DeleteError::TimedOut)?
+        let id = id.clone();
+        self.inner.anywhere(Pace::Slow, move |inner| group::delete(inner, &id)).await?
     }
 
     /// A complete group snapshot, without the members whose drives are not there now.
@@ -264,9 +307,8 @@ impl Drives {
     /// # Errors
     /// As of [`expand`](Self::expand).
     pub async fn throttle(&self, id: &VolumeId, throttle: Throttle) -> Result<(), ExpandError> {
-        let (inner, id) = (self.inner.clone(), id.clone());
-        let work = move || change::throttle(&inner, &id, throttle);
-        self.inner.quick.run(work).await.map_err(|_| ExpandError::TimedOut)?
+        let (drive, id) = (id.drive.clone(), id.clone());
+        self.inner.on(&drive, Pace::Quick, move |inner| change::throttle(inner, &id, throttle)).await?
     }
 
     /// Gives a drive these labels instead of those it has. They are kept on the drive.
@@ -310,8 +352,8 @@ impl Drives {
     /// # Errors
     /// See [`MountError`].
     pub async fn shown(&self, drive: &DriveId) -> Result<Vec<(VolumeId, PathBuf)>, MountError> {
-        let (inner, drive) = (self.inner.clone(), drive.clone());
-        self.inner.quick.run(move || show::shown(&inner, &drive)).await.map_err(|_| MountError::TimedOut)?
+        let (lane, drive) = (drive.clone(), drive.clone());
+        self.inner.on(&lane, Pace::Quick, move |inner| show::shown(inner, &drive)).await?
     }
 
     /// Gives the volume that is mounted at `at` to a group, with all that is in it. One whose root belongs to the group
@@ -320,9 +362,8 @@ impl Drives {
     /// # Errors
     /// See [`MountError`].
     pub async fn give(&self, id: &VolumeId, at: &Path, group: u32) -> Result<(), MountError> {
-        let (inner, id, at) = (self.inner.clone(), id.clone(), at.to_owned());
-        let work = move || show::give(&inner, &id, &at, group);
-        self.inner.slow.run(work).await.map_err(|_| MountError::TimedOut)?
+        let (drive, id, at) = (id.drive.clone(), id.clone(), at.to_owned());
+        self.inner.on(&drive, Pace::Slow, move |inner| show::give(inner, &id, &at, group)).await?
     }
 
     /// Labels the volume for SELinux, with all that is in it. One whose root has the label already is left as it is.
@@ -330,9 +371,8 @@ impl Drives {
     /// # Errors
     /// See [`MountError`].
     pub async fn relabel(&self, id: &VolumeId, label: &str) -> Result<(), MountError> {
-        let (inner, id, label) = (self.inner.clone(), id.clone(), label.to_owned());
-        let work = move || show::relabel(&inner, &id, &label);
-        self.inner.slow.run(work).await.map_err(|_| MountError::TimedOut)?
+        let (drive, id, label) = (id.drive.clone(), id.clone(), label.to_owned());
+        self.inner.on(&drive, Pace::Slow, move |inner| show::relabel(inner, &id, &label)).await?
     }
 
     /// The live volume of this name.
@@ -409,12 +449,10 @@ impl Drives {
     /// # Errors
     /// See [`MountError`].
     pub async fn stage(&self, id: &VolumeId, staging: &Path, flags: MountFlags) -> Result<(), MountError> {
-        let (inner, id, staging) = (self.inner.clone(), id.clone(), staging.to_owned());
+        let (drive, id, staging) = (id.drive.clone(), id.clone(), staging.to_owned());
         self.inner
-            .quick
-            .run(move || show::stage(&inner, &id, &staging, flags.attributes))
-            .await
-            .map_err(|_| MountError::TimedOut)?
+            .on(&drive, Pace::Quick, move |inner| show::stage(inner, &id, &staging, flags.attributes))
+            .await?
     }
 
     /// Shows the staged volume at `target` (made if missing), read-only if asked. Idempotent.
@@ -429,15 +467,13 @@ impl Drives {
         read_only: bool,
         flags: MountFlags,
     ) -> Result<(), MountError> {
-        let (inner, id) = (self.inner.clone(), id.clone());
+        let (drive, id) = (id.drive.clone(), id.clone());
         let (staging, target) = (staging.to_owned(), target.to_owned());
         let mut attributes = flags.attributes;
         attributes.read_only |= read_only;
         self.inner
-            .quick
-            .run(move || show::publish(&inner, &id, &staging, &target, attributes))
-            .await
-            .map_err(|_| MountError::TimedOut)?
+            .on(&drive, Pace::Quick, move |inner| show::publish(inner, &id, &staging, &target, attributes))
+            .await?
     }
 
     /// Attaches a block volume to a device. Nothing is put at a staging path. Idempotent.
@@ -445,12 +481,8 @@ impl Drives {
     /// # Errors
     /// See [`MountError`].
     pub async fn stage_block(&self, id: &VolumeId) -> Result<(), MountError> {
-        let (inner, id) = (self.inner.clone(), id.clone());
-        self.inner
-            .quick
-            .run(move || show::stage_block(&inner, &id))
-            .await
-            .map_err(|_| MountError::TimedOut)?
+        let (drive, id) = (id.drive.clone(), id.clone());
+        self.inner.on(&drive, Pace::Quick, move |inner| show::stage_block(inner, &id)).await?
     }
 
     /// Shows the device of a staged block volume at `target`, a file (made if missing); read-only if asked, through a
@@ -465,13 +497,13 @@ impl Drives {
         target: &Path,
         read_only: bool,
     ) -> Result<(), MountError> {
-        let (inner, id) = (self.inner.clone(), id.clone());
+        let (drive, id) = (id.drive.clone(), id.clone());
         let (staging, target) = (staging.to_owned(), target.to_owned());
         self.inner
-            .quick
-            .run(move || show::publish_block(&inner, &id, &staging, &target, read_only))
-            .await
-            .map_err(|_| MountError::TimedOut)?
+            .on(&drive, Pace::Quick, move |inner| {
+                show::publish_block(inner, &id, &staging, &target, read_only)
+            })
+            .await?
     }
 
     /// One of the places, besides its drive and `besides`, where the volume as a whole is mounted.
@@ -483,12 +515,8 @@ impl Drives {
         id: &VolumeId,
         besides: Vec<PathBuf>,
     ) -> Result<Option<PathBuf>, MountError> {
-        let (inner, id) = (self.inner.clone(), id.clone());
-        self.inner
-            .quick
-            .run(move || show::elsewhere(&inner, &id, &besides))
-            .await
-            .map_err(|_| MountError::TimedOut)?
+        let (drive, id) = (id.drive.clone(), id.clone());
+        self.inner.on(&drive, Pace::Quick, move |inner| show::elsewhere(inner, &id, &besides)).await?
     }
 
     /// Takes the volume from `target` and removes the directory or file. Fine when nothing is there; what is not the
@@ -497,12 +525,8 @@ impl Drives {
     /// # Errors
     /// When something that is not ours is mounted there, or the kernel refuses.
     pub async fn unpublish(&self, id: &VolumeId, target: &Path) -> Result<(), MountError> {
-        let (inner, id, target) = (self.inner.clone(), id.clone(), target.to_owned());
-        self.inner
-            .quick
-            .run(move || show::unpublish(&inner, &id, &target))
-            .await
-            .map_err(|_| MountError::TimedOut)?
+        let (drive, id, target) = (id.drive.clone(), id.clone(), target.to_owned());
+        self.inner.on(&drive, Pace::Quick, move |inner| show::unpublish(inner, &id, &target)).await?
     }
 
     /// Removes what a volume that is gone was shown at, if it bears a mark of ours. `false` when something is mounted there.
@@ -510,12 +534,8 @@ impl Drives {
     /// # Errors
     /// When the path can't be used, or the kernel refuses.
     pub async fn unpublish_gone(&self, target: &Path) -> Result<bool, MountError> {
-        let (inner, target) = (self.inner.clone(), target.to_owned());
-        self.inner
-            .quick
-            .run(move || show::unpublish_gone(&inner, &target))
-            .await
-            .map_err(|_| MountError::TimedOut)?
+        let target = target.to_owned();
+        self.inner.anywhere(Pace::Quick, move |inner| show::unpublish_gone(inner, &target)).await?
     }
 
     /// Takes the volume from `staging` and removes the directory; a block volume is detached. Fine when nothing is
@@ -525,12 +545,8 @@ impl Drives {
     /// When something that is not ours is mounted there, or the kernel refuses; for a block volume also
     /// [`MountError::Published`] and [`MountError::Open`].
     pub async fn unstage(&self, id: &VolumeId, staging: &Path) -> Result<(), MountError> {
-        let (inner, id, staging) = (self.inner.clone(), id.clone(), staging.to_owned());
-        self.inner
-            .quick
-            .run(move || show::unstage(&inner, &id, &staging))
-            .await
-            .map_err(|_| MountError::TimedOut)?
+        let (drive, id, staging) = (id.drive.clone(), id.clone(), staging.to_owned());
+        self.inner.on(&drive, Pace::Quick, move |inner| show::unstage(inner, &id, &staging)).await?
     }
 
     /// What the volume that is staged or published at `path` holds.
@@ -538,12 +554,8 @@ impl Drives {
     /// # Errors
     /// See [`StatsError`].
     pub async fn stats(&self, id: &VolumeId, path: &Path) -> Result<Stats, StatsError> {
-        let (inner, id, path) = (self.inner.clone(), id.clone(), path.to_owned());
-        self.inner
-            .quick
-            .run(move || show::stats(&inner, &id, &path))
-            .await
-            .map_err(|_| StatsError::TimedOut)?
+        let (drive, id, path) = (id.drive.clone(), id.clone(), path.to_owned());
+        self.inner.on(&drive, Pace::Quick, move |inner| show::stats(inner, &id, &path)).await?
     }
 
     /// Lets a volume hold at least `required` bytes, at most `limit`, while in use. A volume that is large enough stays
@@ -552,12 +564,8 @@ impl Drives {
     /// # Errors
     /// See [`ExpandError`].
     pub async fn expand(&self, id: &VolumeId, required: u64, limit: Option<u64>) -> Result<u64, ExpandError> {
-        let (inner, id) = (self.inner.clone(), id.clone());
-        self.inner
-            .quick
-            .run(move || change::expand(&inner, &id, required, limit))
-            .await
-            .map_err(|_| ExpandError::TimedOut)?
+        let (drive, id) = (id.drive.clone(), id.clone());
+        self.inner.on(&drive, Pace::Quick, move |inner| change::expand(inner, &id, required, limit)).await?
     }
 
     /// Whether snapshots and clones can be made on some drive. As long as there is none, one that can may come.

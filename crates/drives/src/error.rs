@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use values::Bytes;
 
-use crate::{AccessType, BackendKind, DriveId, Snapshot, Source, UnsupportedFlag, Volume, VolumeId};
+use crate::{
+    AccessType, BackendKind, DriveId, Interrupted, Snapshot, Source, UnsupportedFlag, Volume, VolumeId,
+};
 
 /// Drives that could not be opened at all. (A single drive that can't serve is a failed drive, not an error.)
 #[derive(Debug, thiserror::Error)]
@@ -242,9 +244,9 @@ pub enum CreateError {
         /// The cause.
         error: linux::Error,
     },
-    /// No answer in time; the work goes on and the same call finds its result.
-    #[error("no answer from the drive in time; the same call finds the result")]
-    TimedOut,
+    /// The drive did not answer in time, or the work broke off.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 fn list(drives: &[Excluded]) -> String {
@@ -364,9 +366,9 @@ pub enum SnapshotError {
         /// The cause.
         error: linux::Error,
     },
-    /// No answer in time; the work goes on and the same call finds its result.
-    #[error("no answer from the drive in time; the same call finds the result")]
-    TimedOut,
+    /// The drive did not answer in time, or the work broke off.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 /// A volume or snapshot that was not deleted.
@@ -410,9 +412,9 @@ pub enum DeleteError {
         /// The cause.
         error: linux::Error,
     },
-    /// No answer in time; the work goes on and the same call finds its result.
-    #[error("no answer from the drive in time; the same call finds the result")]
-    TimedOut,
+    /// The drive did not answer in time, or the work broke off.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 /// A volume that was not staged, published, unpublished or unstaged.
@@ -508,9 +510,9 @@ pub enum MountError {
     /// The kernel refused.
     #[error(transparent)]
     Host(#[from] linux::Error),
-    /// No answer in time; the same call finds the result.
-    #[error("no answer from the drive in time; try again")]
-    TimedOut,
+    /// The drive did not answer in time, or the work broke off.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 /// Use of a volume that could not be told.
@@ -538,9 +540,9 @@ pub enum StatsError {
     /// The kernel refused.
     #[error(transparent)]
     Host(#[from] linux::Error),
-    /// No answer in time.
-    #[error("no answer from the drive in time; try again")]
-    TimedOut,
+    /// The drive did not answer in time, or the work broke off.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 /// A volume that did not grow.
@@ -580,7 +582,7 @@ pub enum ExpandError {
     /// The kernel refused.
     #[error(transparent)]
     Host(#[from] linux::Error),
-    /// No answer in time; the same call finds the result.
-    #[error("no answer from the drive in time; try again")]
-    TimedOut,
+    /// The drive did not answer in time, or the work broke off.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }

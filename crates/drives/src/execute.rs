@@ -11,10 +11,10 @@ use linux::{Host, LoopDevice, Result};
 use crate::{
     backend::{Backend, Copies, Place},
     block,
-    flush::Flushes,
     layout::{Layout, Maker, image_in},
     plan::{Content, Observed, Step},
     record::{Phase, VolumeRecord, render},
+    work::Lane,
 };
 
 /// Where steps are carried out: one mounted drive.
@@ -24,15 +24,6 @@ pub(crate) struct Site {
     pub(crate) backend: &'static dyn Backend,
     pub(crate) layout: Layout,
     pub(crate) lane: Arc<Lane>,
-}
-
-/// What all who change one drive share.
-#[derive(Default)]
-pub(crate) struct Lane {
-    /// Of trees and records.
-    flushes: Flushes,
-    /// Of all that files hold.
-    syncs: Flushes,
 }
 
 impl Site {

@@ -16,7 +16,7 @@ use linux::{
     Attributes, BindSource, DeviceNumber, Error, Files, FilesystemMount, Mount, MountTable, Mounts, Obstacle,
     Result, Space, Target, TargetKind, Targets, Unmount,
 };
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 pub(crate) use view::View;
 use view::{FileSystem, Node, PLAIN};
@@ -41,6 +41,7 @@ struct Machine {
     marks: BTreeMap<PathBuf, String>,
     /// Disks that answer with errors.
     broken: BTreeSet<PathBuf>,
+    stalled: Option<PathBuf>,
     calls: usize,
     fault: Option<Fault>,
 }
@@ -54,6 +55,10 @@ pub(crate) enum Fault {
     Crash(usize),
     /// From this call on the disk that it is about does not work.
     Break(usize),
+    /// From this call on nothing ends on the disk that it is about, until that is released.
+    Stall(usize),
+    /// At this call a fault of ours shows.
+    Panic(usize),
     /// What is unmounted next is in use for a moment.
     Hold,
 }
@@ -67,6 +72,7 @@ type Claimants = Arc<Mutex<BTreeMap<(PathBuf, PathBuf), Arc<()>>>>;
 #[derive(Default)]
 pub(crate) struct FakeHost {
     machine: Mutex<Machine>,
+    released: Condvar,
     claims: Claimants,
 }
 
@@ -134,6 +140,19 @@ impl FakeHost {
         machine.fault = fault;
     }
 
+    /// The disk on which nothing ends now.
+    pub(crate) fn stalled(&self) -> Option<PathBuf> {
+        self.machine.lock().stalled.clone()
+    }
+
+    /// What is stalled goes on.
+    pub(crate) fn release(&self) {
+        let mut machine = self.machine.lock();
+        machine.fault = None;
+        machine.stalled = None;
+        self.released.notify_all();
+    }
+
     /// Changing calls since armed.
     pub(crate) fn calls(&self) -> usize {
         self.machine.lock().calls
@@ -198,6 +217,13 @@ impl FakeHost {
         let mut machine = self.machine.lock();
         let call = machine.calls;
         machine.calls += 1;
+        if machine.fault == Some(Fault::Stall(call)) {
+            machine.stalled = Some(machine.locate(object).0);
+        }
+        while machine.stalled.is_some() && machine.stalled == Some(machine.locate(object).0) {
+            self.released.wait(&mut machine);
+        }
+        assert!(machine.fault != Some(Fault::Panic(call)), "on purpose");
         if machine.fault == Some(Fault::Break(call)) {
             let disk = machine.locate(object).0;
             machine.broken.insert(disk);

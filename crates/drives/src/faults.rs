@@ -6,6 +6,7 @@ mod block;
 mod copies;
 mod damage;
 mod groups;
+mod hangs;
 
 use std::{
     path::{Path, PathBuf},

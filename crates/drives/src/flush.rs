@@ -1,12 +1,16 @@
 //! Flushes that are shared. Whoever needs that what it did so far survives power loss waits for a flush that begins after
 //! that; one is under way at a time, and all who come meanwhile wait for the next one together.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use linux::{Error, Result};
 use parking_lot::{Condvar, Mutex};
 
-use crate::work::DEADLINE;
+/// How long somebody waits for a flush: less than the caller does for the whole change.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Failures that are remembered for those who wait: each waits for one of the next two flushes.
 const REMEMBERED: usize = 8;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     DeleteError, GroupSnapshot, Origin, Snapshot, SnapshotError, SnapshotId, SourceError, VolumeId,
-    change::{check_name, overflows, settle},
+    change::{Busy, Intended, check_name, overflows, settle},
     content::{self, Found},
     drives::Inner,
     execute::Site,
@@ -17,12 +17,27 @@ use crate::{
     state::{Entry, Serving, State},
 };
 
-/// A snapshot that is to be taken with others.
-struct Member {
-    id: SnapshotId,
-    site: Site,
-    record: VolumeRecord,
-    found: Found,
+/// Snapshots that are to be taken together. If that breaks off, memory is put right: nothing stays busy, no source stays
+/// read.
+struct Members<'a> {
+    inner: &'a Inner,
+    all: Vec<Intended>,
+    settled: bool,
+}
+
+impl Drop for Members<'_> {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let mut state = self.inner.state.lock();
+        for Intended { id, record, .. } in &self.all {
+            state.read(record);
+            if let Some(entry) = state.entry_mut(id) {
+                entry.busy = false;
+            }
+        }
+    }
 }
 
 /// Takes snapshots of all these volumes, or of none; or finds the group of that name.
@@ -64,14 +79,16 @@ pub(crate) fn create(
         }
         reserve(&mut state, name, sources, &sizes)?
     };
+    let mut guard = Members { inner, all: members, settled: false };
+    let members = &guard.all;
     inner.notify();
-    let made = take(&members);
+    let made = take(members);
     let undone = made.is_err() && members.iter().all(|member| undo(member).is_ok());
     let mut state = inner.state.lock();
-    for member in &members {
-        give_back(&mut state, member);
+    for member in members {
+        state.read(&member.record);
         match (made.is_ok(), undone) {
-            (_, true) => forget(&mut state, &member.id),
+            (_, true) => state.forget(&member.id),
             (complete, _) => {
                 if let Some(entry) = state.entry_mut(&member.id) {
                     entry.busy = false;
@@ -84,9 +101,10 @@ pub(crate) fn create(
     }
     let found = whole(&state, |group| group.name == name);
     drop(state);
+    guard.settled = true;
     inner.notify();
     made.map_err(|(at, error)| {
-        let Member { record, .. } = &members[at];
+        let Intended { record, .. } = &guard.all[at];
         let source = record.origin.as_ref().map_or(&sources[at], |origin| origin.id());
         match overflows(&error) {
             true => SnapshotError::Overflows { id: source.clone(), size: record.size },
@@ -110,16 +128,16 @@ fn reserve(
     name: &str,
     sources: &[VolumeId],
     sizes: &[u64],
-) -> Result<Vec<Member>, SnapshotError> {
+) -> Result<Vec<Intended>, SnapshotError> {
     let key = format!("group-{}", uuid::Uuid::new_v4());
-    let mut members: Vec<Member> = Vec::new();
+    let mut members: Vec<Intended> = Vec::new();
     for (at, (source, size)) in sources.iter().zip(sizes).enumerate() {
         match snapshot::reserve(state, source, &format!("{key}-{at}"), *size) {
-            Ok((id, site, record, found)) => members.push(Member { id, site, record, found }),
+            Ok(member) => members.push(member),
             Err(refused) => {
                 for member in &members {
-                    give_back(state, member);
-                    forget(state, &member.id);
+                    state.read(&member.record);
+                    state.forget(&member.id);
                 }
                 return Err(refused);
             }
@@ -135,20 +153,6 @@ fn reserve(
         }
     }
     Ok(members)
-}
-
-fn give_back(state: &mut State, member: &Member) {
-    if let Some(origin) = &member.record.origin
-        && let Some(source) = state.entry_mut(origin.id())
-    {
-        source.readers -= 1;
-    }
-}
-
-fn forget(state: &mut State, id: &SnapshotId) {
-    if let Some(drive) = state.drive_mut(&id.drive) {
-        drive.volumes.remove(&id.key);
-    }
 }
 
 /// The plans of all members, woven into one: every intent and every freeze comes before the first copy, so that the
@@ -170,14 +174,14 @@ fn weave(plans: Vec<Vec<Step>>) -> Vec<(usize, Step)> {
 }
 
 /// Carries the woven plan out, up to the first step that fails: of which member, and why.
-fn take(members: &[Member]) -> Result<(), (usize, linux::Error)> {
-    let plans = members.iter().map(|member| plan::create(&member.record, Some(&member.found.content)));
+fn take(members: &[Intended]) -> Result<(), (usize, linux::Error)> {
+    let plans = members.iter().map(|member| plan::create(&member.record, member.content.as_ref()));
     weave(plans.collect()).iter().try_for_each(|(at, step)| {
         members[*at].site.execute(std::slice::from_ref(step)).map_err(|error| (*at, error))
     })
 }
 
-fn undo(member: &Member) -> linux::Result<()> {
+fn undo(member: &Intended) -> linux::Result<()> {
     let found = member.site.observe(&member.record)?;
     member.site.execute(&plan::delete(&member.record, found))
 }
@@ -299,15 +303,10 @@ fn remove(
     going: &[(SnapshotId, Site, VolumeRecord)],
 ) -> Result<(), (SnapshotId, linux::Error)> {
     let mut first = Ok(());
-    for (id, site, record) in going {
-        let removed = site
-            .observe(record)
-            .inspect_err(|_| {
-                if let Some(entry) = inner.state.lock().entry_mut(id) {
-                    entry.busy = false;
-                }
-            })
-            .and_then(|found| settle(inner, id, site, &plan::delete(record, found)));
+    let all: Vec<_> =
+        going.iter().map(|(id, site, record)| (Busy::new(inner, id), id, site, record)).collect();
+    for (busy, id, site, record) in all {
+        let removed = site.observe(record).and_then(|found| settle(busy, site, &plan::delete(record, found)));
         if let Err(error) = removed {
             first = first.and(Err((id.clone(), error)));
         }

@@ -66,3 +66,4 @@ pub use volume::{
     AccessType, CreateVolume, GroupSnapshot, Inodes, InvalidVolumeId, Origin, Snapshot, SnapshotId, Stats,
     Volume, VolumeId,
 };
+pub use work::{DEADLINE, Interrupted};

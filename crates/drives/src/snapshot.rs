@@ -2,20 +2,21 @@
 //! extents would go on counting for the volume that wrote them, which could then neither be filled with its own data
 //! nor be deleted with its space given back.
 
+use std::sync::Arc;
+
 use crate::{
     FILESYSTEM, Origin, Snapshot, SnapshotError, SourceError, VolumeId,
     allocate::{SMALLEST, whole},
-    change::{check_name, free_key, make, overflows},
-    content::{self, Found},
+    change::{Intended, Reservation, check_name, free_key, overflows},
+    content,
     drives::Inner,
-    execute::Site,
     plan::with_headroom,
     record::{Phase, VolumeRecord},
     state::{Entry, State},
 };
 
 /// Takes a snapshot, or finds the one of that name.
-pub(crate) fn create(inner: &Inner, source: &VolumeId, name: &str) -> Result<Snapshot, SnapshotError> {
+pub(crate) fn create(inner: &Arc<Inner>, source: &VolumeId, name: &str) -> Result<Snapshot, SnapshotError> {
     check_name(name).map_err(SnapshotError::Refused)?;
     let origin = Origin::Volume(source.clone());
     let failed = |error| SnapshotError::Drive { id: source.clone(), name: name.to_owned(), error };
@@ -33,14 +34,15 @@ pub(crate) fn create(inner: &Inner, source: &VolumeId, name: &str) -> Result<Sna
     }
     // What is written between this and the moment of the snapshot has to fit the headroom, or the caller tries again.
     let size = size_of(site.copied(&record).map_err(failed)?);
-    let (id, site, record, found) = {
+    let intended = {
         let mut state = inner.state.lock();
         if let Some(existing) = existing(&state, source, name)? {
             return Ok(existing);
         }
         reserve(&mut state, source, name, size)?
     };
-    make(inner, &id, &site, &record, Some(&found.content)).map_err(|error| match overflows(&error) {
+    let id = intended.id.clone();
+    Reservation::new(inner.clone(), intended).make().map_err(|error| match overflows(&error) {
         true => SnapshotError::Overflows { id: source.clone(), size },
         false => failed(error),
     })?;
@@ -77,7 +79,7 @@ pub(crate) fn reserve(
     source: &VolumeId,
     name: &str,
     size: u64,
-) -> Result<(VolumeId, Site, VolumeRecord, Found), SnapshotError> {
+) -> Result<Intended, SnapshotError> {
     let busy = || SnapshotError::Busy(name.to_owned());
     let origin = Origin::Volume(source.clone());
     let found = content::find(state, &origin)?;
@@ -87,6 +89,7 @@ pub(crate) fn reserve(
     if size > free {
         return Err(SnapshotError::NoSpace { id: source.clone(), needed: size, free });
     }
+    let fresh = half_made.is_none();
     let key = half_made.map_or_else(|| free_key(drive, name), |record| record.key);
     let record = VolumeRecord {
         access: found.access,
@@ -101,5 +104,6 @@ pub(crate) fn reserve(
     if let Some(entry) = state.entry_mut(source) {
         entry.readers += 1;
     }
-    Ok((VolumeId { drive: source.drive.clone(), key }, site, record, found))
+    let id = VolumeId { drive: source.drive.clone(), key };
+    Ok(Intended { id, site, record, content: Some(found.content), fresh })
 }

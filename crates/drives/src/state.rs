@@ -278,6 +278,22 @@ impl State {
         }
     }
 
+    /// What was made from a source is made, or is not: the source is not read for it any more.
+    pub(crate) fn read(&mut self, made: &VolumeRecord) {
+        if let Some(origin) = &made.origin
+            && let Some(source) = self.entry_mut(origin.id())
+        {
+            source.readers -= 1;
+        }
+    }
+
+    /// Nothing is left of a volume, and its space is free.
+    pub(crate) fn forget(&mut self, id: &VolumeId) {
+        if let Some(drive) = self.drive_mut(&id.drive) {
+            drive.volumes.remove(&id.key);
+        }
+    }
+
     /// Whether the device of a drive failed when something was last changed on it.
     pub(crate) fn is_failing(&self, id: &DriveId) -> bool {
         self.drive(id).is_some_and(|drive| drive.failing.is_some())

@@ -4,10 +4,15 @@ use std::{
     ffi::{OsStr, OsString},
     io::{self, Read},
     os::unix::process::CommandExt,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal},
 };
 
 use crate::{Error, Kernel, Result, error::Context};
@@ -51,10 +56,10 @@ impl Programs for Kernel {
         let stdout = collect(child.stdout.take());
         let stderr = collect(child.stderr.take());
         let streams = receive(&stdout, until).zip(receive(&stderr, until));
-        let Some((stdout, stderr)) = streams else {
-            // It may have ended just now; either way it is gone after this.
-            let _ = child.kill();
-            child.wait().context("wait for", program)?;
+        // One that has closed its streams may still go on.
+        let ended = streams.is_some() && has_ended(&child, until).context("wait for", program)?;
+        let Some((stdout, stderr)) = streams.filter(|_| ended) else {
+            kill(child);
             return Err(Error::new("run", program, io::Error::from(io::ErrorKind::TimedOut)));
         };
         let status = child.wait().context("wait for", program)?;
@@ -64,6 +69,34 @@ impl Programs for Kernel {
         let words = if stderr.trim().is_empty() { stdout } else { stderr };
         Err(Error::because("run", program, format!("{status}: {}", words.trim())))
     }
+}
+
+/// Whether the child has ended, by the deadline at the latest.
+fn has_ended(child: &Child, until: Instant) -> io::Result<bool> {
+    let pidfd = rustix::process::pidfd_open(pid(child), PidfdFlags::empty())?;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            ended => return Ok(ended? > 0),
+        }
+    }
+}
+
+/// Kills a child with all that it has started. One that sits in the kernel goes when that lets it go: a thread of its own
+/// waits for that, and nobody else.
+fn kill(mut child: Child) {
+    // It may have ended just now.
+    let _ = rustix::process::kill_process_group(pid(&child), Signal::KILL);
+    thread::spawn(move || child.wait());
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_child(child)
 }
 
 /// Where administrators' programs are, even if the caller's own path leaves them out.
@@ -91,4 +124,31 @@ fn collect(stream: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String>
 
 fn receive(stream: &mpsc::Receiver<String>, until: Instant) -> Option<String> {
     stream.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_does_not_end_is_killed_with_what_it_started() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("pid");
+        let mut script = OsString::from("exec >/dev/null 2>&1; sleep 600 & echo $! > ");
+        script.push(&file);
+        script.push("; wait");
+        let begun = Instant::now();
+        let deadline = Duration::from_millis(500);
+        let error = Kernel.run("sh", &["-c".as_ref(), &script], deadline).expect_err("it does not end");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() < Duration::from_secs(30), "though its streams are closed");
+        let sleeping = std::fs::read_to_string(&file).expect("it began");
+        let stat = format!("/proc/{}/stat", sleeping.trim());
+        let until = Instant::now() + Duration::from_secs(10);
+        // A zombie is gone, too, whoever has to see it off.
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z")) {
+            assert!(Instant::now() < until, "what it started is gone");
+            thread::yield_now();
+        }
+    }
 }

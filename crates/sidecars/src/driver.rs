@@ -21,7 +21,7 @@ use values::Segments;
 /// Deadline of calls that only ask.
 pub(crate) const ASK: Duration = Duration::from_secs(10);
 /// Deadline of calls that change something.
-pub(crate) const CHANGE: Duration = Duration::from_secs(60);
+pub(crate) const CHANGE: Duration = csi::CALL_DEADLINE;
 
 /// Why a driver can't be used.
 #[derive(Debug, thiserror::Error)]

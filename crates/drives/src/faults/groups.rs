@@ -25,9 +25,9 @@ fn sources(count: usize) -> Vec<Source> {
     (0..count).map(image).collect()
 }
 
-struct World {
-    host: Arc<FakeHost>,
-    drives: Drives,
+pub(super) struct World {
+    pub(super) host: Arc<FakeHost>,
+    pub(super) drives: Drives,
     count: usize,
 }
 
@@ -42,7 +42,7 @@ impl World {
     }
 
     /// Two volumes of one group, and so on two drives, each with a file in it.
-    async fn written() -> (Self, Vec<VolumeId>) {
+    pub(super) async fn written() -> (Self, Vec<VolumeId>) {
         let world = Self::new(2).await;
         let mut ids = Vec::new();
         for name in ["pvc-1", "pvc-2"] {
@@ -100,7 +100,7 @@ async fn open(host: &Arc<FakeHost>, sources: Vec<Source>) -> Drives {
     Drives::open(host.clone(), PathBuf::from("/drives"), sources).await.expect("open")
 }
 
-fn request(name: &str) -> CreateVolume {
+pub(super) fn request(name: &str) -> CreateVolume {
     CreateVolume { name: name.to_owned(), required: SIZE, ..CreateVolume::default() }
 }
 

@@ -13,7 +13,6 @@ use std::{
     io,
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use csi::v1::{
@@ -46,9 +45,6 @@ use crate::{
     records::{self, RecordError},
 };
 pub(crate) use error::CsiError;
-
-/// How long a driver may take for a call.
-const CALL_DEADLINE: Duration = Duration::from_mins(2);
 
 /// What a pod wants with the volume, beyond the volume itself.
 #[derive(Clone, Debug, Default)]
@@ -378,7 +374,7 @@ impl Csi {
         driver: &str,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, VolumeError> {
-        match tokio::time::timeout(CALL_DEADLINE, call).await {
+        match tokio::time::timeout(csi::CALL_DEADLINE, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => {
                 tracing::debug!(driver, method, code = ?status.code(), "driver refused");
