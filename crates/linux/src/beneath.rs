@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, openat2},
     io::Errno,
 };
 
@@ -155,8 +155,7 @@ fn empty(
         }
         match open_for_removal(directory, &path_of(&name)) {
             Ok(_) if depth + 1 >= DEPTH => {
-                *moved += 1;
-                rustix::fs::renameat(directory, &name, top, format!(".removing-{moved}")).map_err(at)?;
+                move_up(directory, &name, top, moved).map_err(at)?;
                 continue;
             }
             Ok(inner) => empty(top, inner.as_fd(), depth + 1, moved)
@@ -171,6 +170,24 @@ fn empty(
         remove_entry(directory, &name, AtFlags::REMOVEDIR).map_err(at)?;
     }
     Ok(())
+}
+
+/// Moves an entry to the top under a name that nothing has there: what a removal that was cut off moved there before may
+/// not have been met yet.
+fn move_up(
+    directory: BorrowedFd<'_>,
+    name: &CString,
+    top: BorrowedFd<'_>,
+    moved: &mut u64,
+) -> rustix::io::Result<()> {
+    loop {
+        *moved += 1;
+        let free = format!(".removing-{moved}");
+        match rustix::fs::renameat_with(directory, name, top, free, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            other => return other,
+        }
+    }
 }
 
 fn remove_entry(directory: BorrowedFd<'_>, name: &CString, flags: AtFlags) -> rustix::io::Result<()> {

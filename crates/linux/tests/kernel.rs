@@ -232,6 +232,22 @@ fn programs_are_bounded_in_time_and_words() {
 }
 
 #[test]
+fn removing_a_deep_tree_does_not_meet_what_an_earlier_try_left() {
+    let place = tempfile::tempdir().expect("temporary directory");
+    let tree = place.path().join("tree");
+    // In whatever order they are found, one of the deep ones comes before what was left.
+    for name in ["deep", ".removing-1", "deeper"] {
+        let mut directory = tree.join(name);
+        for _ in 0..100 {
+            directory.push("d");
+        }
+        std::fs::create_dir_all(&directory).expect("a deep tree");
+    }
+    assert!(Kernel.remove_tree(&tree).expect("removed"));
+    assert!(!tree.exists());
+}
+
+#[test]
 fn durable_files_are_whole_and_private() {
     let place = tempfile::tempdir().expect("temporary directory");
     let (file, moved) = (place.path().join("deep/er/file"), place.path().join("deep/moved"));
