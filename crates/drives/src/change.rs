@@ -12,8 +12,9 @@ use crate::{
     content::{self, Found},
     drives::Inner,
     execute::Site,
-    plan::{self, Content, Step},
+    plan::{self, Step},
     record::{Phase, VolumeRecord},
+    reservation::{Busy, Intended, Reservation},
     staging::Shown,
     state::{Entry, Serving, State},
 };
@@ -27,12 +28,11 @@ pub(crate) enum Reserved {
 }
 
 /// Finds the volume of that name, or a drive for it.
-pub(crate) fn reserve(inner: &Arc<Inner>, request: CreateVolume) -> Result<Reserved, CreateError> {
+pub(crate) fn reserve(inner: &Arc<Inner>, request: &CreateVolume) -> Result<Reserved, CreateError> {
     check_name(&request.name).map_err(CreateError::Refused)?;
     size_of(request.required, request.limit).map_err(CreateError::OutOfRange)?;
-    backing::check(inner);
     let mut state = inner.state.lock();
-    if let Some(existing) = existing(&state, &request)? {
+    if let Some(existing) = existing(&state, request)? {
         return Ok(Reserved::Existing(Box::new(existing)));
     }
     if let Some(origin) = &request.origin {
@@ -43,24 +43,27 @@ pub(crate) fn reserve(inner: &Arc<Inner>, request: CreateVolume) -> Result<Reser
             return Err(SourceError::InUse { id: origin.id().clone(), device }.into());
         }
         state = inner.state.lock();
-        if let Some(existing) = existing(&state, &request)? {
+        if let Some(existing) = existing(&state, request)? {
             return Ok(Reserved::Existing(Box::new(existing)));
         }
     }
-    let plan = take_in(&mut state, &request)?;
+    let plan = take_in(&mut state, request)?;
     Ok(Reserved::New(Box::new(Reservation::new(inner.clone(), plan))))
 }
 
-/// Makes the volume that was reserved.
-pub(crate) fn create(reservation: Reservation) -> Result<Volume, CreateError> {
-    let (inner, id, record) =
-        (reservation.inner.clone(), reservation.id().clone(), reservation.intended.record.clone());
+/// Makes the volume that was reserved; none if the file behind its drive is gone, which only now is known.
+pub(crate) fn create(inner: &Inner, reservation: Reservation) -> Result<Option<Volume>, CreateError> {
+    let Intended { id, record, .. } = reservation.intended();
+    let (id, record) = (id.clone(), record.clone());
+    if backing::is_gone(inner, &id.drive) {
+        return Ok(None);
+    }
     let made = reservation.make();
     let volume = inner.state.lock().entry(&id).map(|(serving, entry)| serving.volume(entry));
     match (made, volume) {
         (Ok(()), Some(volume)) => {
             tracing::info!(volume = %id, name = record.name, size = volume.size, "volume created");
-            Ok(volume)
+            Ok(Some(volume))
         }
         (Ok(()), None) => Err(CreateError::Busy(record.name)),
         (Err(error), _) if record.origin.is_some() && overflows(&error) => {
@@ -78,119 +81,6 @@ pub(crate) fn create(reservation: Reservation) -> Result<Volume, CreateError> {
 pub(crate) fn overflows(error: &linux::Error) -> bool {
     const FULL: [i32; 2] = [122, 28];
     error.errno().is_some_and(|errno| FULL.contains(&errno))
-}
-
-/// A volume or snapshot that is to be made. Memory has it, busy, with its space.
-pub(crate) struct Intended {
-    pub(crate) id: VolumeId,
-    pub(crate) site: Site,
-    pub(crate) record: VolumeRecord,
-    pub(crate) content: Option<Content>,
-    /// Nothing of it is on the drive yet.
-    pub(crate) fresh: bool,
-}
-
-/// What is intended, until it is made. If that is given up, because no worker came to it or by a panic, memory is put
-/// right: nothing stays busy, no source stays read.
-pub(crate) struct Reservation {
-    inner: Arc<Inner>,
-    intended: Intended,
-    settled: bool,
-}
-
-impl Reservation {
-    pub(crate) fn new(inner: Arc<Inner>, intended: Intended) -> Self {
-        Self { inner, intended, settled: false }
-    }
-
-    pub(crate) fn id(&self) -> &VolumeId {
-        &self.intended.id
-    }
-
-    pub(crate) fn is_copy(&self) -> bool {
-        self.intended.content.is_some()
-    }
-
-    /// Carries it out, and settles in memory what became of it.
-    pub(crate) fn make(mut self) -> linux::Result<()> {
-        let Intended { id, site, record, content, fresh } = &mut self.intended;
-        self.inner.notify();
-        let steps = plan::create(record, content.as_ref());
-        let (preparation, announcement) = steps.split_at(steps.len() - 1);
-        *fresh = false;
-        let prepared = site.execute(preparation);
-        let in_doubt = prepared.is_ok();
-        let made = prepared.and_then(|()| site.execute(announcement));
-        let undone = match &made {
-            Ok(()) => false,
-            // Never announced, so it may go; what can't go now is done again by the next call or at the next start.
-            Err(_) => {
-                site.observe(record).and_then(|found| site.execute(&plan::delete(record, found))).is_ok()
-            }
-        };
-        let mut state = self.inner.state.lock();
-        state.changed(&id.drive, &made);
-        state.read(record);
-        if undone {
-            state.forget(id);
-        } else if let Some(entry) = state.entry_mut(id) {
-            entry.busy = false;
-            match made {
-                Ok(()) => entry.record.phase = Phase::Ready,
-                Err(_) => entry.in_doubt |= in_doubt,
-            }
-        }
-        drop(state);
-        self.settled = true;
-        self.inner.notify();
-        made
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        let Intended { id, record, fresh, .. } = &self.intended;
-        let mut state = self.inner.state.lock();
-        state.read(record);
-        if *fresh {
-            state.forget(id);
-        } else if let Some(entry) = state.entry_mut(id) {
-            entry.busy = false;
-            entry.in_doubt = true;
-        }
-        drop(state);
-        self.inner.notify();
-    }
-}
-
-/// A change of a volume that is under way: the volume is busy until the change has told how it ended, or broke off by a
-/// panic.
-pub(crate) struct Busy<'a> {
-    inner: &'a Inner,
-    id: &'a VolumeId,
-}
-
-impl<'a> Busy<'a> {
-    /// Of a volume that was marked busy, under the same lock.
-    pub(crate) fn new(inner: &'a Inner, id: &'a VolumeId) -> Self {
-        Self { inner, id }
-    }
-
-    /// The change has told how it ended.
-    pub(crate) fn settled(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        if let Some(entry) = self.inner.state.lock().entry_mut(self.id) {
-            entry.busy = false;
-        }
-    }
 }
 
 /// The volume of that name, if it is what is asked for.
@@ -518,7 +408,7 @@ pub(crate) fn remove(inner: &Inner, id: &VolumeId, steps: &[Step], tries: usize)
 
 /// Carries out a removal. From its first step on the volume is on its way out, whatever happens.
 pub(crate) fn settle(busy: Busy<'_>, site: &Site, steps: &[Step]) -> linux::Result<()> {
-    let (inner, id) = (busy.inner, busy.id);
+    let (inner, id) = (busy.inner(), busy.id());
     if let (Some(Step::Record(record)), Some(entry)) = (steps.first(), inner.state.lock().entry_mut(id)) {
         entry.record = record.as_ref().clone();
     }

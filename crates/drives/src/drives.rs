@@ -24,10 +24,6 @@ use crate::{
     work::{self, Interrupted, Lane, Pace},
 };
 
-/// Why a drive that does not answer fails.
-const HANGS: &str = "its device or file system hangs: something that takes a moment was not done after half a minute; see \
-                     the kernel's log";
-
 /// How long mounting may take on a machine that is well.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -75,40 +71,26 @@ impl Inner {
         Some(self.state.lock().drive(drive)?.site.lane.clone())
     }
 
-    /// Runs work on the lane of its drive. One that hangs is marked as failing by that.
-    async fn on<T: Send + 'static>(
+    /// Runs work on the lane of its drive. When it takes long, the drive is tried.
+    pub(crate) async fn on<T: Send + 'static>(
         self: &Arc<Self>,
         drive: &DriveId,
         pace: Pace,
         work: impl FnOnce(&Arc<Inner>) -> T + Send + 'static,
     ) -> Result<T, Interrupted> {
         let Some(lane) = self.lane(drive) else { return self.anywhere(pace, work).await };
-        let (inner, stuck, id) = (self.clone(), self.clone(), drive.clone());
-        lane.run(pace, move || work(&inner), move || stuck.hangs(&id)).await
+        let inner = self.clone();
+        lane.run(pace, move || work(&inner), failing::suspect(Arc::downgrade(self), drive.clone())).await
     }
 
-    /// Runs work that is not of one drive.
+    /// Runs work that is not of one drive. What hangs there is told by the drives' own work.
     async fn anywhere<T: Send + 'static>(
         self: &Arc<Self>,
         pace: Pace,
         work: impl FnOnce(&Arc<Inner>) -> T + Send + 'static,
     ) -> Result<T, Interrupted> {
         let inner = self.clone();
-        let stuck = || tracing::warn!("work on several drives, or on the mount table, takes long");
-        self.common.run(pace, move || work(&inner), stuck).await
-    }
-
-    /// Marks a drive whose work does not end: volumes go to others, until it answers ([`failing`]).
-    fn hangs(&self, drive: &DriveId) {
-        let mut state = self.state.lock();
-        if let Some(drive) = state.drive_mut(drive)
-            && drive.failing.is_none()
-        {
-            drive.failing = Some(HANGS.to_owned());
-            tracing::warn!(drive = %drive.id, "{HANGS}");
-        }
-        drop(state);
-        self.notify();
+        self.common.run(pace, move || work(&inner), std::future::ready(())).await
     }
 }
 
@@ -233,14 +215,19 @@ impl Drives {
     /// # Errors
     /// See [`CreateError`].
     pub async fn create(&self, request: CreateVolume) -> Result<Volume, CreateError> {
-        let reserved =
-            self.inner.anywhere(Pace::Quick, move |inner| change::reserve(inner, request)).await??;
-        match reserved {
-            change::Reserved::Existing(volume) => Ok(*volume),
-            change::Reserved::New(reservation) => {
-                let drive = reservation.id().drive.clone();
-                let pace = if reservation.is_copy() { Pace::Copying } else { Pace::Quick };
-                self.inner.on(&drive, pace, move |_| change::create(*reservation)).await?
+        // A drive whose file proves to be gone is not chosen again.
+        loop {
+            let wanted = request.clone();
+            let reserve = move |inner: &Arc<Inner>| change::reserve(inner, &wanted);
+            let reservation = match self.inner.anywhere(Pace::Quick, reserve).await?? {
+                change::Reserved::Existing(volume) => return Ok(*volume),
+                change::Reserved::New(reservation) => *reservation,
+            };
+            let drive = reservation.intended().id.drive.clone();
+            let pace = if request.origin.is_some() { Pace::Copying } else { Pace::Quick };
+            let create = move |inner: &Arc<Inner>| change::create(inner, reservation);
+            if let Some(volume) = self.inner.on(&drive, pace, create).await?? {
+                return Ok(volume);
             }
         }
     }
@@ -316,11 +303,9 @@ impl Drives {
     /// # Errors
     /// When the drive is not there or can't be written.
     pub async fn label(&self, id: &DriveId, labels: BTreeMap<String, String>) -> Result<(), linux::Error> {
-        let (inner, drive) = (self.inner.clone(), id.clone());
-        let interrupted = |why: work::Interrupted| linux::Error::because("label drive", id, why.to_string());
-        work::alone(work::DEADLINE, move || label::write(&inner, &drive, labels))
-            .await
-            .map_err(interrupted)?
+        let drive = id.clone();
+        let labelled = self.inner.on(id, Pace::Quick, move |inner| label::write(inner, &drive, labels)).await;
+        labelled.map_err(|why| linux::Error::because("label drive", id, why.to_string()))?
     }
 
     /// Notes which volumes each drive has, beside the drives: a volume whose drive is away at the next start is then

@@ -6,13 +6,62 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
 use crate::{DriveId, drives::Inner, execute::Site, state::Serving};
 
 /// What comes before each try; the last one comes again and again. One try of a drive is under way at a time: it may
 /// never end.
 const PAUSES: [Duration; 3] = [Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(300)];
+
+/// How long a small file may take to be written, after something else has taken long already.
+const TRIAL: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(10) };
+
+/// Why a drive fails that does not answer.
+const HANGS: &str =
+    "its device or file system hangs: not even a small file could be written; see the kernel's log";
+
+/// Tries a drive on which something has not ended for long: there may just be much to do. One that hangs is marked by
+/// that, until it answers.
+pub(crate) async fn suspect(inner: Weak<Inner>, id: DriveId) {
+    let Some(open) = inner.upgrade() else { return };
+    let site = {
+        let mut state = open.state.lock();
+        let Some(drive) = state.drive_mut(&id).filter(|drive| !drive.tried) else { return };
+        drive.tried = true;
+        drive.site.clone()
+    };
+    drop(open);
+    let mut trial = spawn_blocking(move || site.try_writing());
+    let outcome = match timeout(TRIAL, &mut trial).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let Some(open) = inner.upgrade() else { return };
+            if let Some(drive) = open.state.lock().drive_mut(&id) {
+                drive.failing = Some(HANGS.to_owned());
+                tracing::warn!(drive = %id, "{HANGS}");
+            }
+            open.notify();
+            drop(open);
+            trial.await
+        }
+    };
+    let Some(open) = inner.upgrade() else { return };
+    let mut state = open.state.lock();
+    match &outcome {
+        Ok(outcome) => state.changed(&id, outcome),
+        Err(error) => tracing::error!(drive = %id, %error, "trying a drive broke off"),
+    }
+    if let Some(drive) = state.drive_mut(&id) {
+        drive.tried = false;
+    }
+    drop(state);
+    open.notify();
+}
 
 /// Tries every drive that fails, from then on until it takes writes, as long as the drives are open.
 pub(crate) async fn watch(inner: Weak<Inner>, mut changed: watch::Receiver<u64>) {

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     DeleteError, GroupSnapshot, Origin, Snapshot, SnapshotError, SnapshotId, SourceError, VolumeId,
-    change::{Busy, Intended, check_name, overflows, settle},
+    change::{check_name, overflows, settle},
     content::{self, Found},
     drives::Inner,
     execute::Site,
     inventory::Removals,
     plan::{self, Step},
     record::{GroupRecord, Phase, VolumeRecord},
+    reservation::{Busy, Intended},
     snapshot,
     state::{Entry, Serving, State},
 };
@@ -32,7 +33,7 @@ impl Drop for Members<'_> {
         }
         let mut state = self.inner.state.lock();
         for Intended { id, record, .. } in &self.all {
-            state.read(record);
+            state.let_source_go(record);
             if let Some(entry) = state.entry_mut(id) {
                 entry.busy = false;
             }
@@ -86,7 +87,7 @@ pub(crate) fn create(
     let undone = made.is_err() && members.iter().all(|member| undo(member).is_ok());
     let mut state = inner.state.lock();
     for member in members {
-        state.read(&member.record);
+        state.let_source_go(&member.record);
         match (made.is_ok(), undone) {
             (_, true) => state.forget(&member.id),
             (complete, _) => {
@@ -136,7 +137,7 @@ fn reserve(
             Ok(member) => members.push(member),
             Err(refused) => {
                 for member in &members {
-                    state.read(&member.record);
+                    state.let_source_go(&member.record);
                     state.forget(&member.id);
                 }
                 return Err(refused);

@@ -34,6 +34,7 @@ mod mount_flags;
 mod open;
 mod plan;
 mod record;
+mod reservation;
 mod show;
 mod snapshot;
 mod staging;

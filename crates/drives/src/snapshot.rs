@@ -7,11 +7,12 @@ use std::sync::Arc;
 use crate::{
     FILESYSTEM, Origin, Snapshot, SnapshotError, SourceError, VolumeId,
     allocate::{SMALLEST, whole},
-    change::{Intended, Reservation, check_name, free_key, overflows},
+    change::{check_name, free_key, overflows},
     content,
     drives::Inner,
     plan::with_headroom,
     record::{Phase, VolumeRecord},
+    reservation::{Intended, Reservation},
     state::{Entry, State},
 };
 

@@ -279,7 +279,7 @@ impl State {
     }
 
     /// What was made from a source is made, or is not: the source is not read for it any more.
-    pub(crate) fn read(&mut self, made: &VolumeRecord) {
+    pub(crate) fn let_source_go(&mut self, made: &VolumeRecord) {
         if let Some(origin) = &made.origin
             && let Some(source) = self.entry_mut(origin.id())
         {

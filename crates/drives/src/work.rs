@@ -15,8 +15,8 @@ use crate::flush::Flushes;
 /// driver waits longer than this (`csi::CALL_DEADLINE`), so that it hears the reason.
 pub const DEADLINE: Duration = Duration::from_secs(100);
 
-/// After this, work that takes a moment where all is well is told of as hanging.
-const HANG: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };
+/// After this, it is looked into why work has not ended.
+const LONG: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };
 
 /// What comes before each try of work that nobody waits for: whoever has a device open for a moment lets it go by then.
 const PAUSES: [Duration; 4] =
@@ -39,7 +39,8 @@ pub(crate) struct Lane {
     pub(crate) flushes: Flushes,
     /// Flushes of all that files hold.
     pub(crate) syncs: Flushes,
-    workers: [Workers; 3],
+    /// Places for threads, by pace.
+    places: [Arc<Semaphore>; 3],
 }
 
 /// How long work takes on a drive that is well.
@@ -58,30 +59,25 @@ impl Default for Lane {
         Self {
             flushes: Flushes::default(),
             syncs: Flushes::default(),
-            workers: [64, 64, 4].map(Workers::new),
+            places: [64, 64, 4].map(|threads| Arc::new(Semaphore::new(threads))),
         }
     }
 }
 
 impl Lane {
     /// Runs blocking work. If the caller goes away the work still runs to its end, once begun; before, it is dropped.
-    /// `hangs` is called when quick work takes so long that the drive can't be well.
+    /// `late` runs beside it from the moment at which it has taken long.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         pace: Pace,
         work: impl FnOnce() -> T + Send + 'static,
-        hangs: impl FnOnce() + Send + 'static,
+        late: impl Future<Output = ()> + Send + 'static,
     ) -> Result<T, Interrupted> {
-        let free = self.workers(pace).free.clone();
+        let free = self.places[pace as usize].clone();
         let worked = async move {
             // The semaphore is never closed.
             let place = free.acquire_owned().await.map_err(|error| Interrupted::Broken(error.to_string()))?;
-            let watched = watched(place, work, move || {
-                if matches!(pace, Pace::Quick) {
-                    hangs();
-                }
-            });
-            tokio::spawn(watched).await.map_err(broken)?
+            tokio::spawn(watched(place, work, late)).await.map_err(broken)?
         };
         timeout(DEADLINE, worked).await.map_err(|_| Interrupted::TimedOut)?
     }
@@ -89,7 +85,7 @@ impl Lane {
     /// Runs work that nobody waits for, and while it says that it is not done, again after each of `PAUSES`. It is told
     /// how many tries came before.
     pub(crate) fn detach(&self, work: impl Fn(usize) -> bool + Send + Sync + 'static) {
-        let (free, work) = (self.workers(Pace::Slow).free.clone(), Arc::new(work));
+        let (free, work) = (self.places[Pace::Slow as usize].clone(), Arc::new(work));
         tokio::spawn(async move {
             for (tries, pause) in PAUSES.into_iter().enumerate() {
                 sleep(pause).await;
@@ -105,37 +101,22 @@ impl Lane {
             }
         });
     }
-
-    fn workers(&self, pace: Pace) -> &Workers {
-        &self.workers[pace as usize]
-    }
 }
 
-/// A bounded number of threads.
-struct Workers {
-    free: Arc<Semaphore>,
-}
-
-impl Workers {
-    fn new(threads: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(threads)) }
-    }
-}
-
-/// Runs work in its place, and tells when it hangs, also when its caller has gone.
+/// Runs work in its place, and `late` beside it when it takes long, also when its caller has gone.
 async fn watched<T: Send + 'static>(
     place: OwnedSemaphorePermit,
     work: impl FnOnce() -> T + Send + 'static,
-    hangs: impl FnOnce(),
+    late: impl Future<Output = ()> + Send + 'static,
 ) -> Result<T, Interrupted> {
     let mut task = spawn_blocking(move || {
         let _place = place;
         work()
     });
-    if let Ok(answer) = timeout(HANG, &mut task).await {
+    if let Ok(answer) = timeout(LONG, &mut task).await {
         return answer.map_err(broken);
     }
-    hangs();
+    tokio::spawn(late);
     task.await.map_err(broken)
 }
 
@@ -157,39 +138,30 @@ pub(crate) async fn alone<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    };
+    use std::{future::ready, sync::mpsc};
+
+    use tokio::sync::oneshot;
 
     use super::*;
 
     #[tokio::test]
     async fn a_panic_is_no_timeout() {
         let lane = Lane::default();
-        let panicked = lane.run(Pace::Quick, || panic!("on purpose"), || {}).await;
+        let panicked = lane.run(Pace::Quick, || panic!("on purpose"), ready(())).await;
         let Err(Interrupted::Broken(why)) = panicked else { panic!("{panicked:?}") };
         assert!(why.contains("on purpose"), "{why}");
-        assert_eq!(lane.run(Pace::Quick, || 7, || {}).await, Ok(7), "its place is free again");
+        assert_eq!(lane.run(Pace::Quick, || 7, ready(())).await, Ok(7), "its place is free again");
     }
 
     #[tokio::test]
-    async fn a_hang_is_told_once_and_also_when_the_caller_has_gone() {
-        let (lane, told) = (Lane::default(), Arc::new(AtomicUsize::new(0)));
+    async fn long_work_is_told_of_also_when_the_caller_has_gone() {
+        let lane = Lane::default();
         let (go, may_go) = mpsc::channel::<()>();
-        let tell = told.clone();
-        let call = lane.run(
-            Pace::Quick,
-            move || may_go.recv().is_err(),
-            move || {
-                tell.fetch_add(1, Ordering::SeqCst);
-            },
-        );
-        timeout(HANG / 2, call).await.expect_err("the caller goes");
-        while told.load(Ordering::SeqCst) == 0 {
-            tokio::task::yield_now().await;
-        }
+        let (tell, told) = oneshot::channel();
+        let late = async move { tell.send(()).expect("the test waits") };
+        let call = lane.run(Pace::Slow, move || may_go.recv().is_err(), late);
+        timeout(LONG / 2, call).await.expect_err("the caller goes");
+        timeout(Duration::from_secs(10), told).await.expect("it is told").expect("once");
         drop(go);
-        assert_eq!(told.load(Ordering::SeqCst), 1);
     }
 }

@@ -31,6 +31,13 @@ pub(super) struct World {
     count: usize,
 }
 
+/// Threads that hang would keep a test that failed from ending.
+impl Drop for World {
+    fn drop(&mut self) {
+        self.host.release();
+    }
+}
+
 impl World {
     async fn new(count: usize) -> Self {
         let host = Arc::new(FakeHost::new());

@@ -3,17 +3,16 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     SIZE,
     groups::{World, request},
 };
-use crate::{CreateVolume, DeleteError, Drive, DriveId, Drives, Origin, VolumeId, change, fake::Fault};
+use crate::{CreateVolume, DeleteError, Drive, Drives, Origin, VolumeId, change, fake::Fault};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A change of a volume, and whether it takes but a moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Change {
     Create,
@@ -27,10 +26,6 @@ enum Change {
 impl Change {
     const ALL: [Change; 6] =
         [Self::Create, Self::Expand, Self::Throttle, Self::Label, Self::Delete, Self::Snapshot];
-
-    fn is_quick(self) -> bool {
-        matches!(self, Self::Create | Self::Expand | Self::Throttle)
-    }
 
     async fn make(self, drives: Drives, id: VolumeId) -> Result<(), String> {
         match self {
@@ -65,10 +60,6 @@ async fn until(drives: &Drives, what: &str, holds: impl Fn(&[Drive]) -> bool) {
     timeout(PATIENCE, held).await.unwrap_or_else(|_| panic!("{what}: {:?}", drives.drives()));
 }
 
-fn trouble<'a>(drives: &'a [Drive], id: &DriveId) -> Option<&'a str> {
-    drives.iter().find(|drive| drive.id.as_ref() == Some(id))?.trouble.as_deref()
-}
-
 /// Whether the change made the call of this number.
 async fn hangs_at(change: Change, at: usize) -> bool {
     let (world, ids) = World::written().await;
@@ -86,29 +77,17 @@ async fn hangs_at(change: Change, at: usize) -> bool {
         changing.await.expect("no panic").unwrap_or_else(|error| panic!("{when}: {error}"));
         return false;
     }
-    // Which drive hangs, a creation has chosen.
-    let hung = if change == Change::Create { None } else { Some(ids[0].drive.clone()) };
-    let hung = match hung {
-        Some(hung) => hung,
-        None => {
-            until(drives, &when, |all| all.iter().any(|drive| drive.trouble.is_some())).await;
-            let all = drives.drives();
-            let failing = all.into_iter().find(|drive| drive.trouble.is_some());
-            failing.and_then(|drive| drive.id).expect("it is marked")
-        }
-    };
-    if change.is_quick() {
-        until(drives, &when, |all| trouble(all, &hung).is_some_and(|why| why.contains("hangs"))).await;
-    }
+    let hangs = |drive: &Drive| drive.trouble.as_deref().is_some_and(|why| why.contains("hangs"));
+    until(drives, &when, |all| all.iter().any(hangs)).await;
+    // Which one, a creation has chosen.
+    let hung = drives.drives().into_iter().find(hangs).and_then(|drive| drive.id).expect("it is marked");
+    assert!(change == Change::Create || hung == ids[0].drive, "{when}");
     let well = ids.iter().find(|id| id.drive != hung).expect("two drives");
     let neighbour = async {
         drives.expand(well, 3 * SIZE, None).await.map_err(|error| error.to_string())?;
-        if change.is_quick() {
-            let other = drives.create(request("other")).await.map_err(|error| error.to_string())?;
-            assert_eq!(other.id.drive, well.drive, "{when}: a drive that hangs gets no volume");
-            drives.delete(&other.id).await.map_err(|error| error.to_string())?;
-        }
-        Ok::<_, String>(())
+        let other = drives.create(request("other")).await.map_err(|error| error.to_string())?;
+        assert_eq!(other.id.drive, well.drive, "{when}: a drive that hangs gets no volume");
+        drives.delete(&other.id).await.map_err(|error| error.to_string())
     };
     let served =
         timeout(PATIENCE, neighbour).await.unwrap_or_else(|_| panic!("{when}: the other drive waits"));
@@ -118,7 +97,7 @@ async fn hangs_at(change: Change, at: usize) -> bool {
     world.host.release();
     let ended = timeout(PATIENCE, &mut changing).await.expect("it goes on").expect("no panic");
     ended.unwrap_or_else(|error| panic!("{when}: {error}"));
-    until(drives, &when, |all| trouble(all, &hung).is_none()).await;
+    until(drives, &when, |all| all.iter().all(|drive| drive.trouble.is_none())).await;
     // Asked again, it is found as it should be, and nothing else is there.
     change.make(drives.clone(), ids[0].clone()).await.unwrap_or_else(|error| panic!("{when}: {error}"));
     let expected = match change {
@@ -142,6 +121,31 @@ async fn a_drive_that_hangs_delays_no_other_and_says_so() {
     }
 }
 
+/// More work than a lane has places for waits for a drive that hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_lane_is_nobody_elses() {
+    let (world, ids) = World::written().await;
+    let drives = &world.drives;
+    world.host.arm(Some(Fault::Stall(0)));
+    let mut hanging = JoinSet::new();
+    for number in 0..100 {
+        let (drives, drive) = (drives.clone(), ids[0].drive.clone());
+        let labels = [("number".to_owned(), number.to_string())].into();
+        hanging.spawn(async move { drives.label(&drive, labels).await });
+    }
+    until(drives, "it is marked", |all| all.iter().any(|drive| drive.trouble.is_some())).await;
+    let other = async {
+        drives.expand(&ids[1], 2 * SIZE, None).await.expect("expand");
+        let made = drives.create(request("other")).await.expect("create");
+        assert_eq!(made.id.drive, ids[1].drive);
+    };
+    timeout(PATIENCE, other).await.expect("the other drive has places of its own");
+    world.host.release();
+    while let Some(ended) = hanging.join_next().await {
+        ended.expect("no panic").expect("it goes on");
+    }
+}
+
 /// A creation to which no worker comes, because all wait for a drive that hangs, is given up without a trace.
 #[tokio::test]
 async fn what_was_never_begun_leaves_nothing_behind() {
@@ -149,7 +153,7 @@ async fn what_was_never_begun_leaves_nothing_behind() {
     let drives = &world.drives;
     let before = drives.drives();
     let copy = CreateVolume { origin: Some(Origin::Volume(ids[0].clone())), ..request("copy") };
-    let reserved = change::reserve(drives.inner(), copy).expect("there is room");
+    let reserved = change::reserve(drives.inner(), &copy).expect("there is room");
     assert_ne!(drives.drives(), before, "its space counts");
     assert!(matches!(drives.delete(&ids[0]).await, Err(DeleteError::Copied(_))));
     drop(reserved);
