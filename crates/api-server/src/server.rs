@@ -16,7 +16,7 @@ use crate::body::{self, Payload};
 use crate::catalog::Catalog;
 use crate::context::{Cleanups, Context, Options, Target};
 use crate::error::ApiError;
-use crate::kinds::row::{Act, Subresource};
+use crate::kinds::row::Act;
 use crate::negotiate::{self, Shape};
 use crate::nodes::Nodes;
 use crate::request::{self, Document, Path, Query, Verb};
@@ -157,21 +157,14 @@ where
     if let Some(unserved) = row.unserved.iter().find(|name| subresource == Some(**name)) {
         return Err(ApiError::NotServed(unserved));
     }
+    let act = subresource.and_then(|name| row.subresource(name)).map(|subresource| &subresource.act);
     let shape = negotiate::shape(&parts.headers)?;
     match (verb, subresource) {
         (_, Some("status")) if !target.served.kind.status => Err(ApiError::UnknownPath),
         (Verb::Get, None | Some("status")) => read::get(context, &target, shape, &query),
         (Verb::Get, Some("scale")) if target.served.scale().is_some() => scale::get(context, &target),
-        (Verb::Get, Some(name))
-            if matches!(row.subresource(name), Some(Subresource { act: Act::Log, .. })) =>
-        {
-            log::get(context, &target, &query).await
-        }
-        (Verb::Get, Some(name))
-            if matches!(row.subresource(name), Some(Subresource { act: Act::Page, .. })) =>
-        {
-            proxy::get(context, &target).await
-        }
+        (Verb::Get, _) if matches!(act, Some(Act::Log)) => log::get(context, &target, &query).await,
+        (Verb::Get, _) if matches!(act, Some(Act::Page)) => proxy::get(context, &target).await,
         (Verb::List, None) if is_heavy_list(shape, &query) => {
             let (places, context) = (context.heavy.clone(), context.clone());
             aside::run(&places, true, async move { read::list(&context, &target, shape, &query) }).await

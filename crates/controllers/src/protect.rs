@@ -10,7 +10,7 @@ use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 use parking_lot::Mutex;
 use resources::finalizers::{ATTRIBUTES_CLASS_PROTECTION, CLAIM_PROTECTION, VOLUME_PROTECTION};
-use resources::{fit, volume};
+use resources::{claim, fit, volume};
 use runtime::{Change, Context, Next, Queue, update_if_changed};
 
 use crate::bind::{ClaimKey, claims_of_pod};
@@ -57,13 +57,8 @@ pub fn pod_uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     };
     pod.namespace() == claim.namespace()
         && spec.volumes.iter().flatten().any(|volume| {
-            let named = volume
-                .persistent_volume_claim
-                .as_ref()
-                .is_some_and(|source| source.claim_name == claim.name_any());
-            let made = volume.ephemeral.is_some()
-                && claim.name_any() == format!("{}-{}", pod.name_any(), volume.name);
-            named || (made && !shut_down && owned())
+            let its = claim::of_volume(pod, volume).is_some_and(|name| name == claim.name_any());
+            its && (volume.persistent_volume_claim.is_some() || !shut_down && owned())
         })
 }
 

@@ -28,7 +28,6 @@ use crate::{
     objects::Objects,
     observe::{Place, observe},
     plan::{Actual, Lifecycle, Step, plan},
-    stats,
     status::{self, Problem},
     steps::StepError,
     volumes::{self, Source, VolumeError, csi::Csi},
@@ -58,7 +57,7 @@ pub(crate) struct Agent {
     /// Of these, the ones that wait for being mounted.
     pub(crate) awaited: Mutex<HashSet<Key>>,
     pub(crate) objects: Objects,
-    pub(crate) csi: Csi,
+    pub(crate) csi: Arc<Csi>,
     pub(crate) in_use: Arc<InUse>,
     pub(crate) boot_id: String,
     pub(crate) facts: NodeFacts,
@@ -66,8 +65,6 @@ pub(crate) struct Agent {
     pub(crate) oci: Option<PathBuf>,
     pub(crate) bounding: u64,
     pub(crate) starts: Semaphore,
-    /// Places for counting how full volumes are.
-    pub(crate) counting: Arc<Semaphore>,
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     memories: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
     /// Monitors whose end is awaited: UID, container, number.
@@ -122,7 +119,7 @@ impl Agent {
         recorder: Recorder,
         queue: Queue<String>,
         growing: Queue<Key>,
-        csi: Csi,
+        csi: Arc<Csi>,
         in_use: Arc<InUse>,
         boot_id: String,
         oci: Option<PathBuf>,
@@ -152,7 +149,6 @@ impl Agent {
             oci,
             bounding: crate::containers::bounding_set(),
             starts: Semaphore::new(STARTS),
-            counting: stats::places(),
             pods: Mutex::default(),
             memories: Mutex::default(),
             watched: Arc::default(),
@@ -180,11 +176,6 @@ impl Agent {
                 self.queue.add(uid(pod));
             }
         }
-    }
-
-    /// The pods of this node.
-    pub(crate) fn all_pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.lock().values().cloned().collect()
     }
 
     /// The pods of this node in a namespace.

@@ -149,10 +149,9 @@ impl Agent {
     fn users_of(&self, key: &Key) -> Vec<Arc<Pod>> {
         let mut pods = self.pods_of(&key.namespace);
         pods.retain(|pod| {
-            volumes::used(pod).into_iter().any(|one| match Source::of(one) {
-                Source::Claim { name, read_only } => name == key.name && !read_only,
-                Source::Ephemeral => format!("{}-{}", pod.name_any(), one.name) == key.name,
-                _ => false,
+            volumes::used(pod).into_iter().any(|one| {
+                let reads = matches!(Source::of(one), Source::Claim { read_only: true, .. });
+                resources::claim::of_volume(pod, one).is_some_and(|name| name == key.name) && !reads
             })
         });
         pods

@@ -21,7 +21,7 @@ use crate::{
     in_use::InUse,
     layout::Layout,
     leftovers, node,
-    stats::Stats,
+    stats::{Stats, Watched},
     volumes::{csi::Csi, stages},
 };
 
@@ -126,6 +126,7 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
     leftovers::sweep(&*host, &layout).map_err(|error| root_error(&options.root, io::Error::other(error)))?;
     let csi = Csi::open(host.clone(), layout, drivers.clone(), options.node_name.clone(), boot_id.clone())
         .map_err(|source| root_error(&options.root, source))?;
+    let csi = Arc::new(csi);
     let mut attached = stages::attached(&csi.layout).map_err(|source| root_error(&options.root, source))?;
     // What a record does not tell is taken for being in use: nothing is detached that may be mounted.
     for (uid, name) in csi.stages.unread() {
@@ -155,7 +156,7 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
         recorder,
         queue.clone(),
         growing.clone(),
-        csi,
+        csi.clone(),
         in_use.clone(),
         boot_id,
         oci,
@@ -186,7 +187,14 @@ pub async fn run(context: Context, mut options: Options, drivers: Arc<dyn Driver
         let agent = agent.clone();
         move |change| agent.notice_claim(change)
     });
-    options.stats.of(&agent);
+    let watched = Arc::new(Watched {
+        node: options.node_name.clone(),
+        started: clock::now(),
+        csi,
+        pods,
+        recorder: agent.recorder.clone(),
+    });
+    options.stats.of(&watched);
     let reconcile = |uid| agent.reconcile(uid);
     let grow = |claim| agent.grow(claim);
     tokio::join!(

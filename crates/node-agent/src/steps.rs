@@ -166,7 +166,7 @@ impl Agent {
                 return Box::pin(self.set_up_claim(pod, &namespace, &name, false, publication)).await;
             }
             Source::Ephemeral => {
-                let name = format!("{}-{}", pod.name_any(), volume.name);
+                let name = resources::claim::of_volume(pod, volume).unwrap_or_default();
                 let publication = publication(uid, volume, false, &security);
                 return Box::pin(self.set_up_claim(pod, &namespace, &name, true, publication)).await;
             }

@@ -1,6 +1,6 @@
 //! PersistentVolumeClaims.
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
@@ -58,6 +58,16 @@ pub fn is_bind_completed(claim: &PersistentVolumeClaim) -> bool {
     claim.annotations().contains_key(annotations::BIND_COMPLETED)
 }
 
+/// The name of the claim behind a volume of a pod: the one that it names, or the one that is made for it, named after pod
+/// and volume (`ephemeral`).
+pub fn of_volume(pod: &Pod, volume: &Volume) -> Option<String> {
+    match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some(source.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{}-{}", pod.name_any(), volume.name)),
+        (None, None) => None,
+    }
+}
+
 /// The phase in the claim's status; "" before the binder saw it.
 pub fn phase(claim: &PersistentVolumeClaim) -> &str {
     claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
@@ -69,6 +79,22 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::*;
+
+    #[test]
+    fn a_volumes_claim_is_named_by_it_or_after_it() {
+        let pod = serde_json::from_value(serde_json::json!({"metadata": {"name": "web-0"}})).expect("a Pod");
+        for (volume, expected) in [
+            (
+                serde_json::json!({"name": "scratch", "persistentVolumeClaim": {"claimName": "data"}}),
+                Some("data"),
+            ),
+            (serde_json::json!({"name": "scratch", "ephemeral": {}}), Some("web-0-scratch")),
+            (serde_json::json!({"name": "scratch", "emptyDir": {}}), None),
+        ] {
+            let volume: Volume = serde_json::from_value(volume).expect("a Volume");
+            assert_eq!(of_volume(&pod, &volume).as_deref(), expected, "{volume:?}");
+        }
+    }
 
     #[test]
     fn the_legacy_annotation_wins_even_when_empty() {

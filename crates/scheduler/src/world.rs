@@ -105,11 +105,8 @@ pub(crate) fn claims_of(pod: &Pod) -> Vec<(Key, bool)> {
     let key = |name| Key { namespace: namespace.clone(), name };
     let mut claims: Vec<(Key, bool)> = Vec::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        let found = match (&volume.persistent_volume_claim, &volume.ephemeral) {
-            (Some(source), _) => (key(source.claim_name.clone()), false),
-            (None, Some(_)) => (key(format!("{}-{}", pod.name_any(), volume.name)), true),
-            _ => continue,
-        };
+        let Some(name) = claim::of_volume(pod, volume) else { continue };
+        let found = (key(name), volume.persistent_volume_claim.is_none());
         if !claims.contains(&found) {
             claims.push(found);
         }

@@ -311,13 +311,7 @@ impl Ledger {
 /// The names of the claims that a pod uses.
 pub(crate) fn claims_of(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes
-        .filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-            (Some(source), _) => Some(source.claim_name.clone()),
-            (None, Some(_)) => Some(format!("{}-{}", pod.name_any(), volume.name)),
-            _ => None,
-        })
-        .collect()
+    volumes.filter_map(|volume| claim::of_volume(pod, volume)).collect()
 }
 
 /// Whether a claim that a pod names or would have made is the pod's to use.

@@ -167,7 +167,7 @@ fn of_pod(ledger: &Ledger, pod: &Pod) -> Result<(), String> {
     let spec = pod.spec.clone().unwrap_or_default();
     let names = claims_of(pod);
     for volume in spec.volumes.iter().flatten().filter(|volume| volume.ephemeral.is_some()) {
-        if !ledger.claims.contains_key(&format!("{}-{}", pod.name_any(), volume.name)) {
+        if !resources::claim::of_volume(pod, volume).is_some_and(|name| ledger.claims.contains_key(&name)) {
             return Err(format!("has no claim for its volume {}", volume.name));
         }
     }

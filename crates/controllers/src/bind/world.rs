@@ -397,11 +397,7 @@ pub fn claims_of_pod(pod: &Pod) -> Vec<ClaimKey> {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     let mut names: Vec<_> = volumes
         .iter()
-        .filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-            (Some(source), _) => Some(source.claim_name.clone()),
-            (None, Some(_)) => Some(format!("{}-{}", pod.name_any(), volume.name)),
-            _ => None,
-        })
+        .filter_map(|volume| claim::of_volume(pod, volume))
         .map(|name| ClaimKey::new(namespace.clone(), name))
         .collect();
     names.sort();

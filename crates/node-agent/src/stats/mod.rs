@@ -15,17 +15,19 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Resource;
 use parking_lot::Mutex;
+use runtime::{Informer, Recorder};
 use serde_json::Value;
-use tokio::{
-    sync::{OnceCell, Semaphore},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use values::Quantity;
 
-use crate::{agent::Agent, agent::reference, blocking::blocking, volumes::VolumeError};
+use crate::{
+    blocking::blocking,
+    volumes::{VolumeError, csi::Csi},
+};
 use mounted::Mounted;
 use space::Counted;
 
@@ -44,11 +46,31 @@ const AT_ONCE: usize = 32;
 #[derive(Clone, Debug, Default)]
 pub struct Stats(Arc<State>);
 
-#[derive(Default)]
 struct State {
-    agent: Mutex<Weak<Agent>>,
-    started: OnceCell<Timestamp>,
+    /// What the figures are about, as long as the agent runs.
+    watched: Mutex<Weak<Watched>>,
+    places: Arc<Semaphore>,
     volumes: Mutex<Volumes>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            watched: Mutex::default(),
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            volumes: Mutex::default(),
+        }
+    }
+}
+
+/// The node whose volumes are counted.
+pub(crate) struct Watched {
+    pub(crate) node: String,
+    pub(crate) started: Timestamp,
+    pub(crate) csi: Arc<Csi>,
+    /// Its pods.
+    pub(crate) pods: Informer<Pod>,
+    pub(crate) recorder: Recorder,
 }
 
 /// By the pod's UID and its name for the volume.
@@ -81,9 +103,14 @@ impl std::fmt::Debug for State {
 }
 
 impl Stats {
-    /// Whom the figures are about from now on.
-    pub(crate) fn of(&self, agent: &Arc<Agent>) {
-        *self.0.agent.lock() = Arc::downgrade(agent);
+    /// Tells of this node from now on, until it is dropped.
+    pub(crate) fn of(&self, watched: &Arc<Watched>) {
+        *self.0.watched.lock() = Arc::downgrade(watched);
+    }
+
+    /// Whether the node's agent runs.
+    pub fn is_running(&self) -> bool {
+        self.watched().is_ok()
     }
 
     /// Counts until `shutdown`, so that metrics are never much older than a minute.
@@ -101,29 +128,27 @@ impl Stats {
     /// What kubelet answers to `/stats/summary`, as far as it concerns the node's file system and volumes. Figures are at
     /// most ten seconds old, but for volumes that do not answer.
     pub async fn summary(&self) -> Result<Value, StatsError> {
-        let agent = self.agent()?;
         self.count(FRESH).await?;
-        let started = *self.0.started.get_or_init(async || clock::now()).await;
-        let (host, root) = (agent.host.clone(), agent.layout.root().to_path_buf());
+        let watched = self.watched()?;
+        let (host, root) = (watched.csi.host.clone(), watched.csi.layout.root().to_path_buf());
         let file_system = blocking("asking for the node's free space", move || Ok(host.space(&root)?)).await;
         let file_system = file_system.map_err(unreadable)?;
         let volumes = self.0.volumes.lock();
         let told = volumes.values().map(|entry| (&*entry.mounted, entry.counted.as_ref()));
-        Ok(summary::render(&agent.facts.name, started, clock::now(), &file_system, told))
+        Ok(summary::render(&watched.node, watched.started, clock::now(), &file_system, told))
     }
 
-    fn agent(&self) -> Result<Arc<Agent>, StatsError> {
-        self.0.agent.lock().upgrade().ok_or(StatsError::NotRunning)
+    fn watched(&self) -> Result<Arc<Watched>, StatsError> {
+        self.0.watched.lock().upgrade().ok_or(StatsError::NotRunning)
     }
 
     /// Counts the volumes whose figures are older than `fresh`; returns when all have answered, or a little later.
     async fn count(&self, fresh: SignedDuration) -> Result<(), StatsError> {
-        let agent = self.agent()?;
-        let pods = agent.all_pods();
-        let (layout, boot_id) = (agent.layout.clone(), agent.boot_id.clone());
-        let found = blocking("looking for mounted volumes", move || mounted::find(&layout, &boot_id, &pods));
-        let found = found.await.map_err(unreadable)?;
-        let mut counting = self.begin(&agent, found, fresh);
+        let watched = self.watched()?;
+        let (csi, pods) = (watched.csi.clone(), watched.pods.all());
+        let find = move || mounted::find(&csi.layout, &csi.boot_id, &pods);
+        let found = blocking("looking for mounted volumes", find).await.map_err(unreadable)?;
+        let mut counting = self.begin(&watched, found, fresh);
         let all = async {
             while let Some(ended) = counting.join_next().await {
                 if let Err(panic) = ended {
@@ -138,9 +163,8 @@ impl Stats {
     }
 
     /// Notes what there is, and begins to count what is due.
-    fn begin(&self, agent: &Arc<Agent>, found: Vec<Mounted>, fresh: SignedDuration) -> JoinSet<()> {
+    fn begin(&self, watched: &Arc<Watched>, found: Vec<Mounted>, fresh: SignedDuration) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        let places = agent.counting.clone();
         let mut volumes = self.0.volumes.lock();
         let mut before = std::mem::take(&mut *volumes);
         for one in found {
@@ -157,12 +181,12 @@ impl Stats {
             if due && entry.counting.strong_count() == 0 {
                 let token = Arc::new(());
                 entry.counting = Arc::downgrade(&token);
-                let (stats, agent, places) = (self.clone(), agent.clone(), places.clone());
+                let (stats, watched, places) = (self.clone(), watched.clone(), self.0.places.clone());
                 let key = key.clone();
                 tasks.spawn(async move {
                     let Ok(_place) = places.acquire_owned().await else { return };
-                    let counted = mounted.count(&agent, token).await;
-                    stats.note(&agent, &key, counted);
+                    let counted = mounted.count(&watched.csi, token).await;
+                    stats.note(&watched.recorder, &key, counted);
                 });
             }
             volumes.insert(key, entry);
@@ -171,10 +195,11 @@ impl Stats {
     }
 
     /// Takes what was counted, and tells what is new of it: once, not every minute.
-    fn note(&self, agent: &Agent, key: &(String, String), counted: Result<Counted, VolumeError>) {
+    fn note(&self, recorder: &Recorder, key: &(String, String), counted: Result<Counted, VolumeError>) {
         let mut volumes = self.0.volumes.lock();
         let Some(entry) = volumes.get_mut(key) else { return };
         let Mounted { pod, volume, .. } = &*entry.mounted;
+        let reference = pod.object_ref(&());
         match counted {
             Ok(counted) => {
                 let before = entry.counted.as_ref().and_then(|last| last.abnormal.as_deref());
@@ -182,7 +207,7 @@ impl Stats {
                     && before != Some(message)
                 {
                     let message = format!("Volume {volume}: {message}");
-                    agent.recorder.warning(&reference(pod), "VolumeConditionAbnormal", message);
+                    recorder.warning(&reference, "VolumeConditionAbnormal", message);
                 }
                 if entry.counted.is_none()
                     && let Some((shown, size)) = counted.shown.zip(counted.space.capacity)
@@ -192,7 +217,7 @@ impl Stats {
                         "Volume {volume} ends at {size}, but df in its containers shows the {shown} of the file system that \
                          it shares: see `orlop volumes` or kubelet_volume_stats_* for how full it is"
                     );
-                    agent.recorder.normal(&reference(pod), "VolumeSizeNotShown", message);
+                    recorder.normal(&reference, "VolumeSizeNotShown", message);
                 }
                 entry.counted = Some(counted);
                 entry.failed = None;
@@ -207,11 +232,6 @@ impl Stats {
             }
         }
     }
-}
-
-/// Places for counting, shared by the volumes of a node.
-pub(crate) fn places() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(AT_ONCE))
 }
 
 fn unreadable(error: VolumeError) -> StatsError {

@@ -7,11 +7,10 @@ use kube::ResourceExt;
 
 use super::space::{Counted, Space, misleads};
 use crate::{
-    agent::Agent,
     blocking::blocking,
     layout::{self, Layout},
     limits,
-    volumes::{self, Source, VolumeError, places::Places, stages},
+    volumes::{self, Source, VolumeError, csi::Csi, places::Places, stages},
 };
 
 /// A volume that a pod of the node has.
@@ -43,19 +42,19 @@ impl Mounted {
 
     /// Counts it. `token` is given back when nothing waits in the kernel or for the driver any more, which may be long
     /// after this has given up.
-    pub(super) async fn count(&self, agent: &Agent, token: Arc<()>) -> Result<Counted, VolumeError> {
+    pub(super) async fn count(&self, csi: &Csi, token: Arc<()>) -> Result<Counted, VolumeError> {
         let (space, condition, shown) = match self.by.clone() {
             By::Driver { driver, handle, path, block } => {
-                let answer = agent.csi.stats(&driver, &handle, &path).await?;
+                let answer = csi.stats(&driver, &handle, &path).await?;
                 let space = Space::told(&answer);
                 let shown = match space.capacity.filter(|_| !block) {
-                    Some(size) => shown(agent, path, token).await?.filter(|shown| misleads(*shown, size)),
+                    Some(size) => shown(csi, path, token).await?.filter(|shown| misleads(*shown, size)),
                     None => None,
                 };
                 (space, answer.volume_condition, shown)
             }
             By::FileSystem(path) => {
-                let host = agent.host.clone();
+                let host = csi.host.clone();
                 let space = blocking("asking for a volume's free space", move || {
                     let _token = token;
                     Ok(Space::of(&host.space(&path)?))
@@ -63,7 +62,7 @@ impl Mounted {
                 (space.await?, None, None)
             }
             By::Files(path) => {
-                let host = agent.host.clone();
+                let host = csi.host.clone();
                 let space = blocking("counting a volume's files", move || {
                     let _token = token;
                     Ok(Space::shared(&host.space(&path)?, limits::used(&path)))
@@ -82,8 +81,8 @@ impl Mounted {
 }
 
 /// The size of the file system at `path`, as `df` would show it.
-async fn shown(agent: &Agent, path: PathBuf, token: Arc<()>) -> Result<Option<u64>, VolumeError> {
-    let host = agent.host.clone();
+async fn shown(csi: &Csi, path: PathBuf, token: Arc<()>) -> Result<Option<u64>, VolumeError> {
+    let host = csi.host.clone();
     let size = blocking("asking for a volume's size", move || {
         let _token = token;
         Ok(host.space(&path)?.size)
@@ -112,7 +111,7 @@ pub(super) fn find(layout: &Layout, boot_id: &str, pods: &[Arc<Pod>]) -> Result<
         for volume in volumes::used(pod) {
             let by = published.remove(&(uid.clone(), volume.name.clone()));
             if let Some(by) = by.or_else(|| own(layout, &uid, volume)) {
-                let claim = volumes::claim_of(pod, volume);
+                let claim = resources::claim::of_volume(pod, volume);
                 all.push(Mounted { pod: pod.clone(), volume: volume.name.clone(), claim, by });
             }
         }

@@ -77,8 +77,8 @@ impl World {
         let options = Options::new(&self.node, &root, vec![monitor.into()]);
         let drivers = Arc::new(NoDrivers(watch::Sender::new(0)));
         let boot = boot_id().unwrap();
-        let csi = Csi::open(Arc::new(Kernel), Layout::new(&root), drivers, self.node.clone(), boot.clone())
-            .unwrap();
+        let csi = Csi::open(Arc::new(Kernel), Layout::new(&root), drivers, self.node.clone(), boot.clone());
+        let csi = Arc::new(csi.unwrap());
         let recorder = Recorder::new(self.client.clone(), "kubelet", &self.node);
         let queue = Queue::new("pods", &Metrics::new());
         Agent::new(

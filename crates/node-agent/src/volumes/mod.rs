@@ -113,17 +113,6 @@ pub(crate) fn used(pod: &Pod) -> Vec<&Volume> {
     spec.volumes.iter().flatten().filter(|volume| names.contains(&volume.name)).collect()
 }
 
-/// The claim behind a volume of the pod.
-pub(crate) fn claim_of(pod: &Pod, volume: &Volume) -> Option<String> {
-    match Source::of(volume) {
-        Source::Claim { name, .. } => Some(name),
-        Source::Ephemeral => {
-            Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name))
-        }
-        _ => None,
-    }
-}
-
 /// Whether a container gets the volume of this name as a device, and whether one gets it mounted.
 pub(crate) fn uses(pod: &Pod, volume: &str) -> (bool, bool) {
     let spec = pod.spec.as_ref();

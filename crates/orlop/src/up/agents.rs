@@ -63,7 +63,8 @@ impl api_server::Nodes for Agents {
                     let page = page.map_err(|panic| PageError::Failed(panic.to_string()))?;
                     Ok(Page { media_type: Metrics::MEDIA_TYPE, body: page.into() })
                 }
-                "healthz" => Ok(Page { media_type: "text/plain", body: "ok".into() }),
+                "healthz" if stats.is_running() => Ok(Page { media_type: "text/plain", body: "ok".into() }),
+                "healthz" => Err(PageError::Failed("the node's agent is not running".to_owned())),
                 other => Err(PageError::NotThere(format!(
                     "a node serves stats/summary, metrics and healthz, not {other:?}"
                 ))),

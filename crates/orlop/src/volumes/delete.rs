@@ -37,6 +37,12 @@ fn orphan<'a>(found: &'a [Found], objects: &Objects, name: &str) -> anyhow::Resu
              the PersistentVolume, and the volume goes with it"
         );
     }
+    if let Some((namespace, claim)) = one.claim().filter(|claim| objects.waits(*claim)) {
+        bail!(
+            "volume {name} may just be made for the claim {namespace}/{claim}, which waits for a volume: delete that claim, \
+             or give the volume back to it (`orlop volumes -o yaml`)"
+        );
+    }
     ensure!(!one.is_ephemeral(), "volume {name} is a pod's own, and goes with the pod");
     Ok(one)
 }
@@ -45,8 +51,8 @@ fn orphan<'a>(found: &'a [Found], objects: &Objects, name: &str) -> anyhow::Resu
 mod tests {
     use serde_json::json;
 
-    use super::super::PERSISTENT_VOLUME;
     use super::super::tests::found;
+    use super::super::{CLAIM, NAMESPACE, PERSISTENT_VOLUME};
     use super::*;
 
     #[test]
@@ -58,17 +64,26 @@ mod tests {
         };
         let mut own = named("csi-1", "d1/csi-1");
         own.volume.volume_context.insert(driver::EPHEMERAL.to_owned(), "true".to_owned());
+        let mut awaited = named("awaited", "d1/awaited");
+        for (key, value) in [(NAMESPACE, "shop"), (CLAIM, "journal")] {
+            awaited.volume.volume_context.insert(key.to_owned(), value.to_owned());
+        }
         let all = [
             named("kept", "d1/kept"),
             named("lost", "d1/lost"),
             named("twice", "d1/t"),
             named("twice", "d2/t"),
             own,
+            awaited,
         ];
         let volume = json!({"metadata": {"name": "pv-1"}, "status": {"phase": "Released"},
             "spec": {"csi": {"driver": "orlop.dev", "volumeHandle": "d1/kept"}}});
-        let objects =
-            Objects::of(vec![serde_json::from_value(volume).expect("a PersistentVolume")], Vec::new());
+        let claim = json!({"metadata": {"name": "journal", "namespace": "shop"}, "spec": {}});
+        let objects = Objects::of(
+            vec![serde_json::from_value(volume).expect("a PersistentVolume")],
+            vec![serde_json::from_value(claim).expect("a claim")],
+            Vec::new(),
+        );
         for (name, expected) in [
             ("lost", Ok("d1/lost")),
             ("d1/lost", Ok("d1/lost")),
@@ -77,6 +92,7 @@ mod tests {
             ("kept", Err("belongs to the PersistentVolume pv-1 (Released)")),
             ("d1/kept", Err("belongs to the PersistentVolume pv-1 (Released)")),
             ("csi-1", Err("goes with the pod")),
+            ("awaited", Err("the claim shop/journal, which waits")),
             ("none", Err("there is no volume none")),
         ] {
             match (orphan(&all, &objects, name), expected) {

@@ -93,10 +93,7 @@ pub(crate) async fn volumes(arguments: Volumes) -> anyhow::Result<()> {
             if let Err(why) = &objects {
                 eprintln!("Which volumes have a PersistentVolume is not known: {why:#}");
             }
-            let mut rows = Vec::new();
-            for one in found {
-                rows.push((usage::of(&one).await, one));
-            }
+            let rows: Vec<_> = usage::of(&found).await.into_iter().zip(found).collect();
             print!("{}", table::table(&rows, objects.as_ref().ok()));
         }
         Output::Yaml => {

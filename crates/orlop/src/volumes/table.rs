@@ -126,8 +126,11 @@ mod tests {
             )
             .expect("a Drive")
         };
-        let objects =
-            Objects::of(vec![volume.expect("a PersistentVolume")], vec![drive("128Mi"), drive("0")]);
+        let objects = Objects::of(
+            vec![volume.expect("a PersistentVolume")],
+            Vec::new(),
+            vec![drive("128Mi"), drive("0")],
+        );
         let rows = [(full, noted()), (Usage::default(), other), (Usage::default(), lost)];
         assert_eq!(
             table(&rows, Some(&objects)),
