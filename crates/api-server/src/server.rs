@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::Request;
 use http_body::Body;
-use object_store::Store;
+use object_store::{Key, Store, WriteError};
 use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -84,6 +84,21 @@ impl ApiServer {
         tokio::spawn(cleanup::run(context.clone(), asked));
         tokio::spawn(events::expire(context.clone()));
         Ok(Self { context, _running: Arc::new(shutdown.drop_guard()) })
+    }
+
+    /// Drops those stored objects that can't be read and that are `made_anew` by who owns them, each with a word in the
+    /// log. Nothing else happens as it would after a deletion: no clean-up, no event. To be called before anything is served.
+    ///
+    /// # Errors
+    /// When the store takes no writes.
+    pub async fn drop_unreadable(&self, made_anew: impl Fn(&Key) -> bool) -> Result<(), WriteError> {
+        let Context { store, unreadable, .. } = &*self.context;
+        for found in unreadable.picked(store, made_anew) {
+            tracing::warn!(key = %found.key, "the stored object is dropped, to be made anew by who owns it");
+            let last = found.value.clone();
+            store.delete(found.key, found.revision, Box::new(move |_| last)).await?;
+        }
+        Ok(())
     }
 
     /// Says who answers `pods/log` and `nodes/proxy`. Only the first call counts.

@@ -60,15 +60,17 @@ impl Unreadable {
         (*revision == stored.revision).then(|| why.clone())
     }
 
+    /// Those that `wanted` picks and that are still there.
+    pub(crate) fn picked(&self, store: &Store, wanted: impl Fn(&Key) -> bool) -> Vec<Object> {
+        let keys: Vec<Key> = self.0.read().objects.keys().filter(|key| wanted(key)).cloned().collect();
+        keys.iter().filter_map(|key| store.get(key)).filter(|stored| !self.allows(stored)).collect()
+    }
+
     /// Those of a resource that are still there, in one namespace or in all.
     pub(crate) fn of(&self, store: &Store, resource: &str, namespace: Option<&str>) -> Vec<Object> {
-        let keys: Vec<Key> = self.0.read().objects.keys().cloned().collect();
-        keys.iter()
-            .filter(|key| *key.resource == *resource)
-            .filter(|key| namespace.is_none_or(|namespace| *key.namespace == *namespace))
-            .filter_map(|key| store.get(key))
-            .filter(|stored| !self.allows(stored))
-            .collect()
+        self.picked(store, |key| {
+            *key.resource == *resource && namespace.is_none_or(|namespace| *key.namespace == *namespace)
+        })
     }
 }
 

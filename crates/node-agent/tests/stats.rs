@@ -66,8 +66,13 @@ async fn a_volume_that_does_not_answer_hides_no_other() {
     world.stats.summary().await.unwrap();
     let asked = driver.counted.lock().iter().filter(|one| *one == "hung").count();
     assert_eq!(asked, 1, "one that hangs is not asked again meanwhile");
-    let told = world.events().await;
-    let abnormal: Vec<_> = told.iter().filter(|(reason, _)| reason == "VolumeConditionAbnormal").collect();
+    let abnormal = world
+        .until("an event tells of the condition", async || {
+            let mut told = world.events().await;
+            told.retain(|(reason, _)| reason == "VolumeConditionAbnormal");
+            (!told.is_empty()).then_some(told)
+        })
+        .await;
     assert_eq!(abnormal.len(), 1, "{abnormal:?}");
     assert_eq!(abnormal[0].1, "Volume data: a bit worn");
     driver.hangs.lock().clear();

@@ -239,3 +239,52 @@ fn a_deleted_drive_file_fails_its_drive_alone() {
     assert!(!place.data().join("loop/0.img").exists(), "a lost drive was made anew without being asked to");
     orlop.stop();
 }
+
+/// Damage to what this machine writes itself never keeps it from starting: it is made anew, and what people made stays.
+#[test]
+fn damaged_objects_of_this_machine_are_made_anew() {
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "512Mi"]);
+    orlop.run(
+        BINARY,
+        &["apply", "-f", &format!("{}/../../examples/quickstart.yaml", env!("CARGO_MANIFEST_DIR"))],
+    );
+    let running = |orlop: &common::Orlop| orlop.run(BINARY, &["get", "pods"]).contains("Running");
+    wait_until("the pod runs", || running(&orlop));
+    orlop.stop();
+    let store = place.data().join("store.redb");
+    // Each is found once in its object, whichever copies of that the file still holds.
+    for (kind, within) in [
+        ("nodes", "\"bootID\""),
+        ("csinodes", "\"nodeID\""),
+        ("leases", "\"leaseDurationSeconds\":40"),
+        ("drives", "\"backend\":\""),
+        ("csistoragecapacities", "\"maximumVolumeSize\""),
+        ("customresourcedefinitions", "\"singular\":\"drive\""),
+        ("csidrivers", "\"seLinuxMount\""),
+        ("storageclasses", "\"storageclass.kubernetes.io/is-default-class\""),
+    ] {
+        let mut bytes = std::fs::read(&store).unwrap();
+        let found: Vec<usize> = bytes
+            .windows(within.len())
+            .enumerate()
+            .filter(|(_, at)| *at == within.as_bytes())
+            .map(|(at, _)| at)
+            .collect();
+        assert!(!found.is_empty(), "{within} is not in the store");
+        found.into_iter().for_each(|at| bytes[at + 2] ^= 1);
+        std::fs::write(&store, bytes).unwrap();
+
+        let orlop = place.up(&[]);
+        let log = orlop.log_end();
+        assert!(log.contains("dropped, to be made anew") && log.contains(kind), "{kind}:\n{log}");
+        wait_until("the pod runs", || running(&orlop));
+        for kind in ["nodes", "csinodes", "drives", "csidrivers", "storageclasses"] {
+            wait_until(&format!("{kind} are there again"), || {
+                !orlop.run(BINARY, &["get", kind]).contains("No resources")
+            });
+        }
+        orlop.stop();
+    }
+    run(BINARY, &["down", "--data-dir", &place.data().display().to_string()]);
+}

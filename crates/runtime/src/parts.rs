@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::error::Error;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, SetOnce};
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::panic_message;
+use crate::failure::{explain, panic_message};
 
 /// How long parts that are cut off may take to be dropped.
 const CUT: Duration = Duration::from_secs(1);
@@ -75,9 +75,9 @@ impl Outcome for () {
     }
 }
 
-impl<E: Display + Send + 'static> Outcome for Result<(), E> {
+impl<E: Into<Box<dyn Error + Send + Sync>> + Send + 'static> Outcome for Result<(), E> {
     fn error(self) -> Option<String> {
-        self.err().map(|error| format!("{error:#}"))
+        self.err().map(|error| explain(&*error.into()))
     }
 }
 

@@ -14,9 +14,13 @@ use tokio::sync::Notify;
 
 /// Keeps the Drive objects of one node equal to its drives, until the context's shutdown.
 pub(super) async fn run(context: Context, node: String, drives: Drives) -> Result<(), Infallible> {
+    let informer = context.informers.of::<Drive>();
+    if context.shutdown.run_until_cancelled(informer.synced()).await.is_none() {
+        return Ok(());
+    }
     let mut changed = drives.changed();
     let labelled = Arc::new(Notify::new());
-    context.informers.of::<Drive>().subscribe({
+    informer.subscribe({
         let labelled = labelled.clone();
         move |change| {
             if let Change::Applied { old: Some(old), new } = change
@@ -51,9 +55,7 @@ pub(super) async fn run(context: Context, node: String, drives: Drives) -> Resul
 /// Writes the differences between the drives of `node` and their objects.
 async fn write(context: &Context, node: &str, drives: &Drives) -> Result<(), kube::Error> {
     let api: Api<Drive> = Api::all(context.client.clone());
-    let informer = context.informers.of::<Drive>();
-    informer.synced().await;
-    let mine = informer.all().into_iter().filter(|drive| drive.spec.node == node);
+    let mine = context.informers.of::<Drive>().all().into_iter().filter(|drive| drive.spec.node == node);
     let mut stale: BTreeMap<String, _> = mine.map(|drive| (drive.name_any(), drive)).collect();
     for drive in drives.drives() {
         let Some(wanted) = object(node, &drive) else { continue };

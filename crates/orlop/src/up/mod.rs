@@ -118,7 +118,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let outcome = process.serve(signals, &kubeconfig, arguments.kubeconfig_owner).await;
     match &outcome {
         Ok(()) => tracing::info!("stopping"),
-        Err(error) => tracing::error!("stopping, because {error:#}"),
+        Err(error) => tracing::error!(error = runtime::explain(error.as_ref()), "stopping"),
     }
     let pods = process.nodes.iter().map(Node::pods).sum();
     process.stop(arguments.ephemeral).await?;
@@ -178,7 +178,7 @@ impl Process {
         if let Some(node) = nodes.first() {
             context.metrics.register(driver::Calls::NAME, driver::Calls::HELP, node.calls.metric());
         }
-        objects::ensure(&context.client, driver).await?;
+        objects::ensure(&api, &context.client, driver).await?;
 
         let parts = context.parts.clone();
         let drivers = Parts::new(CancellationToken::new());
