@@ -130,8 +130,8 @@ impl Context {
 }
 
 impl Cluster for Context {
-    fn get(&self, of: &Row, name: &str) -> Option<Value> {
-        object::decode(&self.store.get(&Key::new(&*of.resource(), "", name))?.value).ok()
+    fn get(&self, of: &Row, namespace: &str, name: &str) -> Option<Value> {
+        object::decode(&self.store.get(&Key::new(&*of.resource(), namespace, name))?.value).ok()
     }
 
     fn list(&self, of: &Row) -> Vec<Value> {

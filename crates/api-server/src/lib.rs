@@ -11,6 +11,7 @@ mod answer;
 mod aside;
 mod authorize;
 mod body;
+mod bootstrap;
 mod bounds;
 mod catalog;
 mod change;

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use http::Request;
 use http_body::Body;
 use object_store::{Key, Store, WriteError};
+use serde_json::json;
 use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -16,6 +17,7 @@ use crate::body::{self, Payload};
 use crate::catalog::Catalog;
 use crate::context::{Cleanups, Context, Options, Target};
 use crate::error::ApiError;
+use crate::kinds::NAMESPACE;
 use crate::kinds::row::Act;
 use crate::negotiate::{self, Shape};
 use crate::nodes::Nodes;
@@ -23,15 +25,17 @@ use crate::request::{self, Document, Path, Query, Verb};
 use crate::unreadable::Unreadable;
 use crate::user::User;
 use crate::verbs::{delete, log, proxy, read, scale, subresource, watch, write};
-use crate::{aside, authorize, cleanup, definitions, discovery, events, namespaces, review};
+use crate::{aside, authorize, bootstrap, cleanup, definitions, discovery, events, kinds, object, review};
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A namespace that must exist could not be written.
-    #[error("can't create the namespace {name}: {why}; check the data directory and start again")]
-    Namespace {
-        /// The namespace.
+    /// An object that must exist could not be written.
+    #[error("can't create the {kind} {name}: {why}; check the data directory and start again")]
+    Object {
+        /// Its kind.
+        kind: String,
+        /// Its name.
         name: String,
         /// The refusal.
         why: String,
@@ -53,7 +57,8 @@ impl std::fmt::Debug for ApiServer {
 }
 
 impl ApiServer {
-    /// Serves what the store holds. What can't be read of it is left out and told of in the log. The namespaces `default` and `kube-system` exist afterwards.
+    /// Serves what the store holds. What can't be read of it is left out and told of in the log. The namespaces `default` and
+    /// `kube-system` and the priority classes of the system exist afterwards.
     pub async fn start(store: Store, options: Options) -> Result<Self, StartError> {
         let shutdown = CancellationToken::new();
         let (cleanups, asked) = Cleanups::new();
@@ -75,10 +80,15 @@ impl ApiServer {
             }
             definitions::load(&context);
         });
-        for name in ["default", "kube-system"] {
-            namespaces::ensure(&context, name)
-                .await
-                .map_err(|error| StartError::Namespace { name: name.into(), why: error.to_string() })?;
+        let namespaces =
+            ["default", "kube-system"].map(|name| (&NAMESPACE, json!({"metadata": {"name": name}})));
+        for (kind, object) in namespaces.into_iter().chain(kinds::system_priority_classes()) {
+            let name = object::name(&object).to_owned();
+            bootstrap::ensure(&context, kind, object).await.map_err(|error| StartError::Object {
+                kind: kind.kind.into(),
+                name,
+                why: error.to_string(),
+            })?;
         }
         definitions::resume_cleanups(&context);
         tokio::spawn(cleanup::run(context.clone(), asked));

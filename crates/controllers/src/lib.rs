@@ -1,9 +1,10 @@
 //! What kube-controller-manager does for volumes and their pods: bind, reclaim, attach and detach, protect, collect,
-//! namespaces, taints.
+//! namespaces, taints, default service accounts.
 //!
 //! Each controller is a pure step from what is known to writes, and a thin executor. All are driven by the shared
 //! watches: nothing is looked at again without cause.
 
+pub mod accounts;
 pub mod attach_detach;
 pub mod bind;
 pub mod collect;
@@ -37,11 +38,13 @@ pub enum Controller {
     Populate,
     /// Taints nodes by their conditions, and evicts pods that don't tolerate a taint.
     Taints,
+    /// Gives each namespace its service account `default`.
+    ServiceAccounts,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Bind,
         Self::AttachDetach,
         Self::Protect,
@@ -51,6 +54,7 @@ impl Controller {
         Self::Snapshots,
         Self::Populate,
         Self::Taints,
+        Self::ServiceAccounts,
     ];
 
     /// The name by which it is chosen.
@@ -65,6 +69,7 @@ impl Controller {
             Self::Snapshots => "snapshots",
             Self::Populate => "populate",
             Self::Taints => "taints",
+            Self::ServiceAccounts => "service-accounts",
         }
     }
 }
@@ -98,6 +103,9 @@ pub fn start(context: &Context, only: &[Controller]) {
             Controller::Taints => {
                 parts.spawn("taints by conditions", taints::by_conditions(context()));
                 parts.spawn("taint eviction", taints::evict(context()));
+            }
+            Controller::ServiceAccounts => {
+                parts.spawn("keeper of default accounts", accounts::run(context()))
             }
             Controller::StatefulSet => parts.spawn("stateful set controller", stateful_set::run(context())),
             Controller::Collect => {

@@ -26,7 +26,7 @@ pub const TABLE: &[Row] = &[
         value: Some("false"),
         instead: "no user namespace is made: users are those of the host",
     },
-    row("runtimeClassName", "the node's own OCI runtime is used"),
+    row("runtimeClassName", "pods that name a class are refused, because there are no RuntimeClasses"),
     row("setHostnameAsFQDN", "the host name has no domain"),
     row("dnsConfig", "names are resolved as the host does"),
     Row { path: "dnsPolicy", value: Some("None"), instead: "names are resolved as the host does" },

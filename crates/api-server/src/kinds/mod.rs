@@ -20,6 +20,7 @@ mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
 pub(crate) mod pod;
+mod priority_class;
 pub(crate) mod row;
 mod secret;
 mod service;
@@ -39,6 +40,7 @@ pub(crate) use custom_resource_definition::KIND as DEFINITION;
 pub(crate) use event::KIND as EVENT;
 pub use kind::Kind;
 pub(crate) use namespace::KIND as NAMESPACE;
+pub(crate) use priority_class::system as system_priority_classes;
 use row::Row;
 pub use validation::{default_object, validate_create, validate_update, warnings};
 
@@ -58,6 +60,7 @@ static ROWS: &[&Row] = &[
     &controller_revision::KIND,
     &stateful_set::KIND,
     &lease::KIND,
+    &priority_class::KIND,
     &csi_driver::KIND,
     &csi_node::KIND,
     &storage_capacity::KIND,

@@ -49,11 +49,12 @@ fn default(namespace: &mut Value, _: Option<&Value>) {
     default_field(namespace, &["status", "phase"], "Active");
 }
 
-fn on_create(namespace: &mut Value, _: &dyn Cluster) {
+fn on_create(namespace: &mut Value, _: &dyn Cluster) -> Result<(), String> {
     namespace["spec"]["finalizers"] = json!(["kubernetes"]);
     namespace["status"] = json!({"phase": "Active"});
     let name = object::name(namespace).to_owned();
     namespace["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
+    Ok(())
 }
 
 fn kept(namespace: &Value) -> Option<&'static str> {

@@ -32,7 +32,13 @@ pub(crate) static KIND: Row = Row {
     schema: Some(&SCHEMA),
     rules: Rules { default, check, check_change, ..Rules::NONE },
     table: Printer { columns: COLUMNS, cells },
-    hooks: Hooks { on_create: |volume, _| object::add_finalizer(volume, PROTECTION), ..Hooks::NONE },
+    hooks: Hooks {
+        on_create: |volume, _| {
+            object::add_finalizer(volume, PROTECTION);
+            Ok(())
+        },
+        ..Hooks::NONE
+    },
     shows_deleted: true,
     ..Row::PLAIN
 };

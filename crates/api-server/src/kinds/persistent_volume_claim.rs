@@ -209,13 +209,14 @@ fn check_shrink(new: &Value, old: &Value, violations: &mut Violations) {
     }
 }
 
-fn on_create(claim: &mut Value, cluster: &dyn Cluster) {
+fn on_create(claim: &mut Value, cluster: &dyn Cluster) -> Result<(), String> {
     object::add_finalizer(claim, PROTECTION);
     let names_class = claim.pointer("/spec/storageClassName").is_some_and(|class| !class.is_null())
         || claim.pointer("/metadata/annotations").is_some_and(|all| all.get(BETA_CLASS).is_some());
     if !names_class && let Some(class) = storage_class::default_of(&cluster.list(&storage_class::KIND)) {
         claim["spec"]["storageClassName"] = class.into();
     }
+    Ok(())
 }
 
 /// By its UID a claim is followed through the logs of all that work on it.
@@ -225,24 +226,26 @@ fn created(claim: &Value) {
 }
 
 /// A claim grows only when it is bound, and its class allows it.
-fn on_update(new: &mut Value, old: &Value, cluster: &dyn Cluster) -> Result<(), &'static str> {
+fn on_update(new: &mut Value, old: &Value, cluster: &dyn Cluster) -> Result<(), String> {
     let size =
         |claim: &Value| claim["spec"]["resources"]["requests"]["storage"].as_str()?.parse::<Quantity>().ok();
     if size(new) <= size(old) {
         return Ok(());
     }
     if old["status"]["phase"] != "Bound" {
-        return Err("Only bound persistent volume claims can be expanded");
+        return Err("Only bound persistent volume claims can be expanded".to_owned());
     }
     let name = class(new);
     let allows = name == class(old)
-        && cluster.get(&storage_class::KIND, name).is_some_and(|class| class["allowVolumeExpansion"] == true);
+        && cluster
+            .get(&storage_class::KIND, "", name)
+            .is_some_and(|class| class["allowVolumeExpansion"] == true);
     if allows {
         return Ok(());
     }
-    Err(
-        "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
-    )
+    Err("only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support \
+         resize"
+        .to_owned())
 }
 
 const COLUMNS: &[Column] = &[

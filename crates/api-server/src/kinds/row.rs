@@ -141,12 +141,12 @@ impl Rules {
 /// What happens besides, in the order of an object's life. Everything is decided from the object and, in admission, from
 /// what the cluster tells.
 pub(crate) struct Hooks {
-    /// Admission of a new object: adds what Kubernetes' admission plugins add.
-    pub(crate) on_create: fn(&mut Value, &dyn Cluster),
+    /// Admission of a new object: adds what Kubernetes' admission plugins add, or says why it is forbidden.
+    pub(crate) on_create: fn(&mut Value, &dyn Cluster) -> Result<(), String>,
     /// Something to do after the object was created: to log it.
     pub(crate) created: fn(&Value),
     /// Admission of a change of the main resource: completes the new object, or says why it is forbidden.
-    pub(crate) on_update: fn(new: &mut Value, old: &Value, &dyn Cluster) -> Result<(), &'static str>,
+    pub(crate) on_update: fn(new: &mut Value, old: &Value, &dyn Cluster) -> Result<(), String>,
     /// Why the object may not be deleted.
     pub(crate) kept: fn(&Value) -> Option<&'static str>,
     /// Seconds that a deleted object gets to end by itself, given those that the client asked for.
@@ -164,7 +164,7 @@ pub(crate) struct Hooks {
 impl Hooks {
     /// A kind that nothing happens to.
     pub(crate) const NONE: Hooks = Hooks {
-        on_create: |_, _| {},
+        on_create: |_, _| Ok(()),
         created: |_| {},
         on_update: |_, _, _| Ok(()),
         kept: |_| None,
@@ -178,8 +178,8 @@ impl Hooks {
 
 /// What admission may ask about the rest of the cluster.
 pub(crate) trait Cluster {
-    /// The cluster-scoped object of this name, if it is there and can be read.
-    fn get(&self, of: &Row, name: &str) -> Option<Value>;
+    /// The object of this name, if it is there and can be read; cluster-scoped ones have an empty namespace.
+    fn get(&self, of: &Row, namespace: &str, name: &str) -> Option<Value>;
     /// All objects of a kind that can be read.
     fn list(&self, of: &Row) -> Vec<Value>;
     /// Whether another kind of the group has this kind, or a built-in one this plural.

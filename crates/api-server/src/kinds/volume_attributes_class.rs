@@ -26,7 +26,13 @@ pub(crate) static KIND: Row = Row {
     schema: Some(&SCHEMA),
     rules: Rules { check, check_change, ..Rules::NONE },
     table: Printer { columns: COLUMNS, cells },
-    hooks: Hooks { on_create: |class, _| object::add_finalizer(class, PROTECTION), ..Hooks::NONE },
+    hooks: Hooks {
+        on_create: |class, _| {
+            object::add_finalizer(class, PROTECTION);
+            Ok(())
+        },
+        ..Hooks::NONE
+    },
     ..Row::PLAIN
 };
 

@@ -50,7 +50,8 @@ pub(crate) async fn create(
         if generate {
             object::metadata_mut(&mut new).insert("name".into(), generated_name(&prefix).into());
         }
-        (served.kind.row.hooks.on_create)(&mut new, &**context);
+        (served.kind.row.hooks.on_create)(&mut new, &**context)
+            .map_err(|why| ApiError::forbidden(&served.kind, object::name(&new), why))?;
         change::check_new(served, &new)?;
         match put_new(context, target, query, &new).await {
             Err(ApiError::AlreadyExists { .. }) if generate && attempt < GENERATED_NAMES => {}

@@ -55,6 +55,13 @@ fn forget(object: &mut Value) {
             metadata.remove("continue");
         }
     }
+    // The recorded server was run without admission of service accounts, so that pods named none.
+    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut)
+        && spec.get("serviceAccountName").is_some_and(|name| name == "default")
+    {
+        spec.remove("serviceAccountName");
+        spec.remove("serviceAccount");
+    }
     for item in object.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
         forget(item);
         // Items of lists carry their type, as those of custom resources do everywhere.

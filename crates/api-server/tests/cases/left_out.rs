@@ -24,7 +24,7 @@ const PATHS: &[(&str, &str)] = &[
 const CLIENT: &str = "told as the client's mistake (400), not as an internal error";
 const TYPES: &str = "the refusal names the media types that are accepted";
 const WARNING: &str = "Kubernetes' warnings of old and doubtful fields are not given";
-const CLASSES: &str = "there are no priority and runtime classes";
+const ACCOUNTS: &str = "a pod that names no service account has the default one";
 const TAINTS: &str = "new nodes get no taint: the node agent's first heartbeat comes with the node";
 const FIRST_PAGE: &str = "a limit holds at resourceVersion 0, too";
 const SCHEMAS: &str = "defaults and sets of a definition's schema are not checked against each other";
@@ -59,12 +59,10 @@ const CASES: &[(&str, &str)] = &[
     ("ru-088", WARNING),
     ("ru-091", "a refusal carries no warnings"),
     ("ru-136", WARNING),
+    ("ru-196", ACCOUNTS),
     ("ru-208", WARNING),
     ("ru-217", "a mountPath with a colon is refused, as the field's documentation has it"),
     ("ru-259", WARNING),
-    ("ru-299", CLASSES),
-    ("ru-301", CLASSES),
-    ("ru-305", CLASSES),
     ("ru-307", "there are no pods of Windows"),
     ("ru-308", "resources of a whole pod are not served"),
     ("ru-313", "a set whose pods could never be made is refused at once"),

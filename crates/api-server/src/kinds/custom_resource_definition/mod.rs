@@ -40,6 +40,7 @@ pub(crate) static KIND: Row = Row {
         on_create: |definition, cluster| {
             object::add_finalizer(definition, CLEANUP);
             establish::establish(definition, cluster);
+            Ok(())
         },
         on_update: |new, _, cluster| {
             establish::establish(new, cluster);

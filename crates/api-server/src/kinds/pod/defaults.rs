@@ -25,8 +25,6 @@ pub(super) fn default(pod: &mut Value, old: Option<&Value>) {
     default_requests(&mut pod["spec"]);
     placement::default(pod, old);
     if old.is_none() {
-        rank(&mut pod["spec"]);
-        complete(&mut pod["spec"]);
         default_field(pod, &["status", "phase"], "Pending");
         let class = quality::class(&pod["spec"]);
         default_field(pod, &["status", "qosClass"], class);
@@ -48,19 +46,6 @@ fn default_requests(spec: &mut Value) {
                 default_field(container, &["resources", "requests", &name], limit);
             }
         }
-    }
-}
-
-/// How a new pod ranks among others.
-fn rank(spec: &mut Value) {
-    default_field(spec, &["priority"], 0);
-    default_field(spec, &["preemptionPolicy"], "PreemptLowerPriority");
-}
-
-/// What a new pod says twice: the former name of a field. Stored pods, and templates, stay as they are.
-fn complete(spec: &mut Value) {
-    if let Some(account) = spec.get("serviceAccountName").cloned().filter(|name| !text(name).is_empty()) {
-        default_field(spec, &["serviceAccount"], account);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pods.
 
+mod admission;
 mod binding;
 mod change;
 mod containers;
@@ -73,7 +74,13 @@ pub(crate) static KIND: Row = Row {
         Subresource { name: "log", kind: None, group: None, verbs: &["get"], act: Act::Log },
     ],
     unserved: &["exec", "attach", "portforward", "proxy", "ephemeralcontainers", "resize"],
-    hooks: Hooks { grace: deletion::grace, ended: deletion::ended, ..Hooks::NONE },
+    hooks: Hooks {
+        on_create: admission::on_create,
+        on_update: admission::on_update,
+        grace: deletion::grace,
+        ended: deletion::ended,
+        ..Hooks::NONE
+    },
     generations: true,
     shows_deleted: true,
     ..Row::PLAIN
