@@ -525,7 +525,7 @@ impl Agent {
                 host.remove_file(&rotated)?;
             }
             host.remove_file(&log)?;
-            host.remove_tree(&directory)?;
+            attempt::remove(&*host, &directory)?;
             Ok(())
         });
         Ok(discarded.await?)
@@ -547,6 +547,20 @@ impl Agent {
             for logs in host.list(&layout.logs())? {
                 if logs.to_string_lossy().ends_with(&suffix) {
                     host.remove_tree(&layout.logs().join(logs))?;
+                }
+            }
+            let containers = layout.pod(&uid).join("containers");
+            for container in host.list(&containers)? {
+                for number in host.list(&containers.join(&container))? {
+                    let attempt = containers.join(&container).join(number);
+                    let files = |source| VolumeError::Files { action: "remove a container", source };
+                    if !attempt::disown(&attempt).map_err(files)? {
+                        return Err(VolumeError::Leftover(format!(
+                            "the monitor of the container in {} still runs",
+                            attempt.display()
+                        )));
+                    }
+                    attempt::remove(&*host, &attempt)?;
                 }
             }
             host.remove_tree(&layout.pod(&uid))?;

@@ -1,13 +1,13 @@
 //! Removing everything that a node agent has put on a machine, without the API.
 
-use std::{io, path::Path, sync::Arc};
+use std::{fs::File, io, path::Path, sync::Arc};
 
 use linux::{Host, Kernel, Unmount};
 
 use crate::{
     blocking::blocking,
     containers::{
-        attempt::{AttemptState, Exit},
+        attempt::{self, AttemptState, Exit},
         cgroup, monitor, oci, start,
     },
     layout::{self, Layout},
@@ -87,15 +87,15 @@ async fn pod(
             for attempt in actual.attempts.values().flatten() {
                 let directory = layout.attempt(&uid, &attempt.record.container, attempt.record.number);
                 let files = |source: io::Error| VolumeError::Files { action: "stop a container", source };
-                cgroup::kill(&attempt.record.cgroup).map_err(files)?;
-                if let Some(monitor) = attempt.monitor {
-                    await_monitor(&directory, monitor).map_err(files)?;
-                }
+                let _lock = end_monitor(&directory, &attempt.record.cgroup).map_err(files)?;
                 monitor::release(&directory, &attempt.record).map_err(files)?;
                 let begun = attempt.live() || attempt.state == AttemptState::Lost;
                 if begun && !host.exists(&directory.join("exit.json"))? {
                     let exit = Exit::unknown(clock::now());
                     records::write_durably(&directory.join("exit.json"), &exit).map_err(files)?;
+                }
+                if !begun && attempt.exit().is_none() {
+                    host.remove_file(&directory.join("attempt.json"))?;
                 }
             }
             subpath::clean(&*host, &layout, &uid)?;
@@ -158,7 +158,7 @@ fn keep_ends(host: &dyn Host, pod: &Path) -> Result<(), VolumeError> {
             let ended =
                 host.exists(&attempt.join("exit.json"))? && host.exists(&attempt.join("attempt.json"))?;
             if !ended {
-                host.remove_tree(&attempt)?;
+                attempt::remove(host, &attempt)?;
                 continue;
             }
             kept += 1;
@@ -181,17 +181,18 @@ fn keep_ends(host: &dyn Host, pod: &Path) -> Result<(), VolumeError> {
     Ok(())
 }
 
-/// Waits until a container's monitor has written down its end, up to ten seconds.
-fn await_monitor(directory: &Path, monitor: i32) -> io::Result<()> {
+/// Kills a container and waits until its monitor has written down its end, up to ten seconds. With the lock in hand none
+/// starts anything any more, not even one that was only just started.
+fn end_monitor(directory: &Path, cgroup: &str) -> io::Result<File> {
     let deadline = clock::now() + jiff::SignedDuration::from_secs(10);
-    while crate::containers::attempt::monitor_of(directory)?.is_some() {
+    loop {
+        cgroup::kill(cgroup)?;
+        if let Some(lock) = attempt::lock(directory)? {
+            return Ok(lock);
+        }
         if clock::now() > deadline {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("the container's monitor {monitor} does not end"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the container's monitor does not end"));
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    Ok(())
 }

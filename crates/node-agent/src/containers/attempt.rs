@@ -12,6 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use linux::Host;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -262,6 +263,33 @@ pub(crate) fn lock(dir: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// Takes the record of an attempt that has not ended away, so that a monitor which is only just starting finds nothing
+/// to start. `false`: its monitor lives.
+pub(crate) fn disown(dir: &Path) -> io::Result<bool> {
+    let Some(_lock) = lock(dir)? else { return Ok(false) };
+    if !dir.join("exit.json").exists() {
+        fs::remove_file(dir.join("attempt.json")).or_else(absent_is_fine)?;
+    }
+    Ok(true)
+}
+
+/// Removes the directory of an attempt that was disowned, also while a late monitor looks into it.
+pub(crate) fn remove(host: &dyn Host, dir: &Path) -> Result<(), linux::Error> {
+    /// The lock comes back once, by that monitor's hand.
+    const TRIES: usize = 5;
+    for _ in 1..TRIES {
+        match host.remove_tree(dir) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            removed => return removed.map(drop),
+        }
+    }
+    host.remove_tree(dir).map(drop)
+}
+
+fn absent_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
 /// Process id of the monitor that holds the lock; 0 if it has just taken it.
 pub(crate) fn monitor_of(dir: &Path) -> io::Result<Option<i32>> {
     let mut file = match File::open(dir.join("lock")) {
@@ -287,6 +315,29 @@ fn open_lock(dir: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_monitor_that_comes_late_finds_nothing_to_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let attempt = dir.path().join("0");
+        fs::create_dir(&attempt).unwrap();
+        let record = attempt.join("attempt.json");
+        fs::write(&record, "{}").unwrap();
+        let lives = lock(&attempt).unwrap();
+        assert!(!disown(&attempt).unwrap() && record.exists(), "its monitor lives");
+        drop(lives);
+        assert!(disown(&attempt).unwrap() && !record.exists());
+        assert!(disown(&attempt).unwrap(), "repeating it does no harm");
+        assert_eq!(super::super::monitor::main(&attempt), std::process::ExitCode::FAILURE);
+        remove(&linux::Kernel, &attempt).unwrap();
+        assert!(!attempt.exists());
+
+        fs::create_dir(&attempt).unwrap();
+        for name in ["attempt.json", "exit.json"] {
+            fs::write(attempt.join(name), "{}").unwrap();
+        }
+        assert!(disown(&attempt).unwrap() && record.exists(), "how it ended is kept, and starts nothing");
+    }
 
     #[test]
     fn the_directory_tells_the_state() {

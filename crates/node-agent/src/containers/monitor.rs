@@ -46,10 +46,11 @@ pub fn main(dir: &Path) -> ExitCode {
 
 fn run(dir: &Path) -> io::Result<()> {
     let _ = setsid();
+    // What is under the lock stays: who removes an attempt takes its record away first, with the lock in hand.
+    let Some(_lock) = attempt::lock(dir)? else { return Ok(()) };
     let record: AttemptRecord = records::read(&dir.join("attempt.json"))
         .map_err(io::Error::other)?
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "attempt.json is missing"))?;
-    let Some(_lock) = attempt::lock(dir)? else { return Ok(()) };
     if dir.join("exit.json").exists() {
         return Ok(());
     }
