@@ -18,6 +18,7 @@ pub mod labels;
 pub mod modification;
 pub mod node;
 pub mod orlop;
+pub mod pod;
 pub mod populator;
 mod reference;
 pub mod reference_grant;

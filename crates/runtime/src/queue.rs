@@ -1,4 +1,5 @@
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// What a reconciliation writes comes back as news of its key. That never becomes a hot loop: news of a failing key is
 /// looked at before its wait is over a few times only, and no key is handed out more than ten times a second for long.
 /// Nothing is lost by that, only later.
+///
+/// Keys are handed out in the order in which they came, those of a higher rank first.
 ///
 /// At most a million keys wait. Further ones are refused, counted and logged; when there is room again, the informers
 /// of the process announce every object anew.
@@ -86,8 +89,12 @@ struct Shared<T> {
 }
 
 struct State<T> {
-    /// Keys to hand out, in order; `waiting` holds the same keys, and those to be handed out again after their work.
-    ready: VecDeque<T>,
+    /// Keys to hand out, the highest rank first, then in order; `waiting` holds the same keys, and those to be handed out
+    /// again after their work.
+    ready: BTreeMap<(Reverse<i32>, u64), T>,
+    /// Ranks that are not zero, and how many there may be before those of keys that are not here are forgotten.
+    ranks: HashMap<T, i32>,
+    ranked: usize,
     waiting: HashSet<T>,
     working: HashSet<T>,
     /// Keys that become ready later, by time; the number tells apart those of one instant.
@@ -154,7 +161,9 @@ impl<T: Clone + Eq + Hash + fmt::Display> Queue<T> {
         most: usize,
     ) -> Queue<T> {
         let state = State {
-            ready: VecDeque::new(),
+            ready: BTreeMap::new(),
+            ranks: HashMap::new(),
+            ranked: PACED,
             waiting: HashSet::new(),
             working: HashSet::new(),
             later: BTreeMap::new(),
@@ -202,6 +211,13 @@ impl<T: Clone + Eq + Hash + fmt::Display> Queue<T> {
             self.shared.metrics.adds.inc();
             self.ready_changed(&state);
         }
+    }
+
+    /// Hands the key out as [`Queue::add`] does, before all keys of a lower rank; those that were never given one have
+    /// rank 0. The rank stays the key's own while it is here.
+    pub fn add_ranked(&self, key: T, rank: i32) {
+        self.shared.state.lock().rank(&key, rank);
+        self.add(key);
     }
 
     /// Hands the key out after a delay, or sooner if it is already due sooner.
@@ -256,7 +272,7 @@ impl<T: Clone + Eq + Hash + fmt::Display> Queue<T> {
     /// The first key that is ready and does not come too fast.
     fn take(&self, state: &mut State<T>, now: Instant) -> Option<T> {
         let key = loop {
-            let key = state.ready.pop_front()?;
+            let (_, key) = state.ready.pop_first()?;
             state.waiting.remove(&key);
             let Some(wait) = state.too_fast(&key, now) else { break key };
             self.shared.metrics.paced.inc();
@@ -294,7 +310,7 @@ impl<T: Clone + Eq + Hash + fmt::Display> Queue<T> {
             state.waiting.remove(key);
             return;
         }
-        state.ready.push_back(key.clone());
+        state.make_ready(key.clone());
         self.ready_changed(&state);
     }
 
@@ -378,9 +394,28 @@ impl<T: Clone + Eq + Hash> State<T> {
     fn add(&mut self, key: T) -> bool {
         let new = self.waiting.insert(key.clone());
         if new && !self.working.contains(&key) {
-            self.ready.push_back(key);
+            self.make_ready(key);
         }
         new
+    }
+
+    fn make_ready(&mut self, key: T) {
+        let rank = self.ranks.get(&key).copied().unwrap_or_default();
+        self.sequence += 1;
+        self.ready.insert((Reverse(rank), self.sequence), key);
+    }
+
+    fn rank(&mut self, key: &T, rank: i32) {
+        if rank == 0 {
+            self.ranks.remove(key);
+            return;
+        }
+        if self.ranks.len() >= self.ranked {
+            let State { ranks, waiting, working, due, .. } = self;
+            ranks.retain(|key, _| waiting.contains(key) || working.contains(key) || due.contains_key(key));
+            self.ranked = PACED.max(self.ranks.len() * 2);
+        }
+        self.ranks.insert(key.clone(), rank);
     }
 
     /// Makes the key due at a time, unless it is due sooner.
@@ -464,6 +499,30 @@ mod tests {
         assert_eq!(poll(&queue).await, Some("b"));
         assert_eq!(poll(&queue).await, Some("c"));
         assert_eq!(poll(&queue).await, None);
+    }
+
+    #[tokio::test]
+    async fn higher_ranks_come_first_and_keep_their_rank_while_they_are_here() {
+        let queue = queue();
+        queue.add("a");
+        queue.add_ranked("low", -1);
+        queue.add_ranked("high", 7);
+        queue.add("b");
+        queue.add_ranked("top", 9);
+        for expected in ["top", "high", "a"] {
+            assert_eq!(poll(&queue).await, Some(expected));
+        }
+        // Its work brings it back, as a failure would.
+        queue.add("high");
+        queue.finish(&"high", Duration::ZERO);
+        for expected in ["high", "b", "low"] {
+            assert_eq!(poll(&queue).await, Some(expected));
+        }
+        queue.finish(&"top", Duration::ZERO);
+        for rank in 0..3 * PACED {
+            queue.shared.state.lock().rank(&"gone", i32::try_from(rank).unwrap_or_default());
+        }
+        assert!(queue.shared.state.lock().ranks.len() <= PACED);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
+use resources::pod::priority;
 use resources::requests::Of;
 use resources::source::{Source, SourceKind};
 use resources::{VolumeSnapshot, VolumeSnapshotContent, claim, volume};
@@ -21,8 +22,14 @@ use crate::world::{Cause, World, is_over, node_of, referred};
 impl Scheduler {
     pub(crate) fn wake(&self, world: &mut World, cause: &Cause) {
         for pod in world.wake(cause) {
-            self.queue.add(Task::Pod(pod));
+            self.look_at(world, pod);
         }
+    }
+
+    /// Puts a pod in the queue, before those of lower priority.
+    fn look_at(&self, world: &World, pod: Key) {
+        let rank = world.pod(&pod).map(|pod| priority(pod)).unwrap_or_default();
+        self.queue.add_ranked(Task::Pod(pod), rank);
     }
 
     pub(crate) fn node_changed(&self, change: &Change<Node>) {
@@ -153,7 +160,7 @@ impl Scheduler {
                     Some(claim) if old.as_ref().is_none_or(|old| old.spec != new.spec) => {
                         let users = world.users_of(&claim);
                         for pod in users.filter(|pod| world.pod(pod).is_some_and(|pod| concerns(pod))) {
-                            self.queue.add(Task::Pod(pod.clone()));
+                            self.look_at(world, pod.clone());
                         }
                         let Key { namespace, name } = claim;
                         self.wake(world, &Cause::Source(Source { kind: SourceKind::Claim, namespace, name }));
@@ -181,7 +188,7 @@ impl Scheduler {
         self.wake(&mut state.world, &Cause::Source(Source { kind: SourceKind::Claim, namespace, name }));
         let users = state.world.users_of(&key);
         for pod in users.filter(|pod| state.world.pod(pod).is_some_and(|pod| concerns(pod))) {
-            self.queue.add(Task::Pod(pod.clone()));
+            self.look_at(&state.world, pod.clone());
         }
     }
 
@@ -220,7 +227,7 @@ impl Scheduler {
             let before = nodes.get(&promise.node).map(|(_, pause)| *pause);
             let pause = before.map_or(AVOID, |pause| (pause * 2).min(AVOID_LONGEST));
             nodes.insert(promise.node.clone(), (Instant::now() + pause, pause));
-            self.queue.add(Task::Pod(pod));
+            self.look_at(&state.world, pod);
         }
     }
 
@@ -236,13 +243,13 @@ impl Scheduler {
                     }
                 } else if node_of(new).is_some() {
                     for pod in state.world.wake_by_arrival(new) {
-                        self.queue.add(Task::Pod(pod));
+                        self.look_at(&state.world, pod);
                     }
                 }
                 let same =
                     old.as_ref().is_some_and(|old| old.spec == new.spec && concerns(old) == concerns(new));
                 if !same && concerns(new) {
-                    self.queue.add(Task::Pod(key));
+                    self.look_at(&state.world, key);
                 }
             }
             Change::Deleted(pod) => {

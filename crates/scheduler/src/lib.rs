@@ -15,6 +15,7 @@ mod place;
 mod placed;
 mod plugins;
 mod ports;
+mod preempt;
 mod reasons;
 mod scheduler;
 mod sources;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::capacity::Promise;
 use crate::place::{Placement, Provision, concerns, place, place_on};
+use crate::preempt::{Way, way};
 use crate::reasons::{Reason, Refusal};
 use crate::sources;
 use crate::world::{Cause, World, claims_of, node_of};
@@ -75,6 +76,15 @@ struct Plan {
     placement: Option<Placement>,
     volumes: Vec<(Arc<PersistentVolume>, Arc<PersistentVolumeClaim>)>,
     claims: Vec<Arc<PersistentVolumeClaim>>,
+}
+
+/// Why a pod gets no node now.
+struct Refused {
+    refusal: Refusal,
+    /// When to look again, should nothing happen before.
+    again: Option<Duration>,
+    /// Where others make way for it.
+    way: Option<Way>,
 }
 
 /// Places pods until the context is shut down.
@@ -145,11 +155,14 @@ impl Scheduler {
         let Some((pod, plan)) = self.decide(&key) else { return Ok(Next::Done) };
         let plan = match plan {
             Ok(plan) => plan,
-            Err((refusal, again)) => {
+            Err(Refused { refusal, again, way }) => {
                 // A pod that somebody else placed may well wait for the binder.
                 let ours = node_of(&pod).is_none() || refusal.pod_reason.is_none();
                 if ours && self.is_worth_telling(&key, &refusal) {
                     self.tell(&pod, &refusal).await?;
+                }
+                if let Some(Way::Force { node, victims }) = way {
+                    self.make_way(&pod, &node, &victims).await?;
                 }
                 return Ok(again.map_or(Next::Done, Next::After));
             }
@@ -175,8 +188,7 @@ impl Scheduler {
     }
 
     /// Places a pod and marks what it takes, in one go. `None`: there is nothing to decide about it.
-    #[expect(clippy::type_complexity, reason = "a decision, or a refusal with when to look again")]
-    fn decide(&self, key: &Key) -> Option<(Arc<Pod>, Result<Plan, (Refusal, Option<Duration>)>)> {
+    fn decide(&self, key: &Key) -> Option<(Arc<Pod>, Result<Plan, Refused>)> {
         let mut state = self.state.lock();
         let pod = Arc::clone(state.world.pod(key).filter(|pod| concerns(pod))?);
         state.world.ledger.sweep();
@@ -198,7 +210,12 @@ impl Scheduler {
                 let promised = refusal.reasons.contains_key(&Reason::Promised);
                 let passing = refusal.passes_within().filter(|within| promised || waited < *within);
                 let passing = passing.map(|within| within.min(CONTENDED));
-                Err((refusal, passing.into_iter().chain(avoid_ends).min()))
+                let way = node_of(&pod).is_none().then(|| way(world, &pod, &avoid)).flatten();
+                if let Some(way) = &way {
+                    // It counts there from now on, so that nobody else takes what is given up for it.
+                    world.assume(key, way.node(), false);
+                }
+                Err(Refused { refusal, again: passing.into_iter().chain(avoid_ends).min(), way })
             }
         };
         if let Ok(Plan { placement: Some(placement), .. }) = &plan

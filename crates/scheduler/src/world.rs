@@ -313,6 +313,11 @@ impl World {
         self.placed.get(pod).is_some()
     }
 
+    /// Whether a pod counts on a node that it was not bound to yet.
+    pub(crate) fn is_assumed(&self, pod: &Key) -> bool {
+        self.assumed.contains_key(pod)
+    }
+
     /// Whether a pod has a node, or is being bound to one.
     pub(crate) fn is_bound(&self, pod: &Key) -> bool {
         self.assumed.get(pod).map_or_else(|| self.is_placed(pod), |assumed| assumed.is_bound)

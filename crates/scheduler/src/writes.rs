@@ -6,8 +6,9 @@ use k8s_openapi::api::core::v1::{
     Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
+use resources::pod::target_of_disruption;
 use resources::{annotations, claim, reference};
 use runtime::{Key, Next, update_if_changed};
 
@@ -160,6 +161,51 @@ impl Scheduler {
             Ok(_) => Ok(()),
             // The event says it all the same.
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes pods so that one of a higher priority finds room on a node. It says on the pod which node that is, first:
+    /// what comes after is seen by everybody as being for its sake.
+    pub(crate) async fn make_way(&self, pod: &Pod, node: &str, victims: &[Key]) -> Result<(), kube::Error> {
+        let api = Api::<Pod>::namespaced(self.context.client.clone(), &pod.namespace().unwrap_or_default());
+        let live = self.state.lock().world.pod(&Key::of(pod)).cloned();
+        let Some(live) = live.filter(|live| live.uid() == pod.uid()) else { return Ok(()) };
+        let nominate = |pod: &mut Pod| {
+            pod.status.get_or_insert_default().nominated_node_name = Some(node.to_owned());
+        };
+        if let Some(written) = runtime::update_status_if_changed(&api, &live, nominate).await? {
+            self.state.lock().world.put_pod(&Arc::new(written));
+        }
+        for key in victims {
+            let Some(victim) = self.state.lock().world.pod(key).cloned() else { continue };
+            self.preempt(&victim, key, pod, node).await?;
+        }
+        Ok(())
+    }
+
+    async fn preempt(&self, victim: &Pod, key: &Key, pod: &Pod, node: &str) -> Result<(), kube::Error> {
+        let api = Api::<Pod>::namespaced(self.context.client.clone(), &key.namespace);
+        let told = runtime::update_status_if_changed(&api, victim, |victim| {
+            let message = "default-scheduler: preempting to accommodate a higher priority pod";
+            target_of_disruption(victim, "PreemptionByScheduler", message, Time(clock::now()));
+        });
+        match told.await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+            // Its agent wrote at the same time: it goes all the same, and its event says why.
+            Err(kube::Error::Api(status)) if status.is_conflict() => {}
+            told => drop(told?),
+        }
+        let preconditions = Preconditions { uid: victim.uid(), resource_version: None };
+        match api.delete(&key.name, &DeleteParams::default().preconditions(preconditions)).await {
+            Ok(_) => {
+                let (by, uid) = (Key::of(pod), pod.uid().unwrap_or_default());
+                tracing::info!(pod = %by, victim = %key, node, "a pod makes way for one of a higher priority");
+                let message = format!("Preempted by pod {uid} on node {node}");
+                self.recorder.normal(&reference(victim), "Preempted", message);
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
             Err(error) => Err(error),
         }
     }

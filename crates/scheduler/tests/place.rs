@@ -334,3 +334,45 @@ async fn every_write_may_fail_once() {
         }
     }
 }
+
+/// A pod of a high priority takes the place of another, and no third one comes in between.
+#[tokio::test]
+async fn pods_make_way_for_those_of_a_higher_priority() {
+    let world = World::start().await;
+    let mut only = node("a");
+    only["status"]["allocatable"]["cpu"] = "2".into();
+    world.create::<Node>(only).await;
+    for (name, value) in [("low", 10), ("high", 1000)] {
+        let class = json!({"metadata": {"name": name}, "value": value});
+        world.create::<k8s_openapi::api::scheduling::v1::PriorityClass>(class).await;
+    }
+    let asks = |name: &str, class: &str| {
+        let mut pod = pod(name, &[]);
+        pod["spec"]["priorityClassName"] = class.into();
+        pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1500m"}});
+        pod
+    };
+    world.create::<Pod>(asks("first", "low")).await;
+    tokio::spawn(scheduler::run(world.context.clone()));
+    world.pod_on("first").await;
+    world.create::<Pod>(asks("second", "low")).await;
+    assert_eq!(refusal(&world, "second").await, "0/1 nodes are available: 1 Insufficient cpu.");
+    world.create::<Pod>(asks("urgent", "high")).await;
+    let first = eventually("the first pod is told to go", || async {
+        world.get::<Pod>("first").await.filter(|pod| pod.metadata.deletion_timestamp.is_some())
+    })
+    .await;
+    let conditions = first.status.unwrap().conditions.unwrap();
+    let target = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget").unwrap();
+    assert_eq!(target.reason.as_deref(), Some("PreemptionByScheduler"));
+    let urgent = world.get::<Pod>("urgent").await.unwrap();
+    assert_eq!(urgent.status.unwrap().nominated_node_name.as_deref(), Some("a"));
+    let event = world.event("first", "Preempted").await;
+    assert_eq!(event.message, Some(format!("Preempted by pod {} on node a", urgent.metadata.uid.unwrap())));
+
+    // It has ended: the place is the one's for whose sake it went, though the other waits for longer.
+    let now = kube::api::DeleteParams::default().grace_period(0);
+    world.api::<Pod>().delete("first", &now).await.unwrap();
+    assert_eq!(world.pod_on("urgent").await, "a");
+    assert!(world.get::<Pod>("second").await.unwrap().spec.unwrap().node_name.is_none());
+}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, ResourceExt};
@@ -127,18 +127,8 @@ fn due(key: &Key, pod: &Pod, node: &Node, known: &mut Known, recorder: &Recorder
 
 async fn evict(api: &Api<Pod>, key: &Key, pod: &Pod, recorder: &Recorder) -> Result<Next, Failure> {
     let told = runtime::update_status_if_changed(api, pod, |pod| {
-        let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-        if conditions.iter().any(|condition| condition.type_ == "DisruptionTarget") {
-            return;
-        }
-        conditions.push(PodCondition {
-            type_: "DisruptionTarget".to_owned(),
-            status: "True".to_owned(),
-            reason: Some("DeletionByTaintManager".to_owned()),
-            message: Some("Taint manager: deleting due to NoExecute taint".to_owned()),
-            last_transition_time: Some(Time(clock::now())),
-            ..PodCondition::default()
-        });
+        let message = "Taint manager: deleting due to NoExecute taint";
+        resources::pod::target_of_disruption(pod, "DeletionByTaintManager", message, Time(clock::now()));
     });
     match told.await {
         Ok(_) => {}

@@ -279,6 +279,7 @@ kinds! {
     k8s_openapi::api::apps::v1::StatefulSet: namespaced,
     k8s_openapi::api::apps::v1::ControllerRevision: namespaced,
     k8s_openapi::api::core::v1::ConfigMap: namespaced,
+    k8s_openapi::api::scheduling::v1::PriorityClass: cluster,
     k8s_openapi::api::storage::v1::StorageClass: cluster,
     k8s_openapi::api::storage::v1::CSIDriver: cluster,
     k8s_openapi::api::storage::v1::VolumeAttachment: cluster,
