@@ -21,6 +21,8 @@ async fn bound(world: &World, name: &str) -> String {
     let is_back = world.volume_phase(&volume, "Bound").await;
     assert!(resources::volume::is_bound_to(&is_back, &claim));
     assert!(resources::claim::is_bind_completed(&claim));
+    let reference = is_back.spec.unwrap().claim_ref.unwrap();
+    assert!(reference.resource_version.is_some(), "as Kubernetes' binder has it: {reference:?}");
     volume
 }
 

@@ -4,7 +4,7 @@ use kube::Resource;
 
 /// A reference to an object, complete with uid and resourceVersion: for events and claimRef.
 pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
-    object.object_ref(&())
+    ObjectReference { resource_version: object.meta().resource_version.clone(), ..object.object_ref(&()) }
 }
 
 /// A reference that makes `object` an owner: its dependants are collected when it is gone. It is not their

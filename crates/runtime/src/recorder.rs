@@ -215,8 +215,7 @@ impl Writer {
         let time = Some(Time(whole_seconds(occurrence.at)));
         Event {
             metadata: ObjectMeta {
-                // As client-go names them: by the time of the first occurrence.
-                name: Some(format!("{object}.{:x}", occurrence.at.as_nanosecond() + self.offset(occurrence))),
+                name: Some(name(&object, occurrence.at.as_nanosecond() + self.offset(occurrence))),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },
@@ -243,6 +242,19 @@ impl Writer {
         (&self.component, &self.host, occurrence.identity()).hash(&mut hasher);
         i128::from(hasher.finish() % 1_000_000)
     }
+}
+
+/// The longest name of an object.
+const LONGEST_NAME: usize = 253;
+
+/// As client-go names events: by the object and the time of the first occurrence. Of an object whose name leaves no room
+/// for the time, the beginning; client-go has a random name then, which nobody could find by the object's.
+fn name(object: &str, time: i128) -> String {
+    let time = format!("{time:x}");
+    let room = LONGEST_NAME - 1 - time.len().min(32);
+    let end = (0..=object.len().min(room)).rev().find(|end| object.is_char_boundary(*end)).unwrap_or(0);
+    let object = if end < object.len() { object[..end].trim_end_matches(['.', '-']) } else { object };
+    format!("{object}.{time}")
 }
 
 /// `metav1.Time` has whole seconds.
@@ -291,4 +303,26 @@ fn forget_oldest<K: Eq + Hash, V>(remembered: &mut HashMap<K, V>, last: impl Fn(
     let (_, middle, _) = times.select_nth_unstable(REMEMBERED / 2);
     let middle = *middle;
     remembered.retain(|_, value| last(value) > middle);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_events_are_names_however_long_the_object_is_called() {
+        let time = 0x1811_2233_4455_6677;
+        let table = [
+            ("web-0".to_owned(), "web-0".to_owned()),
+            ("n".repeat(236), "n".repeat(236)),
+            ("n".repeat(253), "n".repeat(236)),
+            // No part of a name ends in a dash or is empty.
+            (format!("{}-.{}", "n".repeat(234), "m".repeat(17)), "n".repeat(234)),
+        ];
+        for (object, kept) in table {
+            let name = name(&object, time);
+            assert_eq!(name, format!("{kept}.1811223344556677"));
+            assert!(name.len() <= 253, "{} characters", name.len());
+        }
+    }
 }

@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
-use resources::{claim, labels, reference};
+use resources::{claim, class, labels, reference};
 use runtime::{Change, Context, Next, Queue, Recorder, update_if_changed, work};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
@@ -58,8 +58,11 @@ impl Signal {
 pub struct Options {
     /// The node; its Node object becomes the owner of what is published, and must exist before anything is.
     pub node: String,
-    /// The namespace of the objects, `kube-system` by custom. It means nothing to the scheduler.
+    /// The namespace of the objects, which means nothing to the scheduler. What was published in another one goes.
     pub namespace: String,
+    /// Whether classes whose claims bind at once are published, too. No scheduler asks for those; provisioners on several
+    /// nodes draw lots by them.
+    pub immediate: bool,
 }
 
 /// Why capacity is not published.
@@ -211,7 +214,8 @@ impl Publisher {
         let Some(node) = informers.nodes().get("", &self.options.node) else { return Ok(next) };
         let (mut wanted, mut unanswered, mut failure) = (Vec::new(), BTreeSet::new(), None);
         for class in informers.classes().all() {
-            if class.provisioner == self.driver.name() {
+            let wanted_by_anyone = self.options.immediate || class::waits_for_consumer(&class);
+            if class.provisioner == self.driver.name() && wanted_by_anyone {
                 let answer = self.ask(&class).await;
                 self.note_refusal(&class, &answer);
                 match answer {
@@ -224,8 +228,7 @@ impl Publisher {
                 }
             }
         }
-        let present: Vec<_> = informers.capacities().in_namespace(&self.options.namespace);
-        let ours = present.into_iter().filter(|one| {
+        let ours = informers.capacities().all().into_iter().filter(|one| {
             is_marked(one, &self.mark)
                 && !unanswered.contains(&one.storage_class_name)
                 && one.labels().get(labels::CAPACITY_DRIVER).map(String::as_str) == Some(self.driver.name())
@@ -308,10 +311,10 @@ impl Publisher {
     }
 
     async fn write(&self, differences: Vec<Difference>) -> Result<(), CapacityError> {
-        let api: Api<CSIStorageCapacity> =
-            Api::namespaced(self.context.client.clone(), &self.options.namespace);
         for difference in differences {
             let name = difference.name();
+            let api: Api<CSIStorageCapacity> =
+                Api::namespaced(self.context.client.clone(), &difference.namespace());
             let result = match difference {
                 Difference::Missing(wanted) => api.create(&PostParams::default(), &wanted).await.map(drop),
                 Difference::Outdated { present, wanted } => {
@@ -351,16 +354,26 @@ impl Difference {
             Difference::Stale(one) => one.name_any(),
         }
     }
+
+    fn namespace(&self) -> String {
+        let one: &CSIStorageCapacity = match self {
+            Difference::Missing(one) => one,
+            Difference::Outdated { present, .. } => present,
+            Difference::Stale(one) => one,
+        };
+        one.namespace().unwrap_or_default()
+    }
 }
 
 fn differences(
     wanted: Vec<CSIStorageCapacity>,
     present: impl Iterator<Item = Arc<CSIStorageCapacity>>,
 ) -> Vec<Difference> {
-    let mut present: BTreeMap<_, _> = present.map(|one| (one.name_any(), one)).collect();
+    let key = |one: &CSIStorageCapacity| (one.namespace(), one.name_any());
+    let mut present: BTreeMap<_, _> = present.map(|one| (key(&one), one)).collect();
     let mut differences = Vec::new();
     for wanted in wanted {
-        match present.remove(&wanted.name_any()) {
+        match present.remove(&key(&wanted)) {
             None => differences.push(Difference::Missing(Box::new(wanted))),
             Some(found) if wanted_over(&found, wanted.clone()) != *found => {
                 differences.push(Difference::Outdated { present: found, wanted: Box::new(wanted) });

@@ -15,12 +15,21 @@ use tokio::sync::watch;
 use world::{DRIVER, KEY, Process, Steps, World, eventually};
 
 async fn publish(world: &World, signal: &Signal, changes: watch::Receiver<u64>) -> Process {
+    publish_as_asked(world, signal, changes, false).await
+}
+
+async fn publish_as_asked(
+    world: &World,
+    signal: &Signal,
+    changes: watch::Receiver<u64>,
+    immediate: bool,
+) -> Process {
     let socket = world.socket("csi.sock");
     let serving = world.driver.serve(&socket, &Steps::new());
     let driver = sidecars::Driver::connect(&socket).await.unwrap();
     let context = world.context(&Steps::new());
     let (shutdown, signal) = (context.shutdown.clone(), signal.clone());
-    let options = Options { node: "n1".to_owned(), namespace: "kube-system".to_owned() };
+    let options = Options { node: "n1".to_owned(), namespace: "default".to_owned(), immediate };
     let task = tokio::spawn(async move {
         let _serving = serving;
         run(context, driver, options, signal, Some(changes)).await;
@@ -59,7 +68,7 @@ async fn capacity_follows_classes_and_changes_and_is_written_only_when_it_differ
         .await;
 
     let one = published(&world).await.remove(0);
-    assert_eq!(one.namespace().as_deref(), Some("kube-system"));
+    assert_eq!(one.namespace().as_deref(), Some("default"));
     assert_eq!(one.labels()[labels::CAPACITY_DRIVER], DRIVER);
     assert_eq!(one.labels()[labels::CAPACITY_MANAGED_BY], "external-provisioner-n1");
     assert_eq!(one.node_topology.clone().unwrap().match_labels.unwrap()[KEY], "n1");
@@ -89,7 +98,7 @@ async fn capacity_follows_classes_and_changes_and_is_written_only_when_it_differ
 
     // Somebody deletes it: it comes back.
     let name = published(&world).await[0].name_any();
-    let capacities: Api<CSIStorageCapacity> = Api::namespaced(world.client.clone(), "kube-system");
+    let capacities: Api<CSIStorageCapacity> = Api::namespaced(world.client.clone(), "default");
     capacities.delete(&name, &DeleteParams::default()).await.unwrap();
     eventually("it comes back", async || figures(&world).await.len() == 1).await;
     process.kill().await;
@@ -162,5 +171,44 @@ async fn a_class_that_the_driver_makes_nothing_of_is_told_of_on_its_claims() {
             })
     })
     .await;
+    process.kill().await;
+}
+
+#[tokio::test]
+async fn classes_that_bind_at_once_are_published_where_that_is_asked_for() {
+    for asked in [false, true] {
+        let world = World::new(1).await;
+        world.class("late", |_| {}).await;
+        world.class("now", |class| class["volumeBindingMode"] = json!("Immediate")).await;
+        let (signal, (_change, changes)) = (Signal::new(), watch::channel(0));
+        let process = publish_as_asked(&world, &signal, changes, asked).await;
+        let wanted = if asked { vec!["late", "now"] } else { vec!["late"] };
+        eventually("capacity is published", async || figures(&world).await.len() >= wanted.len()).await;
+        // One write for each class: all were looked at in one go.
+        assert_eq!(world.writes(), wanted.len());
+        let classes: Vec<_> = figures(&world).await.into_iter().map(|(class, ..)| class).collect();
+        assert_eq!(classes, wanted, "asked: {asked}");
+        process.kill().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_published_in_another_namespace_goes() {
+    let world = World::new(1).await;
+    world.class("late", |_| {}).await;
+    let (signal, (_change, changes)) = (Signal::new(), watch::channel(0));
+    let process = publish(&world, &signal, changes.clone()).await;
+    eventually("capacity is published", async || published(&world).await.len() == 1).await;
+    process.kill().await;
+
+    // As an earlier version left it.
+    let mut moved = published(&world).await.remove(0);
+    moved.metadata.resource_version = None;
+    moved.metadata.namespace = Some("kube-system".to_owned());
+    let capacities: Api<CSIStorageCapacity> = Api::namespaced(world.client.clone(), "kube-system");
+    capacities.create(&PostParams::default(), &moved).await.unwrap();
+    let process = publish(&world, &signal, changes).await;
+    eventually("one is left", async || published(&world).await.len() == 1).await;
+    assert_eq!(published(&world).await[0].namespace().as_deref(), Some("default"));
     process.kill().await;
 }

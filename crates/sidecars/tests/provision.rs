@@ -333,8 +333,11 @@ async fn claims_that_bind_at_once_are_made_by_exactly_one_node_each() {
         let shutdown = context.shutdown.clone();
         let node = node.to_owned();
         let task = tokio::spawn(async move {
-            let publishing =
-                sidecars::capacity::Options { node: node.clone(), namespace: "kube-system".to_owned() };
+            let publishing = sidecars::capacity::Options {
+                node: node.clone(),
+                namespace: "default".to_owned(),
+                immediate: true,
+            };
             let provisioning = sidecars::provision::Options { node, extra_metadata: false };
             tokio::join!(
                 sidecars::capacity::run(context.clone(), driver.clone(), publishing, signal.clone(), None),

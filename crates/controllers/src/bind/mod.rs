@@ -22,7 +22,7 @@ pub use claim::{acceptable, is_delayed, sync_claim};
 pub use cluster::{Cluster, Written, write_all};
 pub use matching::{MatchError, volume_for};
 pub use operation::{Outcome, run as operate};
-pub use plugins::{Plugin, PluginError, Plugins};
+pub use plugins::{MIGRATED, Plugin, PluginError, Plugins};
 pub use step::{Notice, Operation, Step, Write, claim_reference, volume_reference};
 pub use upkeep::{deletion_finalizers, migrate_claim, migrate_volume};
 pub use volume::{Live, Look, sync_volume};

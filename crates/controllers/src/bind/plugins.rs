@@ -10,8 +10,8 @@ use k8s_openapi::api::storage::v1::StorageClass;
 /// How the names of in-tree provisioners begin.
 pub(super) const IN_TREE_PREFIX: &str = "kubernetes.io/";
 
-/// In-tree provisioners whose volumes a CSI driver serves today.
-const MIGRATED: [(&str, &str); 7] = [
+/// In-tree provisioners whose volumes a CSI driver serves today, and the driver.
+pub const MIGRATED: [(&str, &str); 7] = [
     ("kubernetes.io/aws-ebs", "ebs.csi.aws.com"),
     ("kubernetes.io/azure-disk", "disk.csi.azure.com"),
     ("kubernetes.io/azure-file", "file.csi.azure.com"),

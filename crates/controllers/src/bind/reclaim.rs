@@ -76,3 +76,58 @@ fn delete(step: &mut Step, world: &World, volume: &mut PersistentVolume) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::step::Write;
+    use super::super::volume::{Live, Look, sync_volume};
+    use super::*;
+    use resources::annotations::PROVISIONED_BY;
+    use serde_json::json;
+
+    /// The phase and the driver that a volume with policy Delete ends up with, once its claim is gone.
+    fn after_release(annotations: serde_json::Value) -> (String, Option<String>) {
+        let mut volume: PersistentVolume = serde_json::from_value(json!({
+            "metadata": {"name": "v", "annotations": annotations},
+            "spec": {
+                "persistentVolumeReclaimPolicy": "Delete", "claimRef": {"namespace": "a", "name": "c", "uid": "gone"},
+                "gcePersistentDisk": {"pdName": "disk"},
+            },
+            "status": {"phase": "Bound"},
+        }))
+        .expect("a volume");
+        let Look::Decided(step) = sync_volume(&World::default(), &volume, Live::Read(None)) else {
+            panic!("what was read decides");
+        };
+        for write in step.writes {
+            match write {
+                Write::Volume(written) | Write::VolumeStatus(written) => volume = *written,
+                other => panic!("{other:?}"),
+            }
+        }
+        (volume::phase(&volume).to_owned(), volume.annotations().get(MIGRATED_TO).cloned())
+    }
+
+    #[test]
+    fn volumes_of_plugins_that_csi_drivers_took_over_are_left_to_the_drivers() {
+        let table = [
+            ("kubernetes.io/aws-ebs", "Released", Some("ebs.csi.aws.com")),
+            ("kubernetes.io/azure-disk", "Released", Some("disk.csi.azure.com")),
+            ("kubernetes.io/azure-file", "Released", Some("file.csi.azure.com")),
+            ("kubernetes.io/cinder", "Released", Some("cinder.csi.openstack.org")),
+            ("kubernetes.io/gce-pd", "Released", Some("pd.csi.storage.gke.io")),
+            ("kubernetes.io/portworx-volume", "Released", Some("pxd.portworx.com")),
+            ("kubernetes.io/vsphere-volume", "Released", Some("csi.vsphere.vmware.com")),
+            ("pd.csi.storage.gke.io", "Released", None),
+            // Nobody took over from this one.
+            ("kubernetes.io/rbd", "Failed", None),
+        ];
+        for (provisioner, phase, driver) in table {
+            let got = after_release(json!({PROVISIONED_BY: provisioner}));
+            assert_eq!(got, (phase.to_owned(), driver.map(str::to_owned)), "{provisioner}");
+        }
+        // Made by hand, and marked by whoever handed it to the driver.
+        let by_hand = after_release(json!({MIGRATED_TO: "pd.csi.storage.gke.io"}));
+        assert_eq!(by_hand, ("Released".to_owned(), Some("pd.csi.storage.gke.io".to_owned())));
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 
 use super::plugins::Plugin;
 use super::world::{ClaimKey, Key};
@@ -161,10 +161,10 @@ impl Step {
 
 /// The reference by which events name a volume.
 pub fn volume_reference(volume: &PersistentVolume) -> ObjectReference {
-    volume.object_ref(&())
+    resources::reference(volume)
 }
 
 /// The reference by which events name a claim, and volumes too.
 pub fn claim_reference(claim: &PersistentVolumeClaim) -> ObjectReference {
-    claim.object_ref(&())
+    resources::reference(claim)
 }

@@ -164,7 +164,7 @@ fn migrated(given: &Value) -> BTreeMap<String, String> {
             .iter()
             .filter_map(|name| Some((name.as_str()?.to_owned(), "migrated.example.com".to_owned())))
             .collect(),
-        _ => BTreeMap::new(),
+        _ => bind::MIGRATED.map(|(plugin, driver)| (plugin.to_owned(), driver.to_owned())).into(),
     }
 }
 

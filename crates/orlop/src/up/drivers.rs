@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::node::Node;
 use crate::driver::endpoint;
 
-/// Where CSIStorageCapacity objects are kept.
-const CAPACITY_NAMESPACE: &str = "kube-system";
+/// Where CSIStorageCapacity objects are kept: where a `kubectl get csistoragecapacities` looks that names no namespace.
+const CAPACITY_NAMESPACE: &str = "default";
 /// Pauses before a driver that does not answer is connected to again; connecting waits for it as well.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -76,13 +76,21 @@ impl Beside {
 }
 
 /// Does for a driver on a node what its sidecars would do, until the context's shutdown. Our `own` knows the names of
-/// claims when it is told them, and says when its capacity changes.
-pub(super) async fn serve(context: Context, driver: Driver, node: &str, own: Option<watch::Receiver<u64>>) {
+/// claims when it is told them, and says when its capacity changes. `immediate`: capacity is published for classes whose
+/// claims bind at once, too.
+pub(super) async fn serve(
+    context: Context,
+    driver: Driver,
+    node: &str,
+    own: Option<watch::Receiver<u64>>,
+    immediate: bool,
+) {
     let signal = Signal::new();
     let extra_metadata = own.is_some();
     let provisioning = provision::Options { node: node.to_owned(), extra_metadata };
     let snapshots = snapshot::Options { node: node.to_owned(), extra_metadata };
-    let published = capacity::Options { node: node.to_owned(), namespace: CAPACITY_NAMESPACE.to_owned() };
+    let namespace = CAPACITY_NAMESPACE.to_owned();
+    let published = capacity::Options { node: node.to_owned(), namespace, immediate };
     tokio::join!(
         provision::run(context.clone(), driver.clone(), provisioning, signal.clone()),
         attach::run(context.clone(), driver.clone(), node),
@@ -100,6 +108,7 @@ pub(super) async fn serve_registered(
     node: String,
     own: &str,
     registered: Drivers,
+    immediate: bool,
 ) -> Result<(), Infallible> {
     let mut changed = registered.changed();
     let mut served: HashMap<String, (Arc<Endpoint>, CancellationToken)> = HashMap::new();
@@ -125,7 +134,7 @@ pub(super) async fn serve_registered(
             context.parts.clone().spawn(part, async move {
                 let shutdown = context.shutdown.clone();
                 if let Some(driver) = shutdown.run_until_cancelled(connect(&socket)).await {
-                    Box::pin(serve(context, driver, &node, None)).await;
+                    Box::pin(serve(context, driver, &node, None, immediate)).await;
                 }
             });
             served.insert(name, (endpoint, stop));

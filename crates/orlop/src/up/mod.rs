@@ -49,6 +49,9 @@ pub(crate) struct Up {
     /// register themselves on a node's plugins_registry need not be named.
     #[arg(long = "csi-driver", value_name = "[NODE=]unix:///PATH", value_parser = Beside::parse)]
     csi_drivers: Vec<Beside>,
+    /// Publish free storage (CSIStorageCapacity) for classes with volumeBindingMode Immediate, too.
+    #[arg(long)]
+    capacity_for_immediate_binding: bool,
     /// Loopback address of the API; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
     listen: SocketAddr,
@@ -113,7 +116,10 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     // Whoever can read it is the administrator; in the data directory it is hidden already.
     let hidden = std::path::absolute(&kubeconfig)?;
     let hidden = std::fs::canonicalize(&hidden).unwrap_or(hidden);
-    nodes.iter_mut().for_each(|node| node.hidden.push(hidden.clone()));
+    for node in &mut nodes {
+        node.hidden.push(hidden.clone());
+        node.immediate = arguments.capacity_for_immediate_binding;
+    }
     let mut process = Process::start(&data, store, nodes, listener, health).await?;
     let outcome = process.serve(signals, &kubeconfig, arguments.kubeconfig_owner).await;
     match &outcome {
@@ -285,6 +291,8 @@ async fn nodes(
                     root,
                     drives,
                     max_volumes,
+                    immediate: false,
+                    draws: layout.nodes.len() > 1,
                     calls: calls.clone(),
                     stats: node_agent::Stats::default(),
                     hidden: data.private(),

@@ -27,6 +27,10 @@ pub(super) struct Node {
     pub(super) drives: Drives,
     /// The most volumes that its pods may use at once, if there is a limit.
     pub(super) max_volumes: Option<u32>,
+    /// Whether capacity is published for classes whose claims bind at once, too: as asked, and for our own driver where
+    /// there are other nodes, which draw lots by it.
+    pub(super) immediate: bool,
+    pub(super) draws: bool,
     /// Counts the calls of all nodes' drivers.
     pub(super) calls: driver::Calls,
     /// How full its pods' volumes are.
@@ -94,14 +98,17 @@ impl Node {
             let (node, context) = node();
             async move {
                 let driver = Driver::connect(&node.socket()).await?;
-                Box::pin(drivers::serve(context, driver, &node.name, Some(node.drives.changed()))).await;
+                let (own, immediate) = (Some(node.drives.changed()), node.draws || node.immediate);
+                Box::pin(drivers::serve(context, driver, &node.name, own, immediate)).await;
                 Ok::<_, sidecars::DriverError>(())
             }
         });
         parts.spawn(called("other drivers' sidecars"), {
             let (node, context) = node();
             let own = node.driver.as_str();
-            async move { drivers::serve_registered(context, node.name, own, node.registered).await }
+            async move {
+                drivers::serve_registered(context, node.name, own, node.registered, node.immediate).await
+            }
         });
         for socket in &self.beside {
             let announced = drivers::announce(self.clone(), socket.clone(), context.shutdown.clone());
