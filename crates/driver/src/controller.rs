@@ -143,7 +143,8 @@ impl controller_server::Controller for Driver {
         request: Request<v1::GetCapacityRequest>,
     ) -> Answer<v1::GetCapacityResponse> {
         let request = request.into_inner();
-        self.answer("GetCapacity", "", async {
+        let mut why_none = None;
+        let answer = self.answer("GetCapacity", "", async {
             Ok(match Capacity::check(&request, &self.node.segments)? {
                 Capacity::None => v1::GetCapacityResponse {
                     available_capacity: 0,
@@ -152,6 +153,7 @@ impl controller_server::Controller for Driver {
                 },
                 Capacity::Of(kind, asked) => {
                     let capacity = self.drives.capacity(asked.backend, &asked.drives);
+                    why_none.clone_from(&capacity.why_none);
                     let largest = match kind {
                         AccessType::Mount => capacity.largest_volume,
                         AccessType::Block => capacity.largest_block_volume,
@@ -163,8 +165,13 @@ impl controller_server::Controller for Driver {
                     }
                 }
             })
-        })
-        .await
+        });
+        let mut answer = answer.await?;
+        if let Some(why) = why_none {
+            // Whoever asks through the standard alone sees that there is none, and not why.
+            csi::tell_why_none(answer.metadata_mut(), &why);
+        }
+        Ok(answer)
     }
 
     async fn controller_get_capabilities(

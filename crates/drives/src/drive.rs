@@ -168,7 +168,7 @@ pub struct Drive {
 }
 
 /// What can be had now, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// Sum over the drives.
     pub available: u64,
@@ -178,6 +178,8 @@ pub struct Capacity {
     pub largest_block_volume: u64,
     /// The smallest volume that is made.
     pub smallest_volume: u64,
+    /// Why no drive comes into question, if none does.
+    pub why_none: Option<String>,
 }
 
 #[cfg(test)]

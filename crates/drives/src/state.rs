@@ -80,6 +80,8 @@ pub(crate) struct Serving {
 /// What a device that is gone, failing or write-protected answers, or the file system that gave it up: EIO, ENXIO,
 /// ENODEV, EROFS, ESHUTDOWN, EUCLEAN.
 const OF_DEVICES: [i32; 6] = [5, 6, 19, 30, 108, 117];
+/// Drives of which it is told why they don't come into question.
+const TOLD: usize = 8;
 
 /// What is said of a volume whose directory is gone.
 pub(crate) const LOST: &str =
@@ -405,12 +407,17 @@ impl State {
     }
 
     pub(crate) fn capacity(&self, backend: Option<BackendKind>, selector: &DriveSelector) -> Capacity {
-        let fitting = || {
-            self.serving()
-                .filter(|serving| serving.failing.is_none() && serving.gone.is_none())
-                .filter(|serving| backend.is_none_or(|kind| serving.site.backend.kind() == kind))
-                .filter(|serving| selector.objection(&serving.labels).is_none())
+        let objection = |serving: &Serving| {
+            if serving.failing.is_some() || serving.gone.is_some() {
+                return Some("it is failing".to_owned());
+            }
+            let kind = serving.site.backend.kind();
+            let other = backend.filter(|asked| *asked != kind);
+            other
+                .map(|asked| format!("its backend is {kind}, not {asked}"))
+                .or_else(|| selector.objection(&serving.labels))
         };
+        let fitting = || self.serving().filter(|serving| objection(serving).is_none());
         let room =
             |access| fitting().map(|serving| serving.room(access, &BTreeMap::new())).max().unwrap_or(0);
         Capacity {
@@ -418,6 +425,14 @@ impl State {
             largest_volume: room(AccessType::Mount),
             largest_block_volume: room(AccessType::Block),
             smallest_volume: SMALLEST,
+            why_none: fitting().next().is_none().then(|| {
+                let each = self.serving().filter_map(|serving| Some((&serving.id, objection(serving)?)));
+                let each: Vec<_> = each.map(|(id, why)| format!("drive {id}: {why}")).take(TOLD).collect();
+                match each.is_empty() {
+                    true => "no drive of the node serves".to_owned(),
+                    false => format!("no drive of the node suits ({})", each.join("; ")),
+                }
+            }),
         }
     }
 }

@@ -212,6 +212,27 @@ fn claims_that_can_not_be_filled_stay_pending_and_say_why() {
     });
     orlop.run(BINARY, &["delete", "-f", &file]);
 
+    // What makes a class useless is told on the pod, by its name, and not as a want of room.
+    for (name, parameters, said) in [
+        ("typo", "{orlop.dev/backnd: btrfs}", "backnd"),
+        ("other", "{orlop.dev/backend: lvm-thin}", "not lvm-thin"),
+        ("picky", "{orlop.dev/drive-selector: disk=gold}", "it has no label disk"),
+    ] {
+        let class = format!(
+            "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: {name}}}\nprovisioner: orlop.dev\n\
+             volumeBindingMode: WaitForFirstConsumer\nparameters: {parameters}\n---\n"
+        );
+        let rest = manifest.replace("storageClassName: quickstart", &format!("storageClassName: {name}"));
+        std::fs::write(&file, class + &rest).unwrap();
+        orlop.run(BINARY, &["apply", "-f", &file]);
+        let pods = || orlop.run(BINARY, &["get", "pods", "-o", "yaml"]);
+        wait_until(&format!("the pod says why of the class {name}"), || {
+            pods().contains("nothing can be made of the StorageClass") && pods().contains(said)
+        });
+        assert!(!pods().contains("add a drive"), "{}", pods());
+        orlop.run(BINARY, &["delete", "-f", &file]);
+    }
+
     let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: taped}\nspec: {accessModes: [ReadWriteOnce], \
                  resources: {requests: {storage: 1Mi}}, dataSourceRef: {apiGroup: example.com, kind: Tape, name: t}}\n";
     std::fs::write(&file, claim).unwrap();

@@ -81,3 +81,6 @@ pub const GROUP_SECRET_NAMESPACE: &str = "groupsnapshot.storage.kubernetes.io/de
 pub const IS_DEFAULT_GROUP_CLASS: &str = "groupsnapshot.storage.kubernetes.io/is-default-class";
 /// On the content of a snapshot that was taken as one of a group, the group's id: the driver is not asked for it alone.
 pub const GROUP_HANDLE: &str = "groupsnapshot.storage.k8s.io/volumeGroupSnapshotHandle";
+
+/// On a CSIStorageCapacity: why nothing can be made of its class there.
+pub const NO_CAPACITY: &str = "orlop.dev/no-capacity";

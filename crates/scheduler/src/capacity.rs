@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
+use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
+use resources::annotations::NO_CAPACITY;
 use runtime::Key;
 use tokio::time::Instant;
 
@@ -23,6 +25,8 @@ pub struct Pool {
     pub free: u64,
     /// Bytes of the largest volume that can be made.
     pub largest: u64,
+    /// Why nothing can be made of the class there, if the driver says so.
+    why_none: Option<String>,
     /// The nodes from which it can be used.
     topology: Selector,
     /// One label that all of those nodes have, to find the pool by.
@@ -44,6 +48,7 @@ impl Pool {
             // A driver that says both may hand out more than it has: the largest volume is what it vouches for.
             free: free.max(largest)?,
             largest: largest.or(free)?,
+            why_none: object.annotations().get(NO_CAPACITY).cloned(),
             topology: Selector::try_from(topology.clone()).ok()?,
             label: label.map(|(key, value)| (key.clone(), value.clone())),
         })
@@ -194,6 +199,13 @@ impl Ledger {
     /// A class's pools that a node reaches.
     pub fn pools<'a>(&'a self, class: &str, labels: &'a Labels) -> impl Iterator<Item = &'a Pool> {
         self.pools.get(class).into_iter().flat_map(|pools| pools.reaching(labels))
+    }
+
+    /// Why nothing can be made of a class, where no pool says anything else.
+    pub fn why_none(&self, class: &str) -> Option<&str> {
+        let pools = &self.pools.get(class)?.all;
+        let mut why = pools.values().map(|pool| pool.why_none.as_deref());
+        why.clone().all(|why| why.is_some()).then(|| why.next())??
     }
 
     /// Bytes promised out of a pool, to claims other than these.

@@ -72,6 +72,17 @@ fn world() -> World {
     }
     let driver = json!({"metadata": {"name": "driver"}, "spec": {"storageCapacity": true}});
     world.drivers.insert("driver".to_owned(), object(driver));
+    let foreign = json!({"metadata": {"name": "foreign"}, "provisioner": "driver", "volumeBindingMode": "WaitForFirstConsumer",
+        "allowedTopologies": [{"matchLabelExpressions": [{"key": "zone", "values": ["x", "y"]}]}]});
+    world.classes.insert("foreign".to_owned(), object(foreign));
+    let useless = json!({"metadata": {"name": "useless"}, "provisioner": "driver", "volumeBindingMode": "WaitForFirstConsumer"});
+    world.classes.insert("useless".to_owned(), object(useless));
+    for node in ["a", "b"] {
+        world.ledger.publish(&object::<k8s_openapi::api::storage::v1::CSIStorageCapacity>(json!({
+            "metadata": {"namespace": "default", "name": format!("useless-{node}"),
+                "annotations": {"orlop.dev/no-capacity": "parameter sice is unknown"}},
+            "storageClassName": "useless", "nodeTopology": {"matchLabels": {"host": node}}, "capacity": "0"})));
+    }
     for (name, host) in [("va", "a"), ("vb", "b")] {
         world.put_volume(&object(json!({
             "metadata": {"name": name},
@@ -95,6 +106,8 @@ fn world() -> World {
         claim("immediate", "now", json!({})),
         claim("classless", "absent", json!({})),
         claim("named", "late", json!({"spec": {"volumeName": "va"}})),
+        claim("abroad", "foreign", json!({})),
+        claim("typo", "useless", json!({})),
         claim("lost", "late", json!({"spec": {"volumeName": "vx"}, "status": {"phase": "Lost"}})),
         claim("going", "late", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})),
         claim("alone", "late", json!({"spec": {"accessModes": ["ReadWriteOncePod"]}})),
@@ -135,6 +148,20 @@ fn claims_decide_over_nodes() {
             Err(
                 "2 node(s) did not have enough free storage. Claim \"fifty\" asks for 50Gi; the largest free volume is \
                  40Gi, on a. Ask for less, delete volumes or add a drive.",
+            ),
+        ),
+        (
+            &["typo"],
+            Err(
+                "2 node(s) did not have enough free storage. For claim \"typo\" nothing can be made of the StorageClass \
+                 \"useless\": parameter sice is unknown.",
+            ),
+        ),
+        (
+            &["abroad"],
+            Err(
+                "2 node(s) didn't find available persistent volumes to bind. For claim \"abroad\" the StorageClass \
+                 \"foreign\" allows nodes where zone is x or y (allowedTopologies), and there is no such node.",
             ),
         ),
         (

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use csi::v1::controller_service_capability::rpc;
-use csi::v1::{GetCapacityRequest, GetCapacityResponse, Topology};
+use csi::v1::{GetCapacityRequest, Topology};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::api::resource;
@@ -17,11 +17,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
-use resources::{claim, class, labels, reference};
+use resources::{annotations, claim, class, labels, reference};
 use runtime::{Change, Context, Next, Queue, Recorder, update_if_changed, work};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
-use tonic::Status;
+use tonic::{Response, Status};
 use values::{Quantity, Segments};
 
 use crate::Driver;
@@ -84,6 +84,21 @@ pub enum CapacityError {
         /// The answer.
         status: Box<Status>,
     },
+}
+
+impl CapacityError {
+    /// Whether the driver will say the same again: it can make nothing of the class.
+    fn is_final(&self) -> bool {
+        matches!(self, CapacityError::Driver { status, .. } if csi::final_error(status.code()))
+    }
+}
+
+/// What a driver has for a class, in bytes.
+struct Capacity {
+    free: i64,
+    largest: Option<i64>,
+    /// Why nothing can be made of the class, if the driver says so.
+    why_none: Option<String>,
 }
 
 /// Publishes for one driver on one node until the context's shutdown.
@@ -219,7 +234,14 @@ impl Publisher {
                 let answer = self.ask(&class).await;
                 self.note_refusal(&class, &answer);
                 match answer {
-                    Ok(answer) => wanted.push(self.object(&node, &class, &answer)),
+                    Ok(answer) => wanted.push(self.object(&node, &class, answer)),
+                    Err(error @ CapacityError::Driver { .. }) if error.is_final() => {
+                        // Nothing of it, and pods hear why.
+                        let why_none = Some(error.to_string());
+                        let none = Capacity { free: 0, largest: Some(0), why_none };
+                        wanted.push(self.object(&node, &class, none));
+                        failure.get_or_insert(error);
+                    }
                     // What is published of this class stays; the others don't wait for it.
                     Err(error) => {
                         unanswered.insert(class.name_any());
@@ -239,11 +261,9 @@ impl Publisher {
 
     /// Tells the claims of a class that the driver can make nothing of it: no node will be chosen for them, so they would
     /// hear it from nobody else.
-    fn note_refusal(&self, class: &StorageClass, answer: &Result<GetCapacityResponse, CapacityError>) {
+    fn note_refusal(&self, class: &StorageClass, answer: &Result<Capacity, CapacityError>) {
         let why = match answer {
-            Err(error @ CapacityError::Driver { status, .. }) if csi::final_error(status.code()) => {
-                error.to_string()
-            }
+            Err(error) if error.is_final() => error.to_string(),
             Err(_) => return,
             Ok(_) => {
                 self.refused.lock().remove(&class.name_any());
@@ -276,18 +296,24 @@ impl Publisher {
         }
     }
 
-    async fn ask(&self, class: &StorageClass) -> Result<GetCapacityResponse, CapacityError> {
+    async fn ask(&self, class: &StorageClass) -> Result<Capacity, CapacityError> {
         let topology = Topology { segments: self.segments.clone() };
         let request = GetCapacityRequest {
             volume_capabilities: Vec::new(),
             parameters: provision::for_driver(class.parameters.as_ref()),
             accessible_topology: (!topology.segments.is_empty()).then_some(topology),
         };
-        let answer = within(ASK, self.driver.controller().get_capacity(request)).await;
-        answer.map_err(|status| CapacityError::Driver { class: class.name_any(), status: Box::new(status) })
+        // Its metadata is wanted, too.
+        let whole = async { self.driver.controller().get_capacity(request).await.map(Response::new) };
+        let answer = within(ASK, whole)
+            .await
+            .map_err(|status| CapacityError::Driver { class: class.name_any(), status: Box::new(status) })?;
+        let why_none = csi::why_none(answer.metadata());
+        let answer = answer.into_inner();
+        Ok(Capacity { free: answer.available_capacity, largest: answer.maximum_volume_size, why_none })
     }
 
-    fn object(&self, node: &Node, class: &StorageClass, answer: &GetCapacityResponse) -> CSIStorageCapacity {
+    fn object(&self, node: &Node, class: &StorageClass, capacity: Capacity) -> CSIStorageCapacity {
         let class = class.name_any();
         CSIStorageCapacity {
             metadata: ObjectMeta {
@@ -297,6 +323,7 @@ impl Publisher {
                     (labels::CAPACITY_DRIVER.to_owned(), self.driver.name().to_owned()),
                     (labels::CAPACITY_MANAGED_BY.to_owned(), self.mark.clone()),
                 ])),
+                annotations: capacity.why_none.map(|why| [(annotations::NO_CAPACITY.to_owned(), why)].into()),
                 owner_references: Some(vec![resources::owner(node)]),
                 ..ObjectMeta::default()
             },
@@ -305,8 +332,8 @@ impl Publisher {
                 match_labels: Some(self.segments.clone()),
                 match_expressions: None,
             }),
-            capacity: Some(bytes(answer.available_capacity)),
-            maximum_volume_size: answer.maximum_volume_size.map(bytes),
+            capacity: Some(bytes(capacity.free)),
+            maximum_volume_size: capacity.largest.map(bytes),
         }
     }
 
@@ -390,6 +417,10 @@ fn wanted_over(present: &CSIStorageCapacity, wanted: CSIStorageCapacity) -> CSIS
     let mut metadata = present.metadata.clone();
     metadata.labels.get_or_insert_default().extend(wanted.metadata.labels.unwrap_or_default());
     metadata.owner_references = wanted.metadata.owner_references;
+    let mut others = metadata.annotations.unwrap_or_default();
+    others.remove(annotations::NO_CAPACITY);
+    others.extend(wanted.metadata.annotations.unwrap_or_default());
+    metadata.annotations = Some(others).filter(|all| !all.is_empty());
     CSIStorageCapacity { metadata, ..wanted }
 }
 

@@ -132,10 +132,16 @@ async fn a_class_that_the_driver_refuses_keeps_no_other_from_being_published() {
     }
     let (signal, (_change, changes)) = (Signal::new(), watch::channel(0));
     let process = publish(&world, &signal, changes).await;
-    eventually("the good class is published", async || {
-        figures(&world).await == [figure("fast", "100Gi", "50Gi")]
+    let none = |class: &str| figure(class, "0", "0");
+    eventually("the good class is published, and nothing of the others", async || {
+        figures(&world).await == [none("a-refused"), figure("fast", "100Gi", "50Gi"), none("z-refused")]
     })
     .await;
+    for one in published(&world).await {
+        let why = one.annotations().get(resources::annotations::NO_CAPACITY);
+        assert_eq!(why.is_some(), one.storage_class_name != "fast", "{why:?}");
+        assert!(why.is_none_or(|why| why.contains("parameter unknown is unknown")), "{why:?}");
+    }
     process.kill().await;
 }
 
@@ -159,7 +165,7 @@ async fn a_class_that_the_driver_makes_nothing_of_is_told_of_on_its_claims() {
     world.claim("before", "typo", None, "1Gi").await;
     let (signal, (_change, changes)) = (Signal::new(), watch::channel(0));
     let process = publish(&world, &signal, changes).await;
-    eventually("the other class is published", async || figures(&world).await.len() == 1).await;
+    eventually("both classes are published", async || figures(&world).await.len() == 2).await;
     world.claim("after", "typo", None, "1Gi").await;
     world.claim("fine", "fast", None, "1Gi").await;
     eventually("both are told, and the third is not", async || {

@@ -222,11 +222,46 @@ impl<'a> Claims<'a> {
         shares.sum::<i64>() / (asked.len().max(1) as i64)
     }
 
+    /// The class of a claim allows volumes on no node at all.
+    fn foreign_topology(&self) -> Option<String> {
+        self.delayed.iter().find_map(|(key, claim, _)| {
+            let class = self.world.classes.get(claim::class(claim))?;
+            let terms = class.allowed_topologies.as_deref().filter(|terms| !terms.is_empty())?;
+            let nodes = &self.world.nodes;
+            if nodes.all(&self.world.placed).any(|node| fit::topology_allows(terms, node.labels)) {
+                return None;
+            }
+            let allowed = terms.iter().flat_map(|term| term.match_label_expressions.iter().flatten());
+            let allowed: Vec<_> =
+                allowed.map(|one| format!("{} is {}", one.key, one.values.join(" or "))).collect();
+            let (name, class) = (&key.name, class.name_any());
+            Some(format!(
+                "For claim {name:?} the StorageClass {class:?} allows nodes where {} (allowedTopologies), and there is \
+                 no such node.",
+                allowed.join(", ")
+            ))
+        })
+    }
+
     /// For want of storage: what was asked, what there is, and what to do.
     pub(crate) fn hint(&self, refusal: &Refusal, largest: Option<(u64, &str)>) -> Option<String> {
+        if refusal.reasons.contains_key(&Reason::NoVolume)
+            && let Some(hint) = self.foreign_topology()
+        {
+            return Some(hint);
+        }
         let is_short = |reason: &Reason| matches!(reason, Reason::NoCapacity | Reason::Unpublished);
         if !refusal.reasons.keys().any(is_short) {
             return None;
+        }
+        let useless = self.delayed.iter().find_map(|(key, claim, _)| {
+            let class = claim::class(claim);
+            Some((&key.name, class, self.world.ledger.why_none(class)?))
+        });
+        if let Some((name, class, why)) = useless {
+            return Some(format!(
+                "For claim {name:?} nothing can be made of the StorageClass {class:?}: {why}."
+            ));
         }
         let (key, claim, _) = self.delayed.last()?;
         let asked = &claim::requested(claim)?.0;
