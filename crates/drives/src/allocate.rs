@@ -50,10 +50,11 @@ pub(crate) fn size_of(required: u64, limit: Option<u64>) -> Result<u64, String> 
         .max(SMALLEST);
     match limit {
         Some(limit) if size > limit => Err(format!(
-            "at most {} were asked for, but volumes have at least {} and multiples of {}; raise the limit to {size} bytes",
+            "at most {} were asked for, but volumes have at least {} and multiples of {}; raise the limit to {}",
             Bytes(limit),
             Bytes(SMALLEST),
-            Bytes(GRAIN)
+            Bytes(GRAIN),
+            Bytes(size)
         )),
         _ => Ok(size),
     }

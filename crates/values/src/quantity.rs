@@ -10,7 +10,7 @@ use num_bigint::{BigInt, Sign};
 
 /// Longest text that is parsed, and largest decimal exponent: a quantity must not cost more than it says.
 const MAX_TEXT: usize = 128;
-const MAX_EXPONENT: i64 = 256;
+const MAX_EXPONENT: i64 = 1000;
 /// The finest fraction: quantities count billionths.
 const NANO_DIGITS: i64 = 9;
 

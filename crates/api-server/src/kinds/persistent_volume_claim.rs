@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use values::{AccessMode, AccessModes, Quantity, names};
 
 use super::{
-    fields::{default_field, default_unset, difference, items, remove, same, text},
+    fields::{default_field, default_unset, difference, entries, items, remove, same, text},
     groups,
     row::{Cluster, Hooks, Row, Rules},
     storage_class,
@@ -101,6 +101,45 @@ pub(super) fn check_spec(spec: &Value, violations: &mut Violations) {
     check_data_sources(spec, violations);
 }
 
+/// How far an expansion is, where that changes.
+fn check_expansion(new: &Value, old: &Value, violations: &mut Violations) {
+    const STATUSES: &str = "status.allocatedResourceStatus";
+    const KNOWN: &[&str] = &[
+        "ControllerResizeInProgress",
+        "ControllerResizeInfeasible",
+        "NodeResizePending",
+        "NodeResizeInProgress",
+        "NodeResizeInfeasible",
+    ];
+    let (statuses, sizes) =
+        (&new["status"]["allocatedResourceStatuses"], &new["status"]["allocatedResources"]);
+    if *statuses != old["status"]["allocatedResourceStatuses"] {
+        for (resource, status) in entries(statuses) {
+            check_resource(STATUSES, resource, violations);
+            if !KNOWN.contains(&text(status)) {
+                violations.add(FieldError::not_supported(STATUSES, resource.as_str(), KNOWN.iter().copied()));
+            }
+        }
+    }
+    if *sizes != old["status"]["allocatedResources"] {
+        for (resource, size) in entries(sizes) {
+            check_resource("status.allocatedResources", resource, violations);
+            violations.not_negative(format!("status.allocatedResources[{resource}]"), size);
+        }
+    }
+}
+
+/// A claim has storage, and what others call by their own domain.
+fn check_resource(field: &str, name: &str, violations: &mut Violations) {
+    for message in names::qualified_name(name) {
+        violations.invalid(field, &Value::from(name), &message);
+    }
+    let is_native = !name.contains('/') || name.contains("kubernetes.io/");
+    if is_native && name != "storage" {
+        violations.add(FieldError::not_supported(field, name, ["storage"]));
+    }
+}
+
 /// Access modes are known, and the exclusive one stands alone.
 pub(super) fn check_access_modes(modes: &Value, violations: &mut Violations) {
     for mode in items(modes) {
@@ -147,6 +186,7 @@ fn check_data_sources(spec: &Value, violations: &mut Violations) {
 }
 
 fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
+    check_expansion(new, old, violations);
     let bound = old["status"]["phase"] == "Bound";
     let (was, is) = (&old["spec"], &new["spec"]);
     // What may change is made equal, then nothing may differ.

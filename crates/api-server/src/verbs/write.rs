@@ -164,6 +164,16 @@ fn check_place(target: &Target, new: &Value) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Refuses a patch that makes another object of it. (A replacement of another object comes too late: a conflict.)
+fn check_uid(target: &Target, old: &Value, new: &Value) -> Result<(), ApiError> {
+    let uid = object::meta_str(new, "uid");
+    if uid.is_empty() || uid == object::meta_str(old, "uid") {
+        return Ok(());
+    }
+    let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
+    Err(ApiError::invalid(&target.served.kind, object::name(old), vec![error]))
+}
+
 /// Answers a patch.
 pub(crate) async fn patch(
     context: &Arc<Context>,
@@ -180,6 +190,7 @@ pub(crate) async fn patch(
         warnings =
             change::admit_fields(&target.served, &mut new, duplicates.clone(), query.field_validation)?;
         check_place(target, &new)?;
+        check_uid(target, old, &new)?;
         Ok(new)
     })
     .await

@@ -7,6 +7,7 @@ use std::{
 
 use linux::{Host, Unmount};
 use parking_lot::Mutex;
+use values::Bytes;
 
 use super::{Backend, New, Place, QuotaKey, Use};
 use crate::{BackendKind, DriveId, layout::Layout};
@@ -106,7 +107,8 @@ fn check_enforced(
     match backend.usage(host, place, quota)?.limit {
         Some(found) if found == limit => Ok(()),
         other => {
-            let why = format!("a limit of {limit} bytes was read back as {other:?}");
+            let found = other.map_or("none".to_owned(), |found| Bytes(found).to_string());
+            let why = format!("a limit of {} was read back as {found}", Bytes(limit));
             Err(linux::Error::because("enforce sizes with", backend.kind(), why))
         }
     }
