@@ -14,6 +14,11 @@ pub fn requested(claim: &PersistentVolumeClaim) -> Option<Quantity> {
     claim::requested(claim)?.0.parse().ok()
 }
 
+/// The same in bytes: what can't be counted is more than there is anywhere.
+pub fn requested_bytes(claim: &PersistentVolumeClaim) -> u64 {
+    requested(claim).map_or(0, |size| size.ceil_bytes().unwrap_or(u64::MAX))
+}
+
 /// The size of a volume. `None`, which satisfies no size, if it says nothing readable.
 pub fn capacity(volume: &PersistentVolume) -> Option<Quantity> {
     volume::capacity(volume)?.0.parse().ok()

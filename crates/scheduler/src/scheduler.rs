@@ -302,7 +302,7 @@ pub(crate) fn promise(
 ) {
     let Some(class) = world.classes.get(claim::class(claim)) else { return };
     let driver = class.provisioner.clone();
-    let size = resources::fit::requested(claim).and_then(|size| size.ceil_bytes()).unwrap_or_default();
+    let size = resources::fit::requested_bytes(claim);
     let labels = world.nodes.labels(node).cloned().unwrap_or_default();
     let classes = world.classes_of(&driver);
     world.ledger.promise(key.clone(), Promise::new(node, &driver, pod), size, &classes, &labels);

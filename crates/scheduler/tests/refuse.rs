@@ -96,6 +96,7 @@ fn world() -> World {
         claim("plain", "late", json!({})),
         claim("forty", "late", json!({"spec": {"resources": {"requests": {"storage": "40Gi"}}}})),
         claim("fifty", "late", json!({"spec": {"resources": {"requests": {"storage": "50Gi"}}}})),
+        claim("boundless", "late", json!({"spec": {"resources": {"requests": {"storage": "1.5e400"}}}})),
         claim("thirty-1", "late", json!({"spec": {"resources": {"requests": {"storage": "30Gi"}}}})),
         claim("thirty-2", "late", json!({"spec": {"resources": {"requests": {"storage": "30Gi"}}}})),
         claim(
@@ -149,6 +150,10 @@ fn claims_decide_over_nodes() {
                 "2 node(s) did not have enough free storage. Claim \"fifty\" asks for 50Gi; the largest free volume is \
                  40Gi, on a. Ask for less, delete volumes or add a drive.",
             ),
+        ),
+        (
+            &["boundless"],
+            Err("2 node(s) did not have enough free storage. Claim \"boundless\" asks for 1.5e400;"),
         ),
         (
             &["typo"],

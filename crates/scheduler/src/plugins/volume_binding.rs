@@ -153,7 +153,7 @@ impl<'a> Claims<'a> {
             {
                 return Err(Reason::NoVolume);
             }
-            let size = fit::requested(claim).and_then(|size| size.ceil_bytes()).unwrap_or_default();
+            let size = fit::requested_bytes(claim);
             // What was promised already may be made by now, out of the room that is looked at here.
             let is_promised = claim::selected_node(claim).is_some() && world.ledger.get(key).is_some();
             if counts_capacity(world, &class.provisioner) && !is_promised {
@@ -211,7 +211,7 @@ impl<'a> Claims<'a> {
     fn free_share(&self, labels: &Labels) -> i64 {
         let mut asked: HashMap<&str, u64> = HashMap::new();
         for (_, claim, _) in &self.delayed {
-            let size = fit::requested(claim).and_then(|size| size.ceil_bytes()).unwrap_or_default();
+            let size = fit::requested_bytes(claim);
             let sum = asked.entry(claim::class(claim)).or_default();
             *sum = sum.saturating_add(size);
         }
