@@ -267,11 +267,37 @@ impl Look<'_> {
                     false
                 }
             };
-            if (!done && self.set.is_ordered()) || made == BATCH {
+            if !done && self.set.is_ordered() {
+                self.replace_what_never_comes(ordinal);
+                return false;
+            }
+            if made == BATCH {
                 return false;
             }
         }
         true
+    }
+
+    /// Ends a pod of an older template that others wait for, if what follows it has the new one: a bad template doesn't
+    /// stand in the way of a better one.
+    fn replace_what_never_comes(&mut self, ordinal: i64) {
+        let Some(pod) = self.members.get(&ordinal).cloned() else { return };
+        if self.is_old(&pod) && self.may_recover(&pod) && self.is_followed_by_new(ordinal, &pod) {
+            self.plan.writes.push(Write::DeletePod(pod));
+        }
+    }
+
+    /// Whether a rolling update has yet to replace a pod.
+    fn is_old(&self, pod: &Pod) -> bool {
+        self.set.rolls() && pods::revision(pod) != self.update && !pods::is_going(pod)
+    }
+
+    /// Whether a pod that is made after this one is gone has the new template; see [`Self::keeps_current`].
+    fn is_followed_by_new(&self, ordinal: i64, pod: &Pod) -> bool {
+        let is_current = |pod: &Pod| !pods::is_going(pod) && pods::revision(pod) == self.current;
+        let current = self.members.values().filter(|pod| is_current(pod)).count();
+        let left = i64::try_from(current).unwrap_or(i64::MAX) - i64::from(is_current(pod));
+        ordinal - self.set.start() >= self.set.partition().unwrap_or(left)
     }
 
     /// Sees to a pod that is there. False: the next one in order has to wait for it.
@@ -416,7 +442,7 @@ impl Look<'_> {
     }
 
     /// Ends pods of an older template, the highest first, as far as the strategy lets them be unavailable. One that is
-    /// unavailable already costs nothing, so that a bad template never gets in the way of a better one.
+    /// unavailable already costs nothing; it waits for its turn if what follows it would have the old template again.
     fn roll(&mut self) -> bool {
         if !self.set.rolls() {
             return true;
@@ -427,17 +453,23 @@ impl Look<'_> {
             .range(start..start + self.set.replicas())
             .map(|(at, pod)| (*at, Arc::clone(pod)))
             .collect();
-        let available = asked.iter().filter(|(_, pod)| self.is_available(pod)).count();
+        let waits = |look: &Self, ordinal: i64, pod: &Pod| {
+            look.is_old(pod) && !look.is_available(pod) && !look.is_followed_by_new(ordinal, pod)
+        };
+        let counts = |(ordinal, pod): &&(i64, Arc<Pod>)| self.is_available(pod) || waits(self, *ordinal, pod);
+        let available = asked.iter().filter(counts).count();
         let missing = self.set.replicas() - i64::try_from(available).unwrap_or(i64::MAX);
         let most = self.set.max_unavailable();
         let (mut spare, mut under_way) = (most - missing, 0);
         let first = start + self.set.partition().unwrap_or(0);
-        for (_, pod) in asked.into_iter().rev().take_while(|(ordinal, _)| *ordinal >= first) {
+        for (ordinal, pod) in asked.into_iter().rev().take_while(|(ordinal, _)| *ordinal >= first) {
             if under_way >= most {
                 return false;
             }
-            let is_available = self.is_available(&pod);
-            let is_old = pods::revision(&pod) != self.update && !pods::is_going(&pod);
+            if waits(self, ordinal, &pod) {
+                continue;
+            }
+            let (is_available, is_old) = (self.is_available(&pod), self.is_old(&pod));
             match (is_old, is_available) {
                 (true, true) if spare > 0 => spare -= 1,
                 (true, true) | (false, true) => continue,

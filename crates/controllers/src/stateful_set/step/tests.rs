@@ -269,7 +269,8 @@ fn a_roll_out_spends_what_may_be_unavailable() {
         // What is broken already costs nothing.
         (1, vec!["db-1"], 0, vec!["db-1"]),
         (2, vec!["db-1"], 0, vec!["db-4", "db-1"]),
-        (1, vec!["db-1"], 2, vec![]),
+        // It keeps its template, so that nothing is gained by waiting for it.
+        (1, vec!["db-1"], 2, vec!["db-4"]),
     ];
     for (most, unready, partition, expected) in cases {
         let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": partition, "maxUnavailable": most}});
@@ -280,6 +281,48 @@ fn a_roll_out_spends_what_may_be_unavailable() {
         world.look();
         let expected: Vec<_> = expected.iter().map(|name| format!("deleting pod {name}")).collect();
         assert_eq!(world.writes(), expected, "{most} {unready:?} {partition}");
+    }
+}
+
+/// A template whose pods never get ready is got rid of by a better one, in order, whatever the policy.
+#[test]
+fn a_bad_template_does_not_stand_in_the_way_of_a_better_one() {
+    for policy in ["OrderedReady", "Parallel"] {
+        for (replicas, good_before, strategy) in [
+            (3, true, json!({"partition": 0})),
+            (3, false, json!({"partition": 0})),
+            (1, false, json!({"partition": 0})),
+            (3, true, json!({})),
+            (3, false, json!({})),
+        ] {
+            let spec = json!({"podManagementPolicy": policy, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": strategy}});
+            let mut world = World::new(replicas, spec);
+            if good_before {
+                world.settle();
+            }
+            world.set_template("bad");
+            let marker = |pod: &Pod| pod.annotations().get("marker").cloned().unwrap_or_default();
+            // Every pod of it stays unready: only the others are run, and those that go.
+            let go_on = |world: &mut World| {
+                for _ in 0..40 {
+                    world.look();
+                    let runs = |pod: &Pod| marker(pod) != "bad" || pods::is_going(pod);
+                    let names: Vec<_> = world
+                        .pods
+                        .iter()
+                        .filter(|(_, pod)| runs(pod))
+                        .map(|(name, _)| name.clone())
+                        .collect();
+                    names.iter().for_each(|name| drop(world.run(name)));
+                }
+            };
+            go_on(&mut world);
+            assert!(world.pods.values().any(|pod| marker(pod) == "bad"), "{policy} {replicas} {good_before}");
+            world.set_template("good");
+            go_on(&mut world);
+            let left: Vec<_> = world.pods.values().map(|pod| marker(pod)).collect();
+            assert_eq!(left, vec!["good"; replicas as usize], "{policy} {replicas} {good_before}");
+        }
     }
 }
 
