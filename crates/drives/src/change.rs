@@ -296,8 +296,9 @@ fn place(
         ephemeral: request.ephemeral,
         ..VolumeRecord::intended(key.clone(), &request.name, size)
     };
-    drive.volumes.insert(key.clone(), Entry { busy: true, ..Entry::new(record.clone()) });
-    Ok((VolumeId { drive: id, key }, drive.site.clone(), record))
+    let refused = |error| CreateError::Drive { drive: id.clone(), name: request.name.clone(), error };
+    drive.set_aside(&record).map_err(refused)?;
+    Ok((VolumeId { drive: id.clone(), key }, drive.site.clone(), record))
 }
 
 /// A size as the drive's backend makes it.
@@ -480,9 +481,8 @@ pub(crate) fn expand(
             return Err(ExpandError::NoSpace { id: id.clone(), asked: size, free });
         }
         let (site, doubtful) = (serving.site.clone(), entry.doubtful);
-        if let Some(entry) = state.entry_mut(id) {
-            entry.busy = true;
-            entry.record.size = size;
+        if let Some(drive) = state.drive_mut(&id.drive) {
+            drive.set_aside(&grown)?;
         }
         (site, record, grown, doubtful)
     };

@@ -43,6 +43,13 @@ impl Reservation {
     /// Carries it out, and settles in memory what became of it.
     pub(crate) fn make(mut self) -> linux::Result<()> {
         let Intended { id, site, record, content, .. } = &self.intended;
+        let is_set_aside =
+            self.inner.state.lock().drive(&id.drive).is_some_and(|drive| drive.is_set_aside(record));
+        if !is_set_aside {
+            let why = "no space is set aside for it: a fault of Orlop, so nothing was changed";
+            tracing::error!(volume = %id, why, "it is not made");
+            return Err(linux::Error::because("make", id, why));
+        }
         self.inner.notify();
         let steps = plan::create(record, content.as_ref());
         let (preparation, announcement) = steps.split_at(steps.len() - 1);

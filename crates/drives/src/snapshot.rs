@@ -13,7 +13,7 @@ use crate::{
     plan::with_headroom,
     record::{Phase, VolumeRecord},
     reservation::{Intended, Reservation},
-    state::{Entry, State},
+    state::State,
 };
 
 /// Takes a snapshot, or finds the one of that name.
@@ -101,7 +101,9 @@ pub(crate) fn reserve(
         ..VolumeRecord::intended(key.clone(), name, size)
     };
     let site = drive.site.clone();
-    drive.volumes.insert(key.clone(), Entry { busy: true, ..Entry::new(record.clone()) });
+    drive.volumes.remove(&key);
+    let refused = |error| SnapshotError::Drive { id: source.clone(), name: name.to_owned(), error };
+    drive.set_aside(&record).map_err(refused)?;
     if let Some(entry) = state.entry_mut(source) {
         entry.readers += 1;
     }

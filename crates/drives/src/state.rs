@@ -6,6 +6,7 @@ use std::{
 };
 
 use linux::Claim;
+use values::Bytes;
 
 use crate::{
     AccessType, BackendKind, Capacity, CreateVolume, Drive, DriveId, DriveSelector, DriveState, OVERCOMMIT,
@@ -151,17 +152,55 @@ impl Serving {
 
     /// What a new volume could have, given how it is used and what its parameters allow.
     pub(crate) fn room(&self, access: AccessType, parameters: &BTreeMap<String, String>) -> u64 {
-        let promised = match parameters.get(OVERCOMMIT).and_then(|times| times.parse::<f64>().ok()) {
-            Some(times) if times > 1.0 && self.site.backend.copies() == Copies::Blocks => {
-                (self.capacity() as f64 * times) as u64
-            }
-            _ => self.capacity(),
-        };
-        let free = promised.saturating_sub(self.allocated());
+        let free = self.promised(parameters).saturating_sub(self.allocated());
         match access {
             AccessType::Block if !self.site.backend.kind().has_filesystems() => without_notes(free),
             _ => free,
         }
+    }
+
+    /// The bytes that volumes with such parameters may have in sum.
+    fn promised(&self, parameters: &BTreeMap<String, String>) -> u64 {
+        match parameters.get(OVERCOMMIT).and_then(|times| times.parse::<f64>().ok()) {
+            Some(times) if times > 1.0 && self.site.backend.copies() == Copies::Blocks => {
+                (self.capacity() as f64 * times) as u64
+            }
+            _ => self.capacity(),
+        }
+    }
+
+    /// Sets space aside for a volume or snapshot, which is busy from now on: a new one, one that was half made, or one
+    /// that grows. Whoever chose the drive has seen to it that there is room; that is checked once more here, because
+    /// more than there is must never be promised.
+    ///
+    /// # Errors
+    /// There is less than that. Nothing has changed.
+    pub(crate) fn set_aside(&mut self, record: &VolumeRecord) -> linux::Result<()> {
+        let before = self.volumes.get(&record.key).map_or(0, |entry| entry.record.held());
+        let others = self.allocated().saturating_sub(before);
+        let promised = self.promised(&record.parameters);
+        // What is smaller than before fits, whatever others have come to.
+        if record.held() > before && others.checked_add(record.held()).is_none_or(|sum| sum > promised) {
+            let why = format!(
+                "{} for {} on top of {} would be more than its {}: a fault of Orlop, so nothing was changed",
+                Bytes(record.held()),
+                record.key,
+                Bytes(others),
+                Bytes(promised)
+            );
+            tracing::error!(drive = %self.id, why, "space is not set aside");
+            return Err(linux::Error::because("set space aside on drive", &self.id, why));
+        }
+        let entry = self.volumes.entry(record.key.clone()).or_insert_with(|| Entry::new(record.clone()));
+        entry.busy = true;
+        entry.record.size = record.size;
+        Ok(())
+    }
+
+    /// Whether a change of this has its space set aside.
+    pub(crate) fn is_set_aside(&self, record: &VolumeRecord) -> bool {
+        let entry = self.volumes.get(&record.key);
+        entry.is_some_and(|entry| entry.busy && entry.record.held() >= record.held())
     }
 
     /// Quota keys that are in use on this drive.

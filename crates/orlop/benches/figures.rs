@@ -5,17 +5,22 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::world::{self, is_running};
+use common::world::{self, is_running, wait_for};
 use common::{BINARY, Place};
 use futures::StreamExt;
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
 
 const PODS: usize = 50;
 const CLAIMS: usize = 1_000;
 const CREATES: usize = 2_000;
+const AT_ONCE: usize = 500;
+const ROUNDS: usize = 6;
+const PODS_AT_ONCE: usize = 200;
+const PATIENCE: Duration = Duration::from_secs(600);
 
 fn main() {
     // `cargo test --benches` runs every bench target once; these figures take minutes and mean nothing there.
@@ -27,6 +32,7 @@ fn main() {
         println!("release binary: {:.1} MiB", std::fs::metadata(BINARY).expect("built").len() as f64 / MIB);
         starts();
         figures().await;
+        crowds().await;
     });
 }
 
@@ -80,6 +86,71 @@ async fn figures() {
             .expect("claims");
     }
     println!("resident memory with {CLAIMS} claims: {}", memory(orlop.pid()));
+    orlop.stop();
+}
+
+/// Many claims at once until all are bound, and until all are gone, again and again; then many pods, each with its claim.
+async fn crowds() {
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "60Gi"]);
+    let client = orlop.client().await;
+    let class: StorageClass = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "at-once"}, "provisioner": "orlop.dev", "volumeBindingMode": "Immediate"}))
+    .expect("a class");
+    Api::<StorageClass>::all(client.clone()).create(&PostParams::default(), &class).await.expect("created");
+    let (claims, volumes, pods) = (world::claims(&client), world::volumes(&client), world::pods(&client));
+    let before = memory(orlop.pid());
+    let (mut bound, mut gone) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let names: Vec<String> = (0..AT_ONCE).map(|number| format!("claim-{round}-{number}")).collect();
+        let began = Instant::now();
+        try_join_all(names.iter().map(async |name| {
+            let mut claim = world::claim(name);
+            claim.spec.get_or_insert_default().storage_class_name = Some("at-once".to_owned());
+            world::make(&client, &claim).await
+        }))
+        .await
+        .expect("claims");
+        wait_for(&claims, "all claims are bound", PATIENCE, |claims| {
+            claims
+                .iter()
+                .all(|claim| claim.status.as_ref().is_some_and(|it| it.phase.as_deref() == Some("Bound")))
+        })
+        .await;
+        bound.push(began.elapsed());
+        let began = Instant::now();
+        try_join_all(names.iter().map(async |name| claims.delete(name, &DeleteParams::default()).await))
+            .await
+            .expect("deleting");
+        wait_for(&volumes, "all volumes are gone", PATIENCE, <[_]>::is_empty).await;
+        gone.push(began.elapsed());
+    }
+    println!(
+        "{AT_ONCE} claims of the own driver at once: all bound after {}, all gone {} after deletion (median of {ROUNDS})",
+        millis(percentile(&mut bound, 50)),
+        millis(percentile(&mut gone, 50))
+    );
+    println!(
+        "resident memory before and after {ROUNDS} rounds of {AT_ONCE} claims: {before}, {}",
+        memory(orlop.pid())
+    );
+
+    let names: Vec<String> = (0..PODS_AT_ONCE).map(|number| format!("crowd-{number}")).collect();
+    let began = Instant::now();
+    try_join_all(names.iter().map(|name| world::create(&client, name))).await.expect("creating");
+    wait_for(&pods, "all pods run", PATIENCE, |pods| {
+        pods.len() == PODS_AT_ONCE && pods.iter().all(is_running)
+    })
+    .await;
+    let running = began.elapsed();
+    let began = Instant::now();
+    try_join_all(names.iter().map(|name| world::delete(&client, name))).await.expect("deleting");
+    wait_for(&volumes, "all volumes are gone", PATIENCE, <[_]>::is_empty).await;
+    println!(
+        "{PODS_AT_ONCE} pods with a claim each at once: all running after {}, all gone {} after deletion",
+        millis(running),
+        millis(began.elapsed())
+    );
     orlop.stop();
 }
 

@@ -9,7 +9,12 @@ use super::{
     SIZE,
     groups::{World, request},
 };
-use crate::{CreateVolume, DeleteError, Drive, Drives, Origin, VolumeId, change, fake::Fault};
+use crate::{
+    CreateVolume, DeleteError, Drive, Drives, Origin, VolumeId, change,
+    fake::Fault,
+    record::VolumeRecord,
+    reservation::{Intended, Reservation},
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -181,4 +186,28 @@ async fn a_panic_leaves_no_volume_busy() {
             assert_eq!(id, ids[0]);
         }
     }
+}
+
+/// Whatever goes wrong above, no drive promises more than it has, and nothing is made without its space.
+#[tokio::test]
+async fn more_than_there_is_is_never_set_aside() {
+    let (world, ids) = World::written().await;
+    let drives = &world.drives;
+    let before = drives.drives();
+    let calls = world.host.calls();
+    let free = before[0].free;
+    let (id, site) = {
+        let mut state = drives.inner().state.lock();
+        let drive = state.drive_mut(&ids[0].drive).expect("it serves");
+        let record = |size| VolumeRecord::intended("big".to_owned(), "big", size);
+        let refused = drive.set_aside(&record(free + 1)).expect_err("there is less").to_string();
+        assert!(refused.contains("set space aside") && refused.contains("a fault of Orlop"), "{refused}");
+        assert!(drive.set_aside(&record(u64::MAX)).is_err());
+        (VolumeId { drive: drive.id.clone(), key: "big".to_owned() }, drive.site.clone())
+    };
+    let record = VolumeRecord::intended("big".to_owned(), "big", SIZE);
+    let intended = Intended { id, site, record, content: None, fresh: true };
+    let refused = Reservation::new(drives.inner().clone(), intended).make().expect_err("it has no space");
+    assert!(refused.to_string().contains("no space is set aside"), "{refused}");
+    assert_eq!((drives.drives(), world.host.calls()), (before, calls), "nothing was changed");
 }
