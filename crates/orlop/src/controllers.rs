@@ -1,7 +1,7 @@
 //! `orlop controllers`: controllers alone, against any Kubernetes API.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use controllers::Controller;
+use kube::Client;
 use kube::client::ClientBuilder;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use runtime::health::Checks;
 use runtime::{Context, LeaseOptions, Metrics, PartEnded, Parts, Term, lead};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster;
 use crate::signals::Signals;
 
 /// What is not among the controllers, and runs when it is named only: a cluster has a scheduler.
@@ -72,7 +72,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// anything of the process ends by itself; then the lease is given up first.
 pub(crate) async fn controllers(arguments: Controllers) -> anyhow::Result<()> {
     let chosen = Chosen::of(&arguments.only);
-    let config = config(arguments.kubeconfig.as_deref()).await?;
+    let config = cluster::config(arguments.kubeconfig.as_deref()).await?;
     let parts = Parts::new(CancellationToken::new());
     let shutdown = parts.shutdown();
     let mut signals = Signals::listen()?;
@@ -163,18 +163,6 @@ impl std::fmt::Display for Chosen {
         let names = self.controllers.iter().map(|controller| controller.name());
         let scheduler = self.scheduler.then_some(SCHEDULER);
         f.write_str(&names.chain(scheduler).collect::<Vec<_>>().join(","))
-    }
-}
-
-/// The named kubeconfig's cluster, or the one that this pod runs in.
-async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
-    match kubeconfig {
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).context("name another file with --kubeconfig")?;
-            Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
-        }
-        None => Config::incluster()
-            .context("this is not a pod with a service account; name a cluster with --kubeconfig FILE"),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The binary: one subcommand per role. Wiring only.
 
 mod client;
+mod cluster;
 mod controllers;
 mod driver;
+mod sidecar;
 mod signals;
 mod storage;
 mod up;
@@ -12,12 +14,16 @@ use std::backtrace::BacktraceStatus;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 /// The hidden subcommand that watches over one container; it outlives `orlop up`.
 const MONITOR: &str = "container-monitor";
+
+/// How long the parts of a role have to finish what they are doing after a signal.
+const STOPPING: Duration = Duration::from_secs(60);
 
 /// What `orlop --help` says first, beside the line above.
 const FIRST_STEPS: &str = "\
@@ -36,7 +42,7 @@ First steps, as root:
 /// this machine or by any CSI driver.
 ///
 /// For other orchestrators, `orlop driver` turns drives into volumes; for clusters, `orlop controllers` runs single
-/// controllers. Orlop is no network, and it runs no images by itself.
+/// controllers, and `orlop sidecar` all sidecars' jobs beside a driver. Orlop is no network, and it runs no images by itself.
 #[derive(Parser)]
 #[command(version, about, long_about, after_help = FIRST_STEPS)]
 struct Arguments {
@@ -69,6 +75,8 @@ enum Role {
     Driver(driver::Driver),
     /// Run controllers alone, against any Kubernetes API, one process at a time.
     Controllers(controllers::Controllers),
+    /// Do for somebody else's CSI driver on its node what Kubernetes has six sidecars for, against any Kubernetes API.
+    Sidecar(sidecar::Sidecar),
     /// Print the volumes that lie on the drives, or PersistentVolumes for them when those were lost.
     Volumes(volumes::Volumes),
     /// Create or change the objects of a manifest.
@@ -113,6 +121,7 @@ async fn play(role: Role) -> anyhow::Result<()> {
         Role::Down(arguments) => up::down(arguments).await,
         Role::Driver(arguments) => driver::driver(arguments).await,
         Role::Controllers(arguments) => controllers::controllers(arguments).await,
+        Role::Sidecar(arguments) => sidecar::sidecar(arguments).await,
         Role::Volumes(arguments) => volumes::volumes(arguments).await,
         Role::Apply(arguments) => client::apply(arguments).await,
         Role::Get(arguments) => client::get(arguments).await,

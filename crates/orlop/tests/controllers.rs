@@ -2,57 +2,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod common;
 
-use api_server::{ApiServer, Credentials, Options};
+use std::process::Command;
+use std::time::Duration;
+
+use common::cluster::{Cluster, Process, eventually, log};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::{Api, Client};
-use object_store::Store;
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use kube::Api;
+use rustix::process::Signal;
+use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// As short as leases of whole seconds can be.
 const SHORT: [&str; 6] =
     ["--lease-duration", "2", "--lease-renew-deadline", "1.5", "--lease-retry-period", "0.3"];
 
-struct Cluster {
-    directory: tempfile::TempDir,
-    client: Client,
-    _serving: DropGuard,
-}
-
 impl Cluster {
-    async fn start() -> Cluster {
-        let directory = tempfile::Builder::new().prefix("orlop-test.").tempdir().unwrap();
-        let hosts = ["127.0.0.1".to_owned()];
-        let credentials = Credentials::open(&directory.path().join("pki"), &hosts).unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        credentials.write_kubeconfig(&directory.path().join("kubeconfig"), &url, None).unwrap();
-        let api = ApiServer::start(Store::in_memory(), Options::default()).await.unwrap();
-        let client = Client::new(api.in_process("test"), "default");
-        let shutdown = CancellationToken::new();
-        let ends = shutdown.clone();
-        tokio::spawn(async move { api.serve(listener, credentials, ends).await });
-        Cluster { directory, client, _serving: shutdown.drop_guard() }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orlop"));
-        command.arg("controllers").arg("--kubeconfig").arg(self.directory.path().join("kubeconfig"));
-        command.args(arguments).stdin(Stdio::null());
-        command
-    }
-
     /// A process that binds, or waits to.
     fn binder(&self, name: &str) -> Process {
         let log = self.directory.path().join(name);
-        let mut command = self.command(&["--only", "bind"]);
+        let mut command = self.command("controllers", &["--only", "bind"]);
         command.args(SHORT).stderr(std::fs::File::create(&log).unwrap());
         Process { child: command.spawn().unwrap(), log }
     }
@@ -69,13 +39,6 @@ impl Cluster {
             self.holder().await.filter(|holder| before != Some(holder.as_str()))
         })
         .await
-    }
-
-    async fn create<K>(&self, api: Api<K>, object: Value)
-    where
-        K: Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
-    {
-        api.create(&Default::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
     }
 
     async fn volume_and_claim(&self, name: &str) {
@@ -96,45 +59,6 @@ impl Cluster {
 
     async fn bound(&self, name: &str) {
         eventually(&format!("{name} bound"), async || self.is_bound(name).await.then_some(())).await;
-    }
-}
-
-struct Process {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Process {
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Whether it ended well, and its log.
-    async fn end(mut self) -> (bool, String) {
-        let status = eventually("the process ends", async || self.child.try_wait().unwrap()).await;
-        (status.success(), log(&self.log))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn log(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap()
-}
-
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -197,7 +121,7 @@ async fn a_stopped_leader_that_goes_on_first_is_not_the_leader_any_more() {
 async fn wrong_names_durations_and_files_are_refused() {
     let cluster = Cluster::start().await;
     let refused = |arguments: &[&str]| {
-        let output = cluster.command(arguments).output().unwrap();
+        let output = cluster.command("controllers", arguments).output().unwrap();
         assert!(!output.status.success(), "{arguments:?}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
@@ -210,7 +134,7 @@ async fn wrong_names_durations_and_files_are_refused() {
     assert!(error.contains("NAMESPACE/NAME"), "{error}");
     let error = refused(&["--lease-duration", "10"]);
     assert!(error.contains("must last longer"), "{error}");
-    let output = Command::new(env!("CARGO_BIN_EXE_orlop"))
+    let output = Command::new(common::BINARY)
         .args(["controllers", "--kubeconfig", "/nowhere/kubeconfig"])
         .output()
         .unwrap();

@@ -13,8 +13,10 @@ pub mod provision;
 pub mod register;
 pub mod resize;
 mod secret;
+mod serve;
 mod settle;
 pub mod snapshot;
 
 pub use driver::{Driver, DriverError};
 pub use secret::SecretError;
+pub use serve::{Job, Options, serve};

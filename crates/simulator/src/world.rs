@@ -26,8 +26,7 @@ use runtime::{Context, Metrics, Parts};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use sidecars::capacity::Signal;
-use sidecars::{Driver, attach, modify, provision, resize};
+use sidecars::Driver;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -215,16 +214,7 @@ impl World {
                 let channel = driver::connect(self.storage.clone(), node);
                 parts.spawn("sidecars", async move {
                     let Ok(driver) = Driver::over(channel, Path::new("csi.sock")).await else { return };
-                    let (signal, name) = (Signal::new(), node.to_owned());
-                    let provision = provision::Options { node: name.clone(), extra_metadata: false };
-                    let snapshot = sidecars::snapshot::Options { node: name, extra_metadata: false };
-                    tokio::join!(
-                        provision::run(context.clone(), driver.clone(), provision, signal.clone()),
-                        attach::run(context.clone(), driver.clone(), node),
-                        resize::run(context.clone(), driver.clone(), node, signal.clone()),
-                        modify::run(context.clone(), driver.clone(), node),
-                        sidecars::snapshot::run(context, driver, snapshot, signal),
-                    );
+                    sidecars::serve(context, driver, sidecars::Options::new(node)).await;
                 });
             }
         }

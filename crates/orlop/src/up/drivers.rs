@@ -9,17 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use runtime::Context;
-use sidecars::capacity::{self, Signal};
 use sidecars::register::{Drivers, Endpoint};
-use sidecars::{Driver, announce, attach, modify, provision, resize, snapshot};
-use tokio::sync::watch;
+use sidecars::{Driver, announce};
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
 use crate::driver::endpoint;
 
-/// Where CSIStorageCapacity objects are kept: where a `kubectl get csistoragecapacities` looks that names no namespace.
-const CAPACITY_NAMESPACE: &str = "default";
 /// Pauses before a driver that does not answer is connected to again; connecting waits for it as well.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -75,32 +71,6 @@ impl Beside {
     }
 }
 
-/// Does for a driver on a node what its sidecars would do, until the context's shutdown. Our `own` knows the names of
-/// claims when it is told them, and says when its capacity changes. `immediate`: capacity is published for classes whose
-/// claims bind at once, too.
-pub(super) async fn serve(
-    context: Context,
-    driver: Driver,
-    node: &str,
-    own: Option<watch::Receiver<u64>>,
-    immediate: bool,
-) {
-    let signal = Signal::new();
-    let extra_metadata = own.is_some();
-    let provisioning = provision::Options { node: node.to_owned(), extra_metadata };
-    let snapshots = snapshot::Options { node: node.to_owned(), extra_metadata };
-    let namespace = CAPACITY_NAMESPACE.to_owned();
-    let published = capacity::Options { node: node.to_owned(), namespace, immediate };
-    tokio::join!(
-        provision::run(context.clone(), driver.clone(), provisioning, signal.clone()),
-        attach::run(context.clone(), driver.clone(), node),
-        resize::run(context.clone(), driver.clone(), node, signal.clone()),
-        modify::run(context.clone(), driver.clone(), node),
-        snapshot::run(context.clone(), driver.clone(), snapshots, signal.clone()),
-        capacity::run(context, driver, published, signal, own),
-    );
-}
-
 /// Serves every driver but the node's own that registers on a node, for as long as it is registered, until the context's
 /// shutdown.
 pub(super) async fn serve_registered(
@@ -134,7 +104,8 @@ pub(super) async fn serve_registered(
             context.parts.clone().spawn(part, async move {
                 let shutdown = context.shutdown.clone();
                 if let Some(driver) = shutdown.run_until_cancelled(connect(&socket)).await {
-                    Box::pin(serve(context, driver, &node, None, immediate)).await;
+                    let options = sidecars::Options { immediate, ..sidecars::Options::new(node) };
+                    Box::pin(sidecars::serve(context, driver, options)).await;
                 }
             });
             served.insert(name, (endpoint, stop));

@@ -13,7 +13,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use api_server::{ApiServer, Credentials};
@@ -30,11 +29,9 @@ use object_store::Store;
 use owner::Owner;
 use sidecars::register::Drivers;
 
+use crate::STOPPING;
 use crate::signals::Signals;
 use crate::storage::{self, DataDir, Layout, Making, Storage};
-
-/// How long the parts have to finish what they are doing after a signal.
-const STOPPING: Duration = Duration::from_secs(60);
 
 /// Arguments of `orlop up`.
 #[derive(Args)]

@@ -98,8 +98,14 @@ impl Node {
             let (node, context) = node();
             async move {
                 let driver = Driver::connect(&node.socket()).await?;
-                let (own, immediate) = (Some(node.drives.changed()), node.draws || node.immediate);
-                Box::pin(drivers::serve(context, driver, &node.name, own, immediate)).await;
+                // It knows the names of claims when it is told them, and says when its capacity changes.
+                let options = sidecars::Options {
+                    extra_metadata: true,
+                    changes: Some(node.drives.changed()),
+                    immediate: node.draws || node.immediate,
+                    ..sidecars::Options::new(&node.name)
+                };
+                Box::pin(sidecars::serve(context, driver, options)).await;
                 Ok::<_, sidecars::DriverError>(())
             }
         });

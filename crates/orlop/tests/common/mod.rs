@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "a module of every test binary, and each uses its part")]
 
 pub mod caller;
+pub mod cluster;
 pub mod driver;
 pub mod world;
 
