@@ -313,7 +313,9 @@ fn a_bad_template_does_not_stand_in_the_way_of_a_better_one() {
                         .filter(|(_, pod)| runs(pod))
                         .map(|(name, _)| name.clone())
                         .collect();
-                    names.iter().for_each(|name| drop(world.run(name)));
+                    for name in &names {
+                        world.run(name);
+                    }
                 }
             };
             go_on(&mut world);
