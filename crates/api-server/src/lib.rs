@@ -7,6 +7,7 @@
 //! Clients in the same process call the server as a function ([`ApiServer::in_process`]); all others come over TLS
 //! with a credential ([`ApiServer::serve`]).
 
+mod absent;
 mod answer;
 mod aside;
 mod authorize;

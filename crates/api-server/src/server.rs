@@ -25,7 +25,9 @@ use crate::request::{self, Document, Path, Query, Verb};
 use crate::unreadable::Unreadable;
 use crate::user::User;
 use crate::verbs::{delete, log, proxy, read, scale, subresource, watch, write};
-use crate::{aside, authorize, bootstrap, cleanup, definitions, discovery, events, kinds, object, review};
+use crate::{
+    absent, aside, authorize, bootstrap, cleanup, definitions, discovery, events, kinds, object, review,
+};
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +178,11 @@ where
         return review::answer(review, verb, user);
     }
     authorize::check(user, verb, &path)?;
+    if verb == Verb::List
+        && let Some(empty) = absent::list(&path, context.store.revision())
+    {
+        return Ok(empty);
+    }
     let target = Target::resolve(&context.catalog, path)?;
     let row = target.served.kind.row;
     let subresource = target.subresource.as_deref();

@@ -223,6 +223,9 @@ async fn lists_apply_and_foreign_kinds_stop_nothing() {
     let (good, text) = cluster.try_kubectl(&["apply", "-f", manifest.to_str().unwrap()], None).await;
     assert!(!good && text.contains("no matches for kind \"Foo\" in version \"example.org/v1\""), "{text}");
     assert_eq!(text.matches("created").count(), 3, "{text}");
+    // It lists kinds that are not served, too.
+    let dump = cluster.kubectl(&["cluster-info", "dump"]).await;
+    assert!(dump.contains("DeploymentList") && dump.contains("PodList"), "{dump:.500}");
     let explained = cluster.kubectl(&["explain", "--output=plaintext-openapiv2", "pvc.spec"]).await;
     assert!(explained.contains("accessModes\t<[]string>"), "{explained}");
     cluster.stop().await;
