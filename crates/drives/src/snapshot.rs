@@ -13,7 +13,7 @@ use crate::{
     plan::with_headroom,
     record::{Phase, VolumeRecord},
     reservation::{Intended, Reservation},
-    state::State,
+    state::{Entry, State},
 };
 
 /// Takes a snapshot, or finds the one of that name.
@@ -101,9 +101,10 @@ pub(crate) fn reserve(
         ..VolumeRecord::intended(key.clone(), name, size)
     };
     let site = drive.site.clone();
-    drive.volumes.remove(&key);
     let refused = |error| SnapshotError::Drive { id: source.clone(), name: name.to_owned(), error };
     drive.set_aside(&record).map_err(refused)?;
+    // One that was half made is begun anew.
+    drive.volumes.insert(key.clone(), Entry { busy: true, ..Entry::new(record.clone()) });
     if let Some(entry) = state.entry_mut(source) {
         entry.readers += 1;
     }

@@ -1,9 +1,10 @@
 //! Pods that have a node, filed by what rules of other pods ask: node, namespace and labels, and their own rules.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use resources::pod::priority;
 use resources::requests::Of;
 use runtime::Key;
 use values::{LabelSelector, Operator};
@@ -53,6 +54,8 @@ struct InNamespace {
 #[derive(Default)]
 pub(crate) struct PlacedPods {
     pods: HashMap<Key, Placed>,
+    /// How many there are of each priority.
+    priorities: BTreeMap<i32, usize>,
     on_node: HashMap<String, Usage>,
     namespaces: HashMap<String, InNamespace>,
     forbidden: TermsOnNodes,
@@ -96,11 +99,19 @@ impl PlacedPods {
             *count += 1;
             *sum += weight;
         }
+        *self.priorities.entry(priority(pod)).or_default() += 1;
         self.pods.insert(key.clone(), placed);
     }
 
     pub(crate) fn remove(&mut self, key: &Key) {
         let Some(placed) = self.pods.remove(key) else { return };
+        let own = priority(&placed.pod);
+        if let Some(count) = self.priorities.get_mut(&own) {
+            *count -= 1;
+            if *count == 0 {
+                self.priorities.remove(&own);
+            }
+        }
         if let Some(usage) = self.on_node.get_mut(&placed.node) {
             usage.pods.remove(key);
             usage.requested.remove(&placed.requests);
@@ -145,6 +156,11 @@ impl PlacedPods {
                 file.remove(term);
             }
         }
+    }
+
+    /// Whether any pod has a lower priority.
+    pub(crate) fn has_lower(&self, own: i32) -> bool {
+        self.priorities.first_key_value().is_some_and(|(lowest, _)| *lowest < own)
     }
 
     /// What the pods on a node take of it.
@@ -283,6 +299,6 @@ mod tests {
         placed.remove(&first.0);
         placed.remove(&second.0);
         assert!(placed.pods.is_empty() && placed.on_node.is_empty() && placed.namespaces.is_empty());
-        assert!(placed.forbidden.is_empty() && placed.attracting.is_empty());
+        assert!(placed.forbidden.is_empty() && placed.attracting.is_empty() && placed.priorities.is_empty());
     }
 }

@@ -49,6 +49,10 @@ pub(crate) fn way(world: &mut World, pod: &Pod, avoid: &HashSet<String>) -> Opti
         return None;
     }
     let own = priority(pod);
+    // Most clusters have one priority: then nothing is looked at.
+    if !world.placed.has_lower(own) {
+        return None;
+    }
     if let Some(node) = nominated(pod)
         && lower(world, node, own).any(|pod| pod.metadata.deletion_timestamp.is_some())
     {
