@@ -11,6 +11,7 @@ use crate::{
     claim::{self, Hold},
     drives::Inner,
     expected, group,
+    idle::unmount_drive,
     layout::Maker,
     open::{self, Opened, Sighted},
     plan::Step,
@@ -177,7 +178,7 @@ pub(crate) fn close(inner: &Inner) -> linux::Result<()> {
             drive.site.backend.wind_down(host, mount)?;
             // A claim keeps the file system in use. From here on nothing is changed on it.
             drive.claim = None;
-            open::unmount_when_idle(host, mount).inspect_err(|_| {
+            unmount_drive(host, mount).inspect_err(|_| {
                 if let Ok(Hold::Ours(claim)) = claim::claim(host, mount) {
                     drive.claim = Some(claim);
                 }

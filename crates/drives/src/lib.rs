@@ -26,6 +26,7 @@ mod flush;
 #[cfg(test)]
 mod fuzz;
 mod group;
+mod idle;
 mod initialise;
 mod inventory;
 mod label;

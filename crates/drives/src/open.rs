@@ -5,7 +5,6 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use linux::{BlockDevice, Claim, FilesystemMount, Host, Signature, Unmount};
@@ -16,6 +15,7 @@ use crate::{
     claim::{self, Hold},
     directpv,
     execute::Site,
+    idle::unmount_drive,
     initialise::{LABEL, signature},
     label,
     layout::{Layout, Maker},
@@ -24,10 +24,6 @@ use crate::{
     state::{Entry, Found, Serving},
     stock,
 };
-
-/// How often, and how far apart, a busy drive is tried again before it is left mounted: two seconds in all.
-const BUSY_ATTEMPTS: u32 = 40;
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a source turned out to hold.
 pub(crate) enum Sighted {
@@ -130,27 +126,13 @@ pub(crate) fn mount(
 pub(crate) fn unmount_quietly(host: &dyn Host, backend: &dyn Backend, target: &Path) {
     let unmount = || {
         backend.wind_down(host, target)?;
-        unmount_when_idle(host, target)?;
+        unmount_drive(host, target)?;
         host.remove_directory(target)?;
         backend.let_go(host, target)
     };
     if let Err(error) = unmount() {
         tracing::warn!(%error, "a drive that can't serve stays mounted");
     }
-}
-
-/// A child process between fork and exec holds every file that is open in this one, so a drive that nothing uses can
-/// be busy for a moment.
-pub(crate) fn unmount_when_idle(host: &dyn Host, mount: &Path) -> linux::Result<()> {
-    for _ in 0..BUSY_ATTEMPTS {
-        match host.unmount(mount, Unmount::Plain) {
-            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            result => return result.map(drop),
-        }
-    }
-    host.unmount(mount, Unmount::Plain).map(drop)
 }
 
 /// Lets go of what a device that was pulled left mounted, now that the drive is back as another device. While its
@@ -211,7 +193,7 @@ fn read_record(
         mounted => mounted,
     }?;
     let content = drive_record(host, layout);
-    unmount_when_idle(host, layout.mount())?;
+    unmount_drive(host, layout.mount())?;
     content
 }
 
@@ -296,7 +278,7 @@ pub(crate) fn mount_and_claim(
             unmount_predecessors(host, backend, layout.mount());
         }
         Ok(Hold::Theirs(_)) if !was_mounted => {
-            unmount_when_idle(host, layout.mount())?;
+            unmount_drive(host, layout.mount())?;
             host.remove_directory(layout.mount())?;
         }
         _ => {}
@@ -316,7 +298,7 @@ fn unmount_predecessors(host: &dyn Host, backend: &dyn Backend, mount: &Path) {
         };
         table.iter().filter(is_left).try_for_each(|left| {
             backend.wind_down(host, &left.target)?;
-            unmount_when_idle(host, &left.target)
+            unmount_drive(host, &left.target)
         })
     };
     if let Err(error) = unmount() {

@@ -7,6 +7,7 @@ use linux::{Attributes, BindSource, Host, Mount, MountTable, Target, TargetKind}
 
 use crate::{
     DriveId, MountError, VolumeId, backend,
+    idle::unmount_volume,
     layout::Layout,
     target::{plain, unusable},
 };
@@ -168,7 +169,7 @@ pub(crate) fn hide(
             );
             return Err(MountError::Taken { at: at.to_owned(), why });
         }
-        host.unmount_at(target)?;
+        unmount_volume(|| host.unmount_at(target))?;
         shown = true;
     }
     clear(host, id, target, shown)

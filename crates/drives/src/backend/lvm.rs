@@ -21,9 +21,9 @@ use linux::{
 use super::{Backend, Copies, New, Place, QuotaKey, Usage, Use};
 use crate::{
     BackendKind, DriveId,
+    idle::unmount_drive,
     initialise::{self, LABEL},
     layout::image_in,
-    open::unmount_when_idle,
 };
 use filesystem::{filesystem, is_shown, show};
 use pool::{POOL, Pool};
@@ -224,7 +224,7 @@ impl Backend for Lvm {
                 return Err(Error::because("close drive", mount.display(), why));
             }
         }
-        volumes.iter().try_for_each(|shown| unmount_when_idle(host, &shown.target))
+        volumes.iter().try_for_each(|shown| unmount_drive(host, &shown.target))
     }
 
     fn let_go(&self, host: &dyn Host, mount: &Path) -> Result<()> {
