@@ -1,6 +1,6 @@
 //! Claims: one holder of a file or of a mounted file system at a time, on the whole machine.
 
-use std::{fmt, path::Path};
+use std::{fmt, os::fd::OwnedFd, path::Path};
 
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, XattrFlags, flock, fsetxattr},
@@ -61,12 +61,21 @@ pub trait Claims {
     fn sign(&self, path: &Path, holder: &str) -> Result<()>;
 }
 
+struct Held(OwnedFd);
+
+/// A child process that has yet to exec holds the file as well: closing it alone would not free the lock.
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 impl Claims for Kernel {
     fn claim(&self, path: &Path) -> Result<Claimed> {
         let open = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .context("open", path.display())?;
         match flock(&open, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Claimed::Ours(Claim::new(open))),
+            Ok(()) => Ok(Claimed::Ours(Claim::new(Held(open)))),
             Err(Errno::WOULDBLOCK) => {
                 let mut words = vec![0; LONGEST_HOLDER];
                 // One that signed nothing stays unnamed.

@@ -1,6 +1,6 @@
 //! Removing everything that a node agent has put on a machine, without the API.
 
-use std::{fs::File, io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use linux::{Host, Kernel, Unmount};
 
@@ -183,7 +183,7 @@ fn keep_ends(host: &dyn Host, pod: &Path) -> Result<(), VolumeError> {
 
 /// Kills a container and waits until its monitor has written down its end, up to ten seconds. With the lock in hand none
 /// starts anything any more, not even one that was only just started.
-fn end_monitor(directory: &Path, cgroup: &str) -> io::Result<File> {
+fn end_monitor(directory: &Path, cgroup: &str) -> io::Result<attempt::Lock> {
     let deadline = clock::now() + jiff::SignedDuration::from_secs(10);
     loop {
         cgroup::kill(cgroup)?;

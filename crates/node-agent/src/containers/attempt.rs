@@ -249,14 +249,24 @@ fn written(file: &Path) -> Timestamp {
     time.ok().and_then(|time| time.try_into().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// Takes the lock that says "the monitor of this attempt lives" and writes our process id into it.
-pub(crate) fn lock(dir: &Path) -> io::Result<Option<File>> {
+/// The lock that says "the monitor of this attempt lives".
+pub(crate) struct Lock(File);
+
+/// A child process that has yet to exec holds the file as well: closing it alone would not free the lock.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Takes the lock and writes our process id into it; `None`: the monitor lives.
+pub(crate) fn lock(dir: &Path) -> io::Result<Option<Lock>> {
     let mut file = open_lock(dir)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {
             file.set_len(0)?;
             file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
-            Ok(Some(file))
+            Ok(Some(Lock(file)))
         }
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
@@ -298,7 +308,10 @@ pub(crate) fn monitor_of(dir: &Path) -> io::Result<Option<i32>> {
         Err(error) => return Err(error),
     };
     match flock(&file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(None),
+        Ok(()) => {
+            drop(Lock(file));
+            Ok(None)
+        }
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut text = String::new();
             file.read_to_string(&mut text)?;
@@ -323,7 +336,9 @@ mod tests {
         fs::create_dir(&attempt).unwrap();
         let record = attempt.join("attempt.json");
         fs::write(&record, "{}").unwrap();
-        let lives = lock(&attempt).unwrap();
+        let lives = lock(&attempt).unwrap().unwrap();
+        // As a child process has it until its exec.
+        let _inherited = lives.0.try_clone().unwrap();
         assert!(!disown(&attempt).unwrap() && record.exists(), "its monitor lives");
         drop(lives);
         assert!(disown(&attempt).unwrap() && !record.exists());

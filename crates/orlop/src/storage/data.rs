@@ -48,7 +48,7 @@ const LAST_FILES: Duration = Duration::from_secs(5);
 /// An open data directory; the lock goes with this value.
 pub(crate) struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// What a start adds to and a restart finds: the nodes, and the drives of each in the order they were named.
@@ -60,6 +60,13 @@ pub(crate) struct Layout {
     /// What the driver is called.
     #[serde(default)]
     pub(crate) driver: driver::Name,
+}
+
+/// A child process that has yet to exec holds the lock's file as well: closing it alone would not free it.
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl DataDir {
@@ -94,7 +101,7 @@ impl DataDir {
             .and_then(|()| lock.rewind())
             .and_then(|()| write!(lock, "{}", std::process::id()))
             .map_err(failed)?;
-        Ok(DataDir { path, _lock: lock })
+        Ok(DataDir { path, lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -338,6 +345,8 @@ mod tests {
         let second = DataDir::open(dir.path()).err().unwrap().to_string();
         assert!(second.contains("in use by another Orlop"), "{second}");
         assert!(second.contains(&std::process::id().to_string()), "{second}");
+        // As a child process has it until its exec.
+        let _inherited = owner.lock.try_clone().unwrap();
         drop(owner);
         DataDir::open(dir.path()).unwrap();
     }
