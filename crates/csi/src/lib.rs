@@ -15,7 +15,7 @@ pub use client::{CALL_DEADLINE, CONNECT_DEADLINE, ConnectError, connect, connect
 pub use code::final_error;
 pub use prost_types::Timestamp;
 pub use server::{ListenError, Listener, listen};
-pub use why_none::{tell_why_none, why_none};
+pub use why_none::{brief, tell_why_none, why_none};
 
 /// The Container Storage Interface, package `csi.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used, clippy::large_futures)]

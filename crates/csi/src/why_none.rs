@@ -3,12 +3,17 @@
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 
 const KEY: &str = "orlop-why-none-bin";
-/// Bytes that are read of it.
+/// Bytes of a reason that are told on.
 const MOST: usize = 1024;
+
+/// As much of a reason as is told on: people read it, and objects keep it.
+pub fn brief(why: &str) -> &str {
+    &why[..why.floor_char_boundary(MOST)]
+}
 
 /// Says why there is no capacity.
 pub fn tell_why_none(metadata: &mut MetadataMap, why: &str) {
-    metadata.insert_bin(KEY, BinaryMetadataValue::from_bytes(why.as_bytes()));
+    metadata.insert_bin(KEY, BinaryMetadataValue::from_bytes(brief(why).as_bytes()));
 }
 
 /// What a driver said; `None` if it says nothing, or nothing that can be read.
@@ -23,12 +28,20 @@ mod tests {
 
     #[test]
     fn what_is_said_is_heard_within_bounds() {
-        for (said, heard) in [("kein Gerät", true), (&"x".repeat(MOST), true), (&"x".repeat(MOST + 1), false)]
+        let (whole, long) = ("x".repeat(MOST), format!("{}\u{e4}\u{e4}", "x".repeat(MOST - 1)));
+        for (said, heard) in
+            [("kein Ger\u{e4}t", "kein Ger\u{e4}t"), (&whole, &whole), (&long, &long[..MOST - 1])]
         {
             let mut metadata = MetadataMap::new();
             assert_eq!(why_none(&metadata), None);
             tell_why_none(&mut metadata, said);
-            assert_eq!(why_none(&metadata).as_deref(), heard.then_some(said));
+            assert_eq!(why_none(&metadata).as_deref(), Some(heard));
+        }
+        // Whatever another driver says under that name.
+        let mut metadata = MetadataMap::new();
+        for said in [vec![b'x'; MOST + 1], vec![0xff, 0xfe]] {
+            metadata.insert_bin(KEY, BinaryMetadataValue::from_bytes(&said));
+            assert_eq!(why_none(&metadata), None);
         }
     }
 }

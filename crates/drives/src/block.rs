@@ -13,6 +13,7 @@ use linux::{Attributes, BindSource, Host, LoopDevice, MountTable, Target, Target
 
 use crate::{
     MountError, VolumeId,
+    idle::unmount_volume,
     layout::Layout,
     staging::{clear, put},
     target::plain,
@@ -108,7 +109,7 @@ impl BlockVolume<'_> {
             if !devices.iter().any(|one| table.shows(mount, &one.device)) {
                 return Ok(false);
             }
-            self.host.unmount_at(target)?;
+            unmount_volume(|| self.host.unmount_at(target))?;
             shown = true;
         }
         clear(self.host, self.id, target, shown)?;
@@ -132,7 +133,7 @@ impl BlockVolume<'_> {
 
     fn detach(&self, one: &LoopDevice) -> Result<(), MountError> {
         if self.own.as_ref() == Some(&one.device) {
-            self.host.unmount(&self.layout.image(&self.id.key), Unmount::Plain)?;
+            unmount_volume(|| self.host.unmount(&self.layout.image(&self.id.key), Unmount::Plain))?;
             return Ok(());
         }
         if !one.leaving {

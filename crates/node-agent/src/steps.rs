@@ -549,20 +549,8 @@ impl Agent {
                     host.remove_tree(&layout.logs().join(logs))?;
                 }
             }
-            let containers = layout.pod(&uid).join("containers");
-            for container in host.list(&containers)? {
-                for number in host.list(&containers.join(&container))? {
-                    let attempt = containers.join(&container).join(number);
-                    let files = |source| VolumeError::Files { action: "remove a container", source };
-                    if !attempt::disown(&attempt).map_err(files)? {
-                        return Err(VolumeError::Leftover(format!(
-                            "the monitor of the container in {} still runs",
-                            attempt.display()
-                        )));
-                    }
-                    attempt::remove(&*host, &attempt)?;
-                }
-            }
+            let files = |source| VolumeError::Files { action: "remove the pod's containers", source };
+            attempt::remove_all(&*host, &layout.pod(&uid).join("containers")).map_err(files)?;
             host.remove_tree(&layout.pod(&uid))?;
             Ok(left)
         })

@@ -75,6 +75,10 @@ async fn drafts_and_unknown_files_do_not_keep_a_pod() {
         {
             fs::write(directory.join(name), "{\"cut").unwrap();
         }
+        // Beside containers, and beside their starts.
+        let containers = world.root.join(format!("pods/{uid}/containers"));
+        fs::write(containers.join("stray"), "").unwrap();
+        fs::write(containers.join("app/stray"), "").unwrap();
         if !running {
             world.start();
         }

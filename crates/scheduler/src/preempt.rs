@@ -71,7 +71,7 @@ pub(crate) fn way(world: &mut World, pod: &Pod, avoid: &HashSet<String>) -> Opti
 }
 
 /// The node that was chosen for a pod that waits for others to go.
-pub(crate) fn nominated(pod: &Pod) -> Option<&str> {
+fn nominated(pod: &Pod) -> Option<&str> {
     pod.status.as_ref()?.nominated_node_name.as_deref().filter(|node| !node.is_empty())
 }
 

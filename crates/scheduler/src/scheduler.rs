@@ -158,11 +158,16 @@ impl Scheduler {
             Err(Refused { refusal, again, way }) => {
                 // A pod that somebody else placed may well wait for the binder.
                 let ours = node_of(&pod).is_none() || refusal.pod_reason.is_none();
-                if ours && self.is_worth_telling(&key, &refusal) {
-                    self.tell(&pod, &refusal).await?;
+                if ours
+                    && self.is_worth_telling(&key, &refusal)
+                    && let Some(next) = self.tell(&pod, &refusal).await?
+                {
+                    return Ok(next);
                 }
-                if let Some(Way::Force { node, victims }) = way {
-                    self.make_way(&pod, &node, &victims).await?;
+                if let Some(Way::Force { node, victims }) = way
+                    && let Some(next) = self.make_way(&pod, &node, &victims).await?
+                {
+                    return Ok(next);
                 }
                 return Ok(again.map_or(Next::Done, Next::After));
             }

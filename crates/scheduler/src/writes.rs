@@ -133,13 +133,27 @@ impl Scheduler {
         }
     }
 
-    /// Says on the pod why it has no node.
-    pub(crate) async fn tell(&self, pod: &Pod, refusal: &Refusal) -> Result<(), kube::Error> {
+    /// Says on the pod why it has no node. What could not be said counts as never said.
+    pub(crate) async fn tell(&self, pod: &Pod, refusal: &Refusal) -> Result<Option<Next>, kube::Error> {
         let message = refusal.message();
-        self.recorder.warning(&reference(pod), "FailedScheduling", message.clone());
-        if node_of(pod).is_some() {
-            return Ok(());
+        if node_of(pod).is_none() {
+            match self.write_refusal(pod, &message).await {
+                Ok(written) => {
+                    let world = &mut self.state.lock().world;
+                    written.into_iter().for_each(|pod| world.put_pod(&Arc::new(pod)));
+                }
+                Err(error) => {
+                    self.state.lock().told.remove(&Key::of(pod));
+                    return look_again(error);
+                }
+            }
         }
+        self.recorder.warning(&reference(pod), "FailedScheduling", message);
+        Ok(None)
+    }
+
+    /// The pod's condition.
+    async fn write_refusal(&self, pod: &Pod, message: &str) -> Result<Option<Pod>, kube::Error> {
         let api = Api::<Pod>::namespaced(self.context.client.clone(), &pod.namespace().unwrap_or_default());
         let written = runtime::update_status_if_changed(&api, pod, |pod| {
             let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
@@ -150,63 +164,74 @@ impl Scheduler {
                 type_: "PodScheduled".to_owned(),
                 status: "False".to_owned(),
                 reason: Some("Unschedulable".to_owned()),
-                message: Some(message),
+                message: Some(message.to_owned()),
                 last_transition_time: was_false
                     .and_then(|condition| condition.last_transition_time)
                     .or_else(|| Some(Time(clock::now()))),
                 ..PodCondition::default()
             });
         });
-        match written.await {
-            Ok(_) => Ok(()),
-            // The event says it all the same.
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(()),
-            Err(error) => Err(error),
-        }
+        written.await
     }
 
     /// Deletes pods so that one of a higher priority finds room on a node. It says on the pod which node that is, first:
     /// what comes after is seen by everybody as being for its sake.
-    pub(crate) async fn make_way(&self, pod: &Pod, node: &str, victims: &[Key]) -> Result<(), kube::Error> {
+    pub(crate) async fn make_way(
+        &self,
+        pod: &Pod,
+        node: &str,
+        victims: &[Key],
+    ) -> Result<Option<Next>, kube::Error> {
         let api = Api::<Pod>::namespaced(self.context.client.clone(), &pod.namespace().unwrap_or_default());
-        let live = self.state.lock().world.pod(&Key::of(pod)).cloned();
-        let Some(live) = live.filter(|live| live.uid() == pod.uid()) else { return Ok(()) };
+        // What was told of it a moment ago made another version of it.
+        let known = self.state.lock().world.pod(&Key::of(pod)).cloned();
+        let Some(known) = known.filter(|known| known.uid() == pod.uid()) else { return Ok(None) };
         let nominate = |pod: &mut Pod| {
             pod.status.get_or_insert_default().nominated_node_name = Some(node.to_owned());
         };
-        if let Some(written) = runtime::update_status_if_changed(&api, &live, nominate).await? {
-            self.state.lock().world.put_pod(&Arc::new(written));
+        match runtime::update_status_if_changed(&api, &*known, nominate).await {
+            Ok(written) => {
+                let world = &mut self.state.lock().world;
+                written.into_iter().for_each(|pod| world.put_pod(&Arc::new(pod)));
+            }
+            Err(error) => return look_again(error),
         }
         for key in victims {
             let Some(victim) = self.state.lock().world.pod(key).cloned() else { continue };
-            self.preempt(&victim, key, pod, node).await?;
+            if let Some(next) = self.preempt(&victim, key, pod, node).await? {
+                return Ok(Some(next));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
-    async fn preempt(&self, victim: &Pod, key: &Key, pod: &Pod, node: &str) -> Result<(), kube::Error> {
+    async fn preempt(
+        &self,
+        victim: &Pod,
+        key: &Key,
+        pod: &Pod,
+        node: &str,
+    ) -> Result<Option<Next>, kube::Error> {
         let api = Api::<Pod>::namespaced(self.context.client.clone(), &key.namespace);
         let told = runtime::update_status_if_changed(&api, victim, |victim| {
             let message = "default-scheduler: preempting to accommodate a higher priority pod";
             target_of_disruption(victim, "PreemptionByScheduler", message, Time(clock::now()));
         });
-        match told.await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
-            // Its agent wrote at the same time: it goes all the same, and its event says why.
-            Err(kube::Error::Api(status)) if status.is_conflict() => {}
-            told => drop(told?),
+        if let Err(error) = told.await {
+            return look_again(error);
         }
+        // Said before it is done: an answer that is lost hides no reason.
+        let (by, uid) = (Key::of(pod), pod.uid().unwrap_or_default());
+        tracing::info!(pod = %by, victim = %key, node, "a pod makes way for one of a higher priority");
+        self.recorder.normal(
+            &reference(victim),
+            "Preempted",
+            format!("Preempted by pod {uid} on node {node}"),
+        );
         let preconditions = Preconditions { uid: victim.uid(), resource_version: None };
         match api.delete(&key.name, &DeleteParams::default().preconditions(preconditions)).await {
-            Ok(_) => {
-                let (by, uid) = (Key::of(pod), pod.uid().unwrap_or_default());
-                tracing::info!(pod = %by, victim = %key, node, "a pod makes way for one of a higher priority");
-                let message = format!("Preempted by pod {uid} on node {node}");
-                self.recorder.normal(&reference(victim), "Preempted", message);
-                Ok(())
-            }
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-            Err(error) => Err(error),
+            Ok(_) => Ok(None),
+            Err(error) => look_again(error),
         }
     }
 

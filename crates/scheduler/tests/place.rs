@@ -335,10 +335,21 @@ async fn every_write_may_fail_once() {
     }
 }
 
-/// A pod of a high priority takes the place of another, and no third one comes in between.
+/// A pod of a high priority takes the place of another, and no third one comes in between; whichever write fails.
 #[tokio::test]
 async fn pods_make_way_for_those_of_a_higher_priority() {
     let world = World::start().await;
+    preempted(&world).await;
+    let writes = world.writes().max(5);
+    for fault in [Fault::Conflict, Fault::Refused, Fault::AnswerLost] {
+        for number in 0..writes {
+            println!("write {number}: {fault:?}");
+            preempted(&World::with_fault(Some((number, fault))).await).await;
+        }
+    }
+}
+
+async fn preempted(world: &World) {
     let mut only = node("a");
     only["status"]["allocatable"]["cpu"] = "2".into();
     world.create::<Node>(only).await;
@@ -356,7 +367,7 @@ async fn pods_make_way_for_those_of_a_higher_priority() {
     tokio::spawn(scheduler::run(world.context.clone()));
     world.pod_on("first").await;
     world.create::<Pod>(asks("second", "low")).await;
-    assert_eq!(refusal(&world, "second").await, "0/1 nodes are available: 1 Insufficient cpu.");
+    assert_eq!(refusal(world, "second").await, "0/1 nodes are available: 1 Insufficient cpu.");
     world.create::<Pod>(asks("urgent", "high")).await;
     let first = eventually("the first pod is told to go", || async {
         world.get::<Pod>("first").await.filter(|pod| pod.metadata.deletion_timestamp.is_some())
@@ -375,4 +386,5 @@ async fn pods_make_way_for_those_of_a_higher_priority() {
     world.api::<Pod>().delete("first", &now).await.unwrap();
     assert_eq!(world.pod_on("urgent").await, "a");
     assert!(world.get::<Pod>("second").await.unwrap().spec.unwrap().node_name.is_none());
+    world.context.shutdown.cancel();
 }

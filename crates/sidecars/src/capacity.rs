@@ -237,7 +237,7 @@ impl Publisher {
                     Ok(answer) => wanted.push(self.object(&node, &class, answer)),
                     Err(error @ CapacityError::Driver { .. }) if error.is_final() => {
                         // Nothing of it, and pods hear why.
-                        let why_none = Some(error.to_string());
+                        let why_none = Some(csi::brief(&error.to_string()).to_owned());
                         let none = Capacity { free: 0, largest: Some(0), why_none };
                         wanted.push(self.object(&node, &class, none));
                         failure.get_or_insert(error);
@@ -339,9 +339,9 @@ impl Publisher {
 
     async fn write(&self, differences: Vec<Difference>) -> Result<(), CapacityError> {
         for difference in differences {
-            let name = difference.name();
-            let api: Api<CSIStorageCapacity> =
-                Api::namespaced(self.context.client.clone(), &difference.namespace());
+            let object = difference.object();
+            let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+            let api: Api<CSIStorageCapacity> = Api::namespaced(self.context.client.clone(), &namespace);
             let result = match difference {
                 Difference::Missing(wanted) => api.create(&PostParams::default(), &wanted).await.map(drop),
                 Difference::Outdated { present, wanted } => {
@@ -374,21 +374,13 @@ enum Difference {
 }
 
 impl Difference {
-    fn name(&self) -> String {
+    /// What it is about.
+    fn object(&self) -> &CSIStorageCapacity {
         match self {
-            Difference::Missing(one) => one.name_any(),
-            Difference::Outdated { present, .. } => present.name_any(),
-            Difference::Stale(one) => one.name_any(),
-        }
-    }
-
-    fn namespace(&self) -> String {
-        let one: &CSIStorageCapacity = match self {
             Difference::Missing(one) => one,
             Difference::Outdated { present, .. } => present,
             Difference::Stale(one) => one,
-        };
-        one.namespace().unwrap_or_default()
+        }
     }
 }
 
@@ -482,7 +474,7 @@ mod tests {
                     Difference::Outdated { .. } => "outdated",
                     Difference::Stale(_) => "stale",
                 };
-                format!("{kind} {}", difference.name())
+                format!("{kind} {}", difference.object().name_any())
             })
             .collect();
         assert_eq!(found, ["outdated less", "missing new", "stale gone"]);

@@ -25,7 +25,12 @@ pub(crate) static KIND: Row = Row {
     schema: Some(&SCHEMA),
     rules: Rules { default, check, check_change, ..Rules::NONE },
     table: Printer { columns: COLUMNS, cells },
-    hooks: Hooks { on_create, on_update, kept, ..Hooks::NONE },
+    hooks: Hooks {
+        on_create: |class, cluster| one_default(class, cluster),
+        on_update: |new, _, cluster| one_default(new, cluster),
+        kept,
+        ..Hooks::NONE
+    },
     generations: true,
     shows_deleted: true,
     ..Row::PLAIN
@@ -84,14 +89,6 @@ fn check_change(new: &Value, old: &Value, violations: &mut Violations) {
         violations.forbid("value", "may not be changed in an update.");
     }
     violations.immutable("preemptionPolicy", &new["preemptionPolicy"], &old["preemptionPolicy"]);
-}
-
-fn on_create(class: &mut Value, cluster: &dyn Cluster) -> Result<(), String> {
-    one_default(class, cluster)
-}
-
-fn on_update(new: &mut Value, _: &Value, cluster: &dyn Cluster) -> Result<(), String> {
-    one_default(new, cluster)
 }
 
 /// There is one class at most for pods that name none.

@@ -296,6 +296,37 @@ pub(crate) fn remove(host: &dyn Host, dir: &Path) -> Result<(), linux::Error> {
     host.remove_tree(dir).map(drop)
 }
 
+/// Removes all attempts below a pod's directory of containers. What else lies there is left to who removes that.
+/// `Err` of `ResourceBusy`: a monitor lives.
+pub(crate) fn remove_all(host: &dyn Host, containers: &Path) -> io::Result<()> {
+    for attempt in
+        directories(containers)?.iter().map(|one| directories(one)).collect::<io::Result<Vec<_>>>()?.concat()
+    {
+        if !disown(&attempt)? {
+            let why = format!("the monitor of the container in {} still runs", attempt.display());
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+        }
+        remove(host, &attempt).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// The directories in one, if it is there: no links, and nothing else.
+fn directories(of: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(of) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
 fn absent_is_fine(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
