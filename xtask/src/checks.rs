@@ -8,6 +8,9 @@ use serde_json::Value;
 use crate::command::{cargo, program};
 use crate::tools;
 
+/// What a first build and the guests write, with room to spare.
+pub(crate) const SPACE: u64 = 12 << 30;
+
 /// The rooms from top to bottom; an arrow may only point from a room to one further down.
 const ROOMS: &[&str] = &[
     "xtask",

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 /// Makes the repository's root the working directory, from wherever the task was called.
 pub(crate) fn enter_root() -> anyhow::Result<()> {
@@ -85,4 +85,18 @@ impl Run {
         let text = [output.stdout, output.stderr].concat();
         Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
     }
+}
+
+/// Better now than as a bus error of the linker or an I/O error in a guest.
+pub(crate) fn enough_space(directory: &Path, for_what: &str, bytes: u64) -> anyhow::Result<()> {
+    let space = rustix::fs::statvfs(directory).context("looking for free space")?;
+    let free = space.f_bavail * space.f_frsize;
+    let at = directory.display();
+    ensure!(
+        free >= bytes,
+        "{} MiB are free at {at}, and {for_what} needs {}: make room",
+        free >> 20,
+        bytes >> 20
+    );
+    Ok(())
 }

@@ -85,7 +85,7 @@ pub(crate) fn run(all: bool, filter: &str) -> anyhow::Result<()> {
     clean_up_on_interrupt()?;
     let image = Image::get()?;
     let directory = Directory::new()?;
-    enough_space(&directory.0)?;
+    crate::command::enough_space(&directory.0, "a guest", SPACE)?;
     let share = directory.0.join("share");
     std::fs::create_dir(&share)?;
     build(&share)?;
@@ -115,15 +115,6 @@ pub(crate) fn run(all: bool, filter: &str) -> anyhow::Result<()> {
         "not begun, because time was over: {}; give them more with ORLOP_GUEST_MINUTES, or run each by itself",
         late.join(", ")
     );
-    Ok(())
-}
-
-/// Guests write files of some gigabytes; better now than as an I/O error in one of them.
-fn enough_space(directory: &Path) -> anyhow::Result<()> {
-    let space = rustix::fs::statvfs(directory).context("looking for free space")?;
-    let free = space.f_bavail * space.f_frsize;
-    let at = directory.display();
-    ensure!(free >= SPACE, "{} MiB are free at {at}, and guests need {}: make room", free >> 20, SPACE >> 20);
     Ok(())
 }
 

@@ -10,6 +10,8 @@ mod packages;
 mod parts;
 mod tools;
 
+use std::path::Path;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -60,6 +62,7 @@ fn main() -> anyhow::Result<()> {
             demo::run(check)
         }
         Task::Test => {
+            command::enough_space(Path::new("."), "the test command", checks::SPACE)?;
             let mut parts = parts::Parts::default();
             parts.run("packages", packages::install)?;
             parts.run("format, directions, licences", checks::without_build)?;
