@@ -14,6 +14,12 @@ pub fn is_ready(node: &Node) -> bool {
     ready(node).is_some_and(|condition| condition.status == "True")
 }
 
+/// Whether the node can be counted upon for work: Kubernetes hears from it (its lease is renewed, or Ready turns
+/// Unknown), and nobody has put it out of service. One of which nothing was said yet can be.
+pub fn is_live(node: &Node) -> bool {
+    !is_out_of_service(node) && ready(node).is_none_or(|condition| condition.status == "True")
+}
+
 /// Since when the node has not been ready, where it says so.
 pub fn unready_since(node: &Node) -> Option<Timestamp> {
     let condition = ready(node).filter(|condition| condition.status != "True")?;

@@ -26,7 +26,8 @@ use values::{Quantity, Segments};
 
 use crate::Driver;
 use crate::driver::{ASK, within};
-use crate::provision::{self, owner};
+use crate::place::Place;
+use crate::provision;
 
 /// Changes within this time are published together.
 const GATHER: Duration = Duration::from_millis(50);
@@ -120,7 +121,7 @@ pub async fn run(
     let publisher = Arc::new(Publisher {
         recorder: context.recorder(driver.name(), &options.node),
         refused: Mutex::default(),
-        segments: driver.segments(),
+        place: Place::new(&context, &driver, &options.node),
         mark: mark(&options.node),
         polls: changes.is_none(),
         context: context.clone(),
@@ -133,9 +134,8 @@ pub async fn run(
         tokio::join!(
             informers.classes().synced(),
             informers.capacities().synced(),
-            informers.nodes().synced(),
             informers.claims().synced(),
-            informers.csi_nodes().synced(),
+            publisher.place.synced(),
         )
     };
     if context.shutdown.run_until_cancelled(synced).await.is_none() {
@@ -183,7 +183,7 @@ struct Publisher {
     context: Context,
     driver: Driver,
     options: Options,
-    segments: Segments,
+    place: Place,
     mark: String,
     polls: bool,
     recorder: Recorder,
@@ -282,13 +282,7 @@ impl Publisher {
 
     /// By one of the nodes that the driver is on.
     fn tell_claim(&self, of: &PersistentVolumeClaim, why: &str) {
-        let nodes = self.context.informers.csi_nodes().all();
-        let with_driver = nodes
-            .iter()
-            .filter(|node| node.spec.drivers.iter().any(|driver| driver.name == self.driver.name()))
-            .filter_map(|node| node.metadata.name.as_deref());
-        let drawn = owner::draw(of.metadata.uid.as_deref().unwrap_or_default(), with_driver);
-        let is_ours = drawn.is_none_or(|node| node == self.options.node);
+        let is_ours = self.place.is_drawn(of.metadata.uid.as_deref(), |_| true);
         if is_ours && claim::volume_name(of).is_empty() && of.metadata.deletion_timestamp.is_none() {
             let class = claim::class(of);
             let message = format!("failed to provision volume with StorageClass \"{class}\": {why}");
@@ -297,7 +291,7 @@ impl Publisher {
     }
 
     async fn ask(&self, class: &StorageClass) -> Result<Capacity, CapacityError> {
-        let topology = Topology { segments: self.segments.clone() };
+        let topology = Topology { segments: self.place.segments.clone() };
         let request = GetCapacityRequest {
             volume_capabilities: Vec::new(),
             parameters: provision::for_driver(class.parameters.as_ref()),
@@ -317,7 +311,7 @@ impl Publisher {
         let class = class.name_any();
         CSIStorageCapacity {
             metadata: ObjectMeta {
-                name: Some(name(self.driver.name(), &class, &self.segments)),
+                name: Some(name(self.driver.name(), &class, &self.place.segments)),
                 namespace: Some(self.options.namespace.clone()),
                 labels: Some(BTreeMap::from([
                     (labels::CAPACITY_DRIVER.to_owned(), self.driver.name().to_owned()),
@@ -329,7 +323,7 @@ impl Publisher {
             },
             storage_class_name: class,
             node_topology: Some(LabelSelector {
-                match_labels: Some(self.segments.clone()),
+                match_labels: Some(self.place.segments.clone()),
                 match_expressions: None,
             }),
             capacity: Some(bytes(capacity.free)),

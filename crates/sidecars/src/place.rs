@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::CSINode;
+use kube::ResourceExt;
 use parking_lot::Mutex;
 use resources::claim;
 use runtime::{Change, Context, Informer, Key, Queue};
@@ -49,18 +50,86 @@ impl Place {
         resources::volume::admits_node(volume, node, &labels)
     }
 
-    /// Whether this node takes care of a volume that is here: of all nodes that have the driver and can use the volume,
+    /// Whether this node takes care of what has the UID: of this one and the others with the driver that can reach it,
     /// everybody draws the same one.
-    fn is_drawn(&self, volume: &PersistentVolume) -> bool {
+    pub(crate) fn is_drawn(&self, uid: Option<&str>, can_reach: impl Fn(&str) -> bool) -> bool {
+        let others = self.others();
+        let able =
+            others.iter().map(String::as_str).filter(|node| can_reach(node)).chain([self.node.as_str()]);
+        self.draw(uid, able) == Some(&self.node)
+    }
+
+    /// The node that takes care of what has the UID: one that lives, if any of them does.
+    pub(crate) fn draw<'a>(
+        &self,
+        uid: Option<&str>,
+        nodes: impl Iterator<Item = &'a str> + Clone,
+    ) -> Option<&'a str> {
+        let uid = uid.unwrap_or_default();
+        let live = nodes.clone().filter(|node| self.is_live(node));
+        owner::draw(uid, live).or_else(|| owner::draw(uid, nodes))
+    }
+
+    /// The other nodes that the driver is on.
+    pub(crate) fn others(&self) -> Vec<String> {
         let has_driver = |node: &CSINode| node.spec.drivers.iter().any(|driver| driver.name == self.driver);
-        let here = self.node.as_str();
-        let nodes = self.csi_nodes.all();
-        let others = nodes.iter().filter(|node| has_driver(node)).filter_map(|node| {
-            let name = node.metadata.name.as_deref()?;
-            (name != here && self.admits(volume, name)).then_some(name)
+        let nodes = self.csi_nodes.all().into_iter().filter(|node| has_driver(node));
+        nodes.map(|node| node.name_any()).filter(|name| *name != self.node).collect()
+    }
+
+    /// What is offered in topology segments that only nodes lie in which don't live.
+    pub(crate) fn is_dead(&self) -> impl Fn(&Segments) -> bool {
+        let (live, dead): (Vec<_>, Vec<_>) =
+            self.others().into_iter().chain([self.node.clone()]).partition(|node| self.is_live(node));
+        // Mostly all live: nothing is looked at then.
+        let labels = |names: Vec<String>| -> Vec<_> {
+            names
+                .iter()
+                .map(|name| self.nodes.get("", name).and_then(|node| node.metadata.labels.clone()))
+                .collect()
+        };
+        let (live, dead) = if dead.is_empty() { Default::default() } else { (labels(live), labels(dead)) };
+        move |segments| {
+            let lies = |labels: &Option<Segments>| {
+                let labels = labels.as_ref();
+                segments.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+            };
+            dead.iter().any(lies) && !live.iter().any(lies)
+        }
+    }
+
+    fn is_live(&self, name: &str) -> bool {
+        self.nodes.get("", name).is_some_and(|node| resources::node::is_live(&node))
+    }
+
+    /// Returns when all that a draw goes by has been listed.
+    pub(crate) async fn synced(&self) {
+        tokio::join!(self.nodes.synced(), self.csi_nodes.synced());
+    }
+
+    /// Has `act` called when a draw may end otherwise: the driver comes to a node or goes, a node dies or returns, or is
+    /// found elsewhere.
+    pub(crate) fn on_change(&self, act: impl Fn() + Clone + Send + Sync + 'static) {
+        let (driver, again) = (self.driver.clone(), act.clone());
+        self.csi_nodes.subscribe(move |change| {
+            let entry = |node: &CSINode| node.spec.drivers.iter().find(|one| one.name == driver).cloned();
+            if differs(change, entry) {
+                again();
+            }
         });
-        let uid = volume.metadata.uid.as_deref().unwrap_or_default();
-        owner::draw(uid, others.chain([here])) == Some(here)
+        self.nodes.subscribe(move |change| {
+            if differs(change, |node| Some((resources::node::is_live(node), node.metadata.labels.clone()))) {
+                act();
+            }
+        });
+    }
+}
+
+/// Whether what matters of an object has changed.
+fn differs<K, T: PartialEq>(change: &Change<K>, matters: impl Fn(&K) -> Option<T>) -> bool {
+    match change {
+        Change::Applied { old, new } => old.as_deref().and_then(&matters) != matters(new),
+        Change::Deleted(last) => matters(last).is_some(),
     }
 }
 
@@ -73,7 +142,7 @@ impl Lost {
     pub(crate) fn is_ours(&self, place: &Place, key: &Key, volume: &PersistentVolume) -> bool {
         // Before the draw: a change of nodes during it must bring the key back.
         self.0.lock().insert(key.clone());
-        let is_ours = place.is_drawn(volume);
+        let is_ours = place.is_drawn(volume.metadata.uid.as_deref(), |node| place.admits(volume, node));
         if is_ours {
             self.0.lock().remove(key);
         }
@@ -112,8 +181,7 @@ impl Share {
 
     /// Returns when all that the draw goes by has been listed.
     pub(crate) async fn synced(&self) {
-        let (nodes, csi_nodes) = (&self.place.nodes, &self.place.csi_nodes);
-        tokio::join!(self.claims.synced(), self.volumes.synced(), nodes.synced(), csi_nodes.synced());
+        tokio::join!(self.claims.synced(), self.volumes.synced(), self.place.synced());
     }
 
     /// Has `look` called for the claim of each volume that comes: a volume may be seen after its claim.
@@ -138,7 +206,7 @@ impl Share {
             }
         });
         let (this, queue) = (self.clone(), queue.clone());
-        self.place.csi_nodes.subscribe(move |_| this.lost.queue(&queue));
+        self.place.on_change(move || this.lost.queue(&queue));
     }
 
     /// The volume that the claim is bound to, if it is this driver's and can be used here.

@@ -4,8 +4,10 @@
 
 mod world;
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::CSINode;
 use kube::ResourceExt;
+use kube::api::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use resources::{annotations, claim, finalizers, volume};
 use serde_json::json;
@@ -317,10 +319,19 @@ async fn a_deletion_that_fails_is_told_and_tried_again() {
     process.kill().await;
 }
 
+async fn register(world: &World, nodes: &[&str]) {
+    for node in nodes {
+        let csi_node: CSINode = world::object(json!({"metadata": {"name": node},
+            "spec": {"drivers": [{"name": DRIVER, "nodeID": node, "topologyKeys": [KEY]}]}}));
+        Api::all(world.client.clone()).create(&PostParams::default(), &csi_node).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn claims_that_bind_at_once_are_made_by_exactly_one_node_each() {
     let world = World::new(2).await;
     world.class("now", |class| class["volumeBindingMode"] = json!("Immediate")).await;
+    register(&world, &["n1", "n2"]).await;
     let drivers = ["n1", "n2"].map(FakeDriver::new);
     let mut processes: Vec<Process> = Vec::new();
     let mut guards = Vec::new();
@@ -355,7 +366,48 @@ async fn claims_that_bind_at_once_are_made_by_exactly_one_node_each() {
     let counts = drivers.each_ref().map(|driver| driver.volumes().len());
     assert_eq!(counts.iter().sum::<usize>(), 12, "{counts:?}");
     assert!(counts.iter().all(|count| *count > 0), "both nodes take part: {counts:?}");
+    // A node dies, and what it published stays: nothing of it is counted upon as soon as Kubernetes says so.
+    processes.pop().unwrap().kill().await;
+    for claim in 12..20 {
+        world.claim(&format!("data-{claim}"), "now", None, "1Gi").await;
+    }
+    world.ready("n2", "Unknown").await;
+    for claim in 12..20 {
+        world.bound(&format!("data-{claim}")).await;
+    }
+    assert_eq!(drivers[0].volumes().len(), counts[0] + 8);
     for process in processes {
         process.kill().await;
     }
+}
+
+#[tokio::test]
+async fn nothing_is_left_to_a_node_that_is_off() {
+    let world = World::new(3).await;
+    world.class("now", |class| class["volumeBindingMode"] = json!("Immediate")).await;
+    register(&world, &["n1", "n2", "n3"]).await;
+    world.ready("n1", "True").await;
+    world.ready("n2", "Unknown").await;
+    let out = json!({"spec": {"taints": [{"key": resources::node::OUT_OF_SERVICE, "effect": "NoExecute"}]}});
+    let nodes: Api<Node> = Api::all(world.client.clone());
+    nodes.patch("n3", &PatchParams::default(), &Patch::Merge(&out)).await.unwrap();
+    let process = world.provision(&Steps::new()).await;
+    for claim in 0..12 {
+        world.claim(&format!("data-{claim}"), "now", None, "1Gi").await;
+    }
+    for claim in 0..12 {
+        world.bound(&format!("data-{claim}")).await;
+    }
+    // One that returns has its share again: of many, not all are made here.
+    world.ready("n2", "True").await;
+    for claim in 12..32 {
+        world.claim(&format!("data-{claim}"), "now", None, "1Gi").await;
+    }
+    eventually("some claims are made here", async || world.driver.volumes().len() > 12).await;
+    // Until it dies again.
+    world.ready("n2", "False").await;
+    for claim in 12..32 {
+        world.bound(&format!("data-{claim}")).await;
+    }
+    process.kill().await;
 }

@@ -27,7 +27,6 @@ use tonic::Status;
 use self::plan::Plan;
 pub use self::plan::UnfitVolume;
 use crate::place::Place;
-use crate::provision::owner;
 use crate::{Driver, SecretError};
 
 /// Attachments worked on at a time.
@@ -107,12 +106,7 @@ pub async fn run(context: Context, driver: Driver, node: &str) {
     });
     attacher.subscribe(&queue);
     let synced = async {
-        tokio::join!(
-            attacher.attachments.synced(),
-            attacher.volumes.synced(),
-            attacher.csi_nodes.synced(),
-            context.informers.nodes().synced(),
-        )
+        tokio::join!(attacher.attachments.synced(), attacher.volumes.synced(), attacher.place.synced(),)
     };
     if context.shutdown.run_until_cancelled(synced).await.is_none() {
         return;
@@ -190,15 +184,7 @@ impl Attacher {
         });
         // So may the node's id, and who takes care of what depends on where the driver is.
         let (this, wake) = (self.clone(), queue.clone());
-        self.csi_nodes.subscribe(move |change| {
-            let (old, new) = match change {
-                Change::Applied { old, new } => (old.as_ref(), Some(new)),
-                Change::Deleted(last) => (Some(last), None),
-            };
-            let id = |node: &Arc<CSINode>| node_id(node, this.driver.name()).map(str::to_owned);
-            if old.and_then(id) == new.and_then(id) {
-                return;
-            }
+        self.place.on_change(move || {
             let unsettled = this.attachments.all().into_iter().filter(|one| this.plan(one) != Plan::Nothing);
             unsettled.for_each(|one| wake.add(Key::Attachment(one.name_any())));
             let going =
@@ -219,18 +205,16 @@ impl Attacher {
         let has_driver = |name: &str| {
             self.csi_nodes.get("", name).is_some_and(|node| node_id(&node, self.driver.name()).is_some())
         };
-        node == here || (!has_driver(node) && self.wins(&object.uid().unwrap_or_default(), volume))
+        node == here || (!has_driver(node) && self.wins(object.metadata.uid.as_deref(), volume))
     }
 
     /// Whether this node is drawn, of all nodes with the driver, and of those that can reach the volume if any can.
-    fn wins(&self, uid: &str, volume: Option<&PersistentVolume>) -> bool {
+    fn wins(&self, uid: Option<&str>, volume: Option<&PersistentVolume>) -> bool {
         let here = self.place.node.as_str();
-        let nodes = self.csi_nodes.all();
-        let with_driver = nodes.iter().filter(|node| node_id(node, self.driver.name()).is_some());
-        let others: Vec<String> = with_driver.map(|node| node.name_any()).collect();
-        let all = || others.iter().map(String::as_str).filter(|node| *node != here).chain([here]);
+        let others = self.place.others();
+        let all = || others.iter().map(String::as_str).chain([here]);
         let reach = all().filter(|node| volume.is_none_or(|volume| self.place.admits(volume, node)));
-        owner::draw(uid, reach).or_else(|| owner::draw(uid, all())) == Some(here)
+        self.place.draw(uid, reach).or_else(|| self.place.draw(uid, all())) == Some(here)
     }
 
     async fn reconcile(&self, name: &str) -> Result<Next, AttachError> {

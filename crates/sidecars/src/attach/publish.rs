@@ -185,7 +185,7 @@ impl Attacher {
         let Some(volume) = self.volumes.get("", name) else { return Ok(Next::Done) };
         let attachments = self.by_volume.lock().get(name).map_or(0, |names| names.len());
         if !plan::can_let_go(&volume, self.driver.name(), &self.finalizer, attachments)
-            || !self.wins(&volume.uid().unwrap_or_default(), Some(&volume))
+            || !self.wins(volume.metadata.uid.as_deref(), Some(&volume))
         {
             return Ok(Next::Done);
         }

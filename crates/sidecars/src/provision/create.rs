@@ -119,10 +119,8 @@ impl Provisioner {
         let is_drawn = owner::is_ours(
             draw(claim, class, bytes),
             self.driver.name(),
-            &self.options.node,
-            &self.place.segments,
+            &self.place,
             &informers.capacities().all(),
-            &informers.csi_nodes().all(),
         );
         let is_ours = match self.origin(claim).await {
             Ok(Some((_, place @ (Where::Node(_) | Where::With(_))))) => {
@@ -268,14 +266,7 @@ impl Provisioner {
             return false;
         }
         let Where::With(volume) = place else { return true };
-        let here = self.options.node.as_str();
-        let nodes = self.context.informers.csi_nodes().all();
-        let others = nodes
-            .iter()
-            .filter(|node| node.spec.drivers.iter().any(|driver| driver.name == self.driver.name()))
-            .filter_map(|node| node.metadata.name.as_deref())
-            .filter(|name| *name != here && self.place.admits(volume, name));
-        owner::draw(claim.metadata.uid.as_deref().unwrap_or_default(), others.chain([here])) == Some(here)
+        self.place.is_drawn(claim.metadata.uid.as_deref(), |node| self.place.admits(volume, node))
     }
 
     fn order<'a>(

@@ -146,8 +146,7 @@ pub async fn run(context: Context, driver: Driver, options: Options, signal: Sig
             provisioner.volumes.synced(),
             provisioner.classes.synced(),
             provisioner.attributes_classes.synced(),
-            informers.nodes().synced(),
-            informers.csi_nodes().synced(),
+            provisioner.place.synced(),
             informers.capacities().synced(),
             informers.attachments().synced(),
         )
@@ -249,7 +248,7 @@ impl Provisioner {
             move |_| draw_again()
         });
         let (this, queue) = (self.clone(), volumes.clone());
-        context.informers.csi_nodes().subscribe(move |_| {
+        self.place.on_change(move || {
             draw_again();
             this.left_to_others.queue(&queue);
         });

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::create::api;
 use super::source::{Content, SourceError, Where, of_claim, of_snapshot};
-use super::{ProvisionError, Provisioner, intent, owner};
+use super::{ProvisionError, Provisioner, intent};
 
 /// Claims whose volumes are still to be made, by what from.
 #[derive(Default)]
@@ -273,7 +273,7 @@ impl Provisioner {
                 let manager = content.as_ref().and_then(|content| content.labels().get(SNAPSHOT_MANAGED_BY));
                 let is_ours = match manager {
                     Some(node) => *node == self.options.node,
-                    None => self.is_drawn(snapshot.metadata.uid.as_deref()),
+                    None => self.place.is_drawn(snapshot.metadata.uid.as_deref(), |_| true),
                 };
                 // Of a snapshot whose content is gone, nobody knows the driver.
                 if held(snapshot.metadata.deletion_timestamp.is_some())
@@ -296,7 +296,7 @@ impl Provisioner {
                     let is_local = !self.place.segments.is_empty();
                     csi.is_some_and(|csi| csi.driver == self.driver.name())
                         && self.place.has(&volume)
-                        && (is_local || self.is_drawn(claim.metadata.uid.as_deref()))
+                        && (is_local || self.place.is_drawn(claim.metadata.uid.as_deref(), |_| true))
                 });
                 if held(claim.metadata.deletion_timestamp.is_some()) || !is_ours {
                     return Ok(Next::Done);
@@ -310,18 +310,6 @@ impl Provisioner {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Next::Done),
             result => result.map(|()| Next::Done).map_err(api(format!("let the data source {source} go"))),
         }
-    }
-
-    /// Whether this node is drawn among all with the driver.
-    fn is_drawn(&self, uid: Option<&str>) -> bool {
-        let nodes = self.context.informers.csi_nodes().all();
-        let here = self.options.node.as_str();
-        let with_driver = nodes
-            .iter()
-            .filter(|node| node.spec.drivers.iter().any(|driver| driver.name == self.driver.name()))
-            .filter_map(|node| node.metadata.name.as_deref())
-            .filter(|name| *name != here);
-        owner::draw(uid.unwrap_or_default(), with_driver.chain([here])) == Some(here)
     }
 }
 

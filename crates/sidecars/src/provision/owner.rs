@@ -6,12 +6,13 @@
 //! wins in proportion to its free capacity, so that many claims made at once spread out although the published
 //! capacities lag behind.
 
-use k8s_openapi::api::storage::v1::{CSINode, CSIStorageCapacity, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use resources::labels;
 use sha2::{Digest, Sha256};
 use values::{Quantity, Segments};
 
 use super::request;
+use crate::place::Place;
 
 /// A candidate for a claim.
 struct Candidate<'a> {
@@ -30,30 +31,26 @@ pub(super) struct Draw<'a> {
 
 /// Whether this place wins the claim.
 ///
-/// Candidates are the published capacities of the claim's class that fit. If none fits, all nodes with the driver
-/// are, with equal chances: a driver may publish none, and of one that is full somebody must try, so that the user
-/// is told what it says.
+/// Candidates are the published capacities of the claim's class that fit, of nodes that live. If none fits, all nodes
+/// with the driver are, with equal chances: a driver may publish none, and of one that is full somebody must try, so
+/// that the user is told what it says.
 pub(super) fn is_ours(
     draw: Draw<'_>,
     driver: &str,
-    node: &str,
-    segments: &Segments,
+    place: &Place,
     capacities: &[impl AsRef<CSIStorageCapacity>],
-    nodes: &[impl AsRef<CSINode>],
 ) -> bool {
-    let fitting: Vec<_> =
-        capacities.iter().filter_map(|capacity| fitting(draw, driver, segments, capacity.as_ref())).collect();
+    let is_dead = place.is_dead();
+    let fitting: Vec<_> = capacities
+        .iter()
+        .filter_map(|capacity| fitting(draw, driver, &place.segments, capacity.as_ref()))
+        .filter(|(_, there)| !is_dead(there))
+        .map(|(candidate, _)| candidate)
+        .collect();
     if !fitting.is_empty() {
         return winner(draw.uid, &fitting).is_some_and(|candidate| candidate.is_here);
     }
-    let candidates: Vec<_> = nodes
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|csi_node| csi_node.spec.drivers.iter().any(|one| one.name == driver))
-        .filter_map(|csi_node| csi_node.metadata.name.as_deref())
-        .map(|id| Candidate { id, room: 1.0, is_here: id == node })
-        .collect();
-    winner(draw.uid, &candidates).is_some_and(|candidate| candidate.is_here)
+    place.is_drawn(Some(draw.uid), |_| true)
 }
 
 /// Whether a published capacity elsewhere fits the claim.
@@ -65,7 +62,7 @@ pub(super) fn fits_elsewhere(
 ) -> bool {
     let mut fitting =
         capacities.iter().filter_map(|capacity| fitting(draw, driver, segments, capacity.as_ref()));
-    fitting.any(|candidate| !candidate.is_here)
+    fitting.any(|(candidate, _)| !candidate.is_here)
 }
 
 fn fitting<'a>(
@@ -73,7 +70,7 @@ fn fitting<'a>(
     driver: &str,
     segments: &Segments,
     capacity: &'a CSIStorageCapacity,
-) -> Option<Candidate<'a>> {
+) -> Option<(Candidate<'a>, Segments)> {
     let of_driver =
         capacity.metadata.labels.as_ref()?.get(labels::CAPACITY_DRIVER).map(String::as_str) == Some(driver);
     if !of_driver || Some(capacity.storage_class_name.as_str()) != draw.class.metadata.name.as_deref() {
@@ -92,7 +89,8 @@ fn fitting<'a>(
     let total = capacity.capacity.as_ref().and_then(|total| total.0.parse::<Quantity>().ok()?.ceil());
     let is_here = there.iter().all(|(key, value)| segments.get(key) == Some(value));
     let id = capacity.metadata.name.as_deref()?;
-    (largest >= draw.bytes).then(|| Candidate { id, room: total.unwrap_or(largest) as f64, is_here })
+    let room = total.unwrap_or(largest) as f64;
+    (largest >= draw.bytes).then_some((Candidate { id, room, is_here }, there))
 }
 
 /// The node that takes care of a volume that several can reach: all of them draw the same.

@@ -16,18 +16,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::storage::v1::CSINode;
 use kube::{Client, Resource, ResourceExt};
 use parking_lot::Mutex;
 use resources::labels::SNAPSHOT_MANAGED_BY;
 use resources::{VolumeGroupSnapshotContent, VolumeSnapshotContent};
-use runtime::{Backoff, Change, Context, Informer, Queue, Recorder, work};
+use runtime::{Backoff, Change, Context, Queue, Recorder, work};
 use tonic::Status;
 
 use self::kind::Content;
 use crate::capacity::Signal;
 use crate::place::Place;
-use crate::provision::owner;
 use crate::{Driver, SecretError};
 
 /// Contents worked on at a time.
@@ -113,7 +111,6 @@ struct Snapshotter {
     recorder: Recorder,
     signal: Signal,
     context: Context,
-    csi_nodes: Informer<CSINode>,
     /// The driver's volumes, here or elsewhere, by their ids.
     volumes: Mutex<HashMap<String, String>>,
 }
@@ -128,7 +125,6 @@ impl Snapshotter {
             options,
             signal,
             context: context.clone(),
-            csi_nodes: context.informers.csi_nodes(),
             volumes: Mutex::default(),
         }
     }
@@ -180,7 +176,7 @@ impl Snapshotter {
         // Who takes care of a content may change with the nodes.
         let lost: Arc<Mutex<BTreeMap<String, Option<String>>>> = Arc::default();
         let (waiting, tasks) = (lost.clone(), queue.clone());
-        self.csi_nodes.subscribe(move |_| {
+        self.place.on_change(move || {
             std::mem::take(&mut *waiting.lock()).into_keys().for_each(|name| tasks.add(name));
         });
         // So it may when nobody knows any more where a content's volume was.
@@ -198,8 +194,7 @@ impl Snapshotter {
             tokio::join!(
                 contents.synced(),
                 classes.synced(),
-                self.csi_nodes.synced(),
-                informers.nodes().synced(),
+                self.place.synced(),
                 informers.volumes().synced(),
             )
         };
@@ -240,21 +235,12 @@ impl Snapshotter {
         let volume = content.volumes().first().and_then(|id| self.volumes.lock().get(id).cloned());
         let volume = volume.and_then(|name| self.context.informers.volumes().get("", &name));
         let is_local = !self.place.segments.is_empty();
-        let nodes = self.csi_nodes.all();
-        let with_driver = nodes
-            .iter()
-            .filter(|node| node.spec.drivers.iter().any(|driver| driver.name == self.driver.name()))
-            .filter_map(|node| node.metadata.name.as_deref())
-            .filter(|name| *name != node);
-        let uid = content.meta().uid.as_deref().unwrap_or_default();
+        let uid = content.meta().uid.as_deref();
         let is_drawn = match &volume {
             // Not here: another node takes care of it.
             Some(volume) if !self.place.has(volume) => return Ours::No,
-            Some(volume) => {
-                let reach = with_driver.filter(|name| self.place.admits(volume, name));
-                owner::draw(uid, reach.chain([node])) == Some(node)
-            }
-            None => owner::draw(uid, with_driver.chain([node])) == Some(node),
+            Some(volume) => self.place.is_drawn(uid, |name| self.place.admits(volume, name)),
+            None => self.place.is_drawn(uid, |_| true),
         };
         match (is_drawn, volume.is_none() && is_local && content.is_given()) {
             (true, _) => Ours::Yes,

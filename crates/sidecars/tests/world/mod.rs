@@ -85,6 +85,13 @@ impl World {
         world
     }
 
+    /// What Kubernetes says of whether the node is ready.
+    pub async fn ready(&self, node: &str, status: &str) {
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        nodes.patch_status(node, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+    }
+
     pub async fn class(&self, name: &str, edit: impl FnOnce(&mut Value)) -> StorageClass {
         let mut class = json!({
             "metadata": {"name": name}, "provisioner": DRIVER, "volumeBindingMode": "WaitForFirstConsumer",
