@@ -16,6 +16,7 @@ use crate::kinds::row::{Cluster, Row};
 use crate::nodes::Nodes;
 use crate::object;
 use crate::request::{Query, ResourcePath};
+use crate::seen::Seen;
 use crate::selector::Selection;
 use crate::unreadable::Unreadable;
 
@@ -91,6 +92,8 @@ pub(crate) struct Context {
     pub(crate) namespaces: RwLock<()>,
     pub(crate) cleanups: Cleanups,
     pub(crate) unreadable: Unreadable,
+    /// What all watches share.
+    pub(crate) seen: Arc<Seen>,
     pub(crate) nodes: OnceLock<Arc<dyn Nodes>>,
     pub(crate) shutdown: CancellationToken,
 }

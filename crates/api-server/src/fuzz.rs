@@ -115,15 +115,15 @@ proptest! {
         let (served, pod) = pod();
         let stored = pod.to_string();
         if let Ok(selection) = Selection::parse(&served.kind, &text, "", &[]) {
-            let _ = selection.matches(stored.as_bytes());
+            let _ = selection.matches(&crate::seen::Facts::of(&stored.clone().into()));
         }
         if let Ok(selection) = Selection::parse(&served.kind, "", &text, &[]) {
-            let _ = selection.matches(stored.as_bytes());
+            let _ = selection.matches(&crate::seen::Facts::of(&stored.clone().into()));
             let _ = selection.name();
         }
         // Whatever is stored, a selector looks at it.
         let everything = Selection::parse(&served.kind, "a in (b),!c", "spec.nodeName=n", &[]).expect("good");
-        let _ = everything.matches(&bytes);
+        let _ = everything.matches(&crate::seen::Facts::of(&bytes.clone().into()));
         let (path, query) = text.split_once('?').unwrap_or((&*text, ""));
         let _ = (parse_path(path), Query::parse(query, &http::Method::GET));
         if let Ok(path) = JsonPath::parse(&text) {

@@ -41,6 +41,7 @@ mod protobuf;
 mod request;
 mod review;
 pub mod schema;
+mod seen;
 mod selector;
 mod server;
 pub mod strategic_merge;

@@ -71,6 +71,7 @@ impl ApiServer {
             namespaces: RwLock::new(()),
             cleanups,
             unreadable: Unreadable::default(),
+            seen: Arc::default(),
             nodes: OnceLock::new(),
             shutdown: shutdown.clone(),
             options,

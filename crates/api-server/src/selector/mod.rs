@@ -2,12 +2,11 @@
 
 mod labels;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-use serde_json::value::RawValue;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::ApiError;
 use crate::kinds::Kind;
+use crate::seen::Facts;
 
 /// What a request selects: labels and fields, all of which must match.
 #[derive(Debug, Clone, Default)]
@@ -72,36 +71,24 @@ impl Selection {
         values.equal.first().map(String::as_str)
     }
 
-    /// Whether stored bytes match. Only the fields that are asked for are decoded.
-    pub(crate) fn matches(&self, object: &[u8]) -> bool {
-        if self.is_everything() {
-            return true;
-        }
-        self.matches_labels(object)
-            && self.fields.iter().all(|(path, values)| {
-                let found = field(object, path);
-                values.allow(if found.is_empty() { values.unset } else { &found })
-            })
+    /// Whether an object of this name can match at all.
+    pub(crate) fn allows_name(&self, name: &str) -> bool {
+        self.name().is_none_or(|wanted| wanted == name)
     }
 
-    fn matches_labels(&self, object: &[u8]) -> bool {
-        #[derive(serde::Deserialize)]
-        struct Labelled {
-            metadata: Labels,
-        }
-        #[derive(serde::Deserialize)]
-        struct Labels {
-            labels: Option<HashMap<String, String>>,
-        }
-        if self.labels.is_empty() {
-            return true;
-        }
-        let labels = serde_json::from_slice::<Labelled>(object)
-            .ok()
-            .and_then(|object| object.metadata.labels)
-            .unwrap_or_default();
+    /// Whether an object matches. Only what is asked for is looked up in it.
+    pub(crate) fn matches(&self, object: &Facts) -> bool {
+        self.is_everything()
+            || self.matches_labels(object)
+                && self.fields.iter().all(|(path, values)| {
+                    let found = object.field(path);
+                    values.allow(if found.is_empty() { values.unset } else { &found })
+                })
+    }
+
+    fn matches_labels(&self, object: &Facts) -> bool {
         self.labels.iter().all(|rule| {
-            let value = labels.get(&rule.key);
+            let value = object.labels().get(&rule.key);
             let number = || value.and_then(|value| value.parse::<i64>().ok());
             match &rule.test {
                 LabelTest::Exists => value.is_some(),
@@ -112,29 +99,6 @@ impl Selection {
                 LabelTest::Less(bound) => number().is_some_and(|number| number < *bound),
             }
         })
-    }
-}
-
-/// The text of one field, empty if absent.
-fn field(object: &[u8], path: &[String]) -> String {
-    let mut at = match serde_json::from_slice::<&RawValue>(object) {
-        Ok(at) => at,
-        Err(_) => return String::new(),
-    };
-    for segment in path {
-        let Ok(mut fields) = serde_json::from_str::<HashMap<std::borrow::Cow<'_, str>, &RawValue>>(at.get())
-        else {
-            return String::new();
-        };
-        match fields.remove(segment.as_str()) {
-            Some(next) => at = next,
-            None => return String::new(),
-        }
-    }
-    match serde_json::from_str::<serde_json::Value>(at.get()) {
-        Ok(serde_json::Value::String(text)) => text,
-        Ok(serde_json::Value::Null) | Err(_) => String::new(),
-        Ok(other) => other.to_string(),
     }
 }
 
@@ -195,13 +159,17 @@ fn is_selectable(kind: &Kind, path: &str, selectable: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::kinds::{self, builtin};
 
     fn selects(labels: &str, fields: &str) -> bool {
         let object =
             br#"{"metadata":{"name":"p","labels":{"app":"db","tier":"3"}},"spec":{"nodeName":"n1"}}"#;
-        Selection::parse(builtin("Pod"), labels, fields, &[]).unwrap().matches(object)
+        Selection::parse(builtin("Pod"), labels, fields, &[])
+            .unwrap()
+            .matches(&Facts::of(&Bytes::from_static(object)))
     }
 
     #[test]

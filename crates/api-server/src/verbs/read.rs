@@ -18,6 +18,7 @@ use crate::negotiate::Shape;
 use crate::present::{View, include_object};
 use crate::request::{Query, VersionMatch};
 use crate::schema::FieldError;
+use crate::seen::Facts;
 use crate::selector::Selection;
 
 /// Answers a get of one object.
@@ -182,8 +183,8 @@ pub(crate) fn page(
 }
 
 /// Whether a stored object is selected; the name is compared before anything is decoded.
-pub(crate) fn selected(selection: &Selection, object: &Object) -> bool {
-    selection.name().is_none_or(|name| name == &*object.key.name) && selection.matches(&object.value)
+fn selected(selection: &Selection, object: &Object) -> bool {
+    selection.allows_name(&object.key.name) && selection.matches(&Facts::of(&object.value))
 }
 
 /// A `resourceVersion` as a number; absent is `None`.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::read::{parse_revision, selected};
+use super::read::parse_revision;
 use crate::answer::{self, Answer, AnswerBody};
 use crate::catalog::Served;
 use crate::context::{Context, Target};
@@ -19,6 +19,7 @@ use crate::negotiate::Shape;
 use crate::present::{View, include_object};
 use crate::request::{Query, VersionMatch};
 use crate::schema::FieldError;
+use crate::seen::{Facts, Form, Seen};
 use crate::selector::Selection;
 use crate::table::IncludeObject;
 
@@ -73,6 +74,7 @@ pub(crate) fn watch(
         shape,
         include: include_object(&query.include_object)?,
         selection: target.selection(query)?,
+        seen: context.seen.clone(),
         columns_sent: false,
     };
     let mut stream = Stream {
@@ -156,8 +158,8 @@ impl Stream {
                 chunk.extend_from_slice(&self.after_initial.take().unwrap_or_default());
                 break;
             };
-            if selected(&self.lines.selection, &stored) {
-                chunk.extend_from_slice(&self.lines.line("ADDED", &stored));
+            if let Some(line) = self.lines.initial(&stored) {
+                chunk.extend_from_slice(&line);
             }
         }
         chunk.into()
@@ -222,30 +224,54 @@ struct Lines {
     shape: Shape,
     include: IncludeObject,
     selection: Selection,
+    seen: Arc<Seen>,
     /// Only the first Table of a watch carries column definitions.
     columns_sent: bool,
 }
 
 impl Lines {
+    /// An object that is there when the watch begins, if it is selected. It is no news to other watchers.
+    fn initial(&mut self, stored: &Object) -> Option<Bytes> {
+        let facts = Facts::of(&stored.value);
+        let is_selected = self.selection.allows_name(&stored.key.name) && self.selection.matches(&facts);
+        is_selected.then(|| self.line("ADDED", stored, &facts))
+    }
+
     /// The event as the selector's view saw it, if it saw anything.
     fn event(&mut self, event: &Event) -> Option<Bytes> {
-        let now = event.kind != EventKind::Deleted && selected(&self.selection, &event.object);
-        let before = event.previous.as_ref().is_some_and(|previous| selected(&self.selection, previous));
-        let kind = match (before, now) {
+        if !self.selection.allows_name(&event.object.key.name) {
+            return None;
+        }
+        let facts = self.seen.facts(&event.object);
+        let now = event.kind != EventKind::Deleted && self.selection.matches(&facts);
+        let before = event.previous.as_ref().is_some_and(|previous| {
+            self.selection.is_everything() || self.selection.matches(&self.seen.facts(previous))
+        });
+        let change = match (before, now) {
             (false, true) => "ADDED",
             (true, true) => "MODIFIED",
             (true, false) => "DELETED",
             (false, false) => return None,
         };
-        Some(self.line(kind, &event.object))
+        Some(self.line(change, &event.object, &facts))
     }
 
-    fn line(&mut self, kind: &str, stored: &Object) -> Bytes {
+    fn line(&mut self, change: &'static str, stored: &Object, facts: &Facts) -> Bytes {
+        let form = Form {
+            change,
+            api_version: self.served.api_version.clone(),
+            shape: self.shape,
+            include: self.include,
+            with_columns: self.shape == Shape::Table && !std::mem::replace(&mut self.columns_sent, true),
+        };
         let view = View { served: &self.served, shape: self.shape, include: self.include };
-        match view.one(&stored.value) {
-            Ok(bytes) => self.framed(kind, bytes),
+        facts.line(&form, || match view.one(&stored.value) {
+            Ok(bytes) if self.shape == Shape::Table && !form.with_columns => {
+                framed(change, &without_columns(&bytes).unwrap_or(bytes))
+            }
+            Ok(bytes) => framed(change, &bytes),
             Err(error) => error_line(&error),
-        }
+        })
     }
 
     fn bookmark(&self, revision: u64, ends_initial: bool) -> Bytes {
@@ -267,17 +293,12 @@ impl Lines {
         let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
         framed("BOOKMARK", object.to_string().as_bytes())
     }
+}
 
-    fn framed(&mut self, kind: &str, object: Bytes) -> Bytes {
-        if self.shape == Shape::Table
-            && std::mem::replace(&mut self.columns_sent, true)
-            && let Ok(mut table) = serde_json::from_slice::<Value>(&object)
-        {
-            table["columnDefinitions"] = Value::Null;
-            return framed(kind, table.to_string().as_bytes());
-        }
-        framed(kind, &object)
-    }
+fn without_columns(table: &Bytes) -> Option<Bytes> {
+    let mut table: Value = serde_json::from_slice(table).ok()?;
+    table["columnDefinitions"] = Value::Null;
+    Some(table.to_string().into())
 }
 
 fn framed(kind: &str, object: &[u8]) -> Bytes {
