@@ -146,13 +146,16 @@ impl controller_server::Controller for Driver {
         let mut why_none = None;
         let answer = self.answer("GetCapacity", "", async {
             Ok(match Capacity::check(&request, &self.node.segments)? {
-                Capacity::None => v1::GetCapacityResponse {
-                    available_capacity: 0,
-                    maximum_volume_size: Some(0),
-                    minimum_volume_size: None,
-                },
-                Capacity::Of(kind, asked) => {
-                    let capacity = self.drives.capacity(asked.backend, &asked.drives);
+                Capacity::None(why) => {
+                    why_none = why;
+                    v1::GetCapacityResponse {
+                        available_capacity: 0,
+                        maximum_volume_size: Some(0),
+                        minimum_volume_size: None,
+                    }
+                }
+                Capacity::Of(kind, asked, own) => {
+                    let capacity = self.drives.capacity(asked.backend, &asked.drives, &own);
                     why_none.clone_from(&capacity.why_none);
                     let largest = match kind {
                         AccessType::Mount => capacity.largest_volume,

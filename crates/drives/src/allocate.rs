@@ -7,7 +7,7 @@ use std::{
 
 use values::{Bytes, LabelSelector};
 
-use crate::{BackendKind, CreateError, DriveId, Excluded};
+use crate::{BackendKind, CreateError, DriveId, Excluded, FILESYSTEM, OVERCOMMIT};
 
 /// File systems hand out space in blocks of this size.
 pub(crate) const GRAIN: u64 = 4096;
@@ -93,6 +93,18 @@ impl DriveSelector {
             None => format!("it has no label {}", unmet.key()),
         })
     }
+}
+
+/// Why no volume with such parameters can be on drives of a backend.
+pub(crate) fn unable(
+    backend: Option<BackendKind>,
+    parameters: &BTreeMap<String, String>,
+) -> Option<&'static str> {
+    if parameters.contains_key(FILESYSTEM) && !backend.is_some_and(BackendKind::has_filesystems) {
+        return Some("its volumes have no file systems of their own");
+    }
+    (parameters.contains_key(OVERCOMMIT) && backend != Some(BackendKind::LvmThin))
+        .then_some("it can't promise more than it has")
 }
 
 /// A volume, as far as allocation cares.

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use values::Bytes;
 
 use crate::{
-    AccessType, BackendKind, CreateError, CreateVolume, DeleteError, DriveId, ExpandError, FILESYSTEM,
-    OVERCOMMIT, SourceError, Throttle, Volume, VolumeId,
-    allocate::{SMALLEST, Wanted, choose, size_of},
+    AccessType, CreateError, CreateVolume, DeleteError, DriveId, ExpandError, FILESYSTEM, SourceError,
+    Throttle, Volume, VolumeId,
+    allocate::{SMALLEST, Wanted, choose, size_of, unable},
     backing,
     content::{self, Found},
     drives::Inner,
@@ -250,12 +250,8 @@ fn place(
         )));
     }
     for other in &mut candidates {
-        if own.is_some() && !other.backend.is_some_and(BackendKind::has_filesystems) {
-            let why = "its volumes have no file systems of their own";
+        if let Some(why) = unable(other.backend, &request.parameters) {
             other.failed.get_or_insert_with(|| why.to_owned());
-        }
-        if request.parameters.contains_key(OVERCOMMIT) && other.backend != Some(BackendKind::LvmThin) {
-            other.failed.get_or_insert_with(|| "it can't promise more than it has".to_owned());
         }
     }
     let wanted = |size| Wanted {

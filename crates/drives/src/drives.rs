@@ -560,9 +560,14 @@ impl Drives {
         kinds.peek().is_none() || kinds.any(|copies| copies != Copies::None)
     }
 
-    /// What can be had now on drives like this.
-    pub fn capacity(&self, backend: Option<BackendKind>, drives: &DriveSelector) -> Capacity {
-        self.inner.state.lock().capacity(backend, drives)
+    /// What volumes with such parameters can have now on drives like this.
+    pub fn capacity(
+        &self,
+        backend: Option<BackendKind>,
+        drives: &DriveSelector,
+        parameters: &BTreeMap<String, String>,
+    ) -> Capacity {
+        self.inner.state.lock().capacity(backend, drives, parameters)
     }
 
     /// Changes whenever capacity, drives or volumes did.

@@ -49,7 +49,7 @@ fn sound(drives: &Drives) -> Result<(), TestCaseError> {
             prop_assert!(!reason.is_empty());
         }
     }
-    let capacity = drives.capacity(None, &crate::DriveSelector::default());
+    let capacity = drives.capacity(None, &crate::DriveSelector::default(), &Default::default());
     prop_assert!(capacity.largest_volume <= capacity.available);
     Ok(())
 }

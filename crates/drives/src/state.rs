@@ -11,7 +11,7 @@ use values::Bytes;
 use crate::{
     AccessType, BackendKind, Capacity, CreateVolume, Drive, DriveId, DriveSelector, DriveState, OVERCOMMIT,
     Origin, Snapshot, Source, Volume, VolumeId,
-    allocate::{Candidate, SMALLEST},
+    allocate::{Candidate, SMALLEST, unable},
     backend::{Copies, QuotaKey},
     execute::Site,
     record::{Phase, VolumeRecord, without_notes},
@@ -445,7 +445,12 @@ impl State {
         self.slots.iter().map(|slot| slot.drive()).collect()
     }
 
-    pub(crate) fn capacity(&self, backend: Option<BackendKind>, selector: &DriveSelector) -> Capacity {
+    pub(crate) fn capacity(
+        &self,
+        backend: Option<BackendKind>,
+        selector: &DriveSelector,
+        parameters: &BTreeMap<String, String>,
+    ) -> Capacity {
         let objection = |serving: &Serving| {
             if serving.failing.is_some() || serving.gone.is_some() {
                 return Some("it is failing".to_owned());
@@ -454,11 +459,11 @@ impl State {
             let other = backend.filter(|asked| *asked != kind);
             other
                 .map(|asked| format!("its backend is {kind}, not {asked}"))
+                .or_else(|| unable(Some(kind), parameters).map(str::to_owned))
                 .or_else(|| selector.objection(&serving.labels))
         };
         let fitting = || self.serving().filter(|serving| objection(serving).is_none());
-        let room =
-            |access| fitting().map(|serving| serving.room(access, &BTreeMap::new())).max().unwrap_or(0);
+        let room = |access| fitting().map(|serving| serving.room(access, parameters)).max().unwrap_or(0);
         Capacity {
             available: fitting().map(Serving::free).sum(),
             largest_volume: room(AccessType::Mount),

@@ -65,13 +65,13 @@ fn image(drives: &Drives, volume: &Volume) -> std::path::PathBuf {
 async fn a_volume_is_a_device_of_its_exact_size_that_grows_while_written() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let empty = drives.capacity(None, &DriveSelector::default());
+    let empty = drives.capacity(None, &DriveSelector::default(), &Default::default());
     let volume = drives.create(block("pvc-1", 64 * MIB)).await.expect("create");
     assert_eq!(drives.create(block("pvc-1", 64 * MIB)).await.expect("again"), volume);
     let id = volume.id.clone();
     // What the file system notes about the bytes counts too.
     assert_eq!(
-        drives.capacity(None, &DriveSelector::default()).available,
+        drives.capacity(None, &DriveSelector::default(), &Default::default()).available,
         empty.available - (64 + 2 + 4) * MIB
     );
 
@@ -101,7 +101,7 @@ async fn a_volume_is_a_device_of_its_exact_size_that_grows_while_written() {
 
     hide(&bench, &drives, &id, "device").await;
     drives.delete(&id).await.expect("delete");
-    assert_eq!(drives.capacity(None, &DriveSelector::default()), empty);
+    assert_eq!(drives.capacity(None, &DriveSelector::default(), &Default::default()), empty);
     bench.leaves_nothing(&drives);
     drives.close().await.expect("close");
 }
@@ -192,7 +192,7 @@ async fn a_copy_holds_the_same_bytes_and_has_all_its_space() {
 async fn a_file_system_can_be_made_on_it_and_a_full_drive_keeps_its_word() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let largest = drives.capacity(None, &DriveSelector::default()).largest_block_volume;
+    let largest = drives.capacity(None, &DriveSelector::default(), &Default::default()).largest_block_volume;
     let volume = drives.create(block("pvc-1", largest)).await.expect("the largest");
     let device = show(&bench, &drives, &volume.id, "device").await;
     let run = |program: &str, words: &[&str]| {

@@ -15,10 +15,13 @@ use linux::{Btrfs, Files, Kernel, LoopDevices, Mounts, Programs, Unmount};
 async fn a_volume_lives_from_creation_to_deletion() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let before = drives.capacity(None, &DriveSelector::default());
+    let before = drives.capacity(None, &DriveSelector::default(), &Default::default());
     let volume = drives.create(request("pvc-1", 64 * MIB)).await.expect("create");
     assert_eq!(volume.size, 64 * MIB);
-    assert_eq!(drives.capacity(None, &DriveSelector::default()).available, before.available - 64 * MIB);
+    assert_eq!(
+        drives.capacity(None, &DriveSelector::default(), &Default::default()).available,
+        before.available - 64 * MIB
+    );
     assert_eq!(drives.create(request("pvc-1", 64 * MIB)).await.expect("again"), volume);
     let refused = drives.create(request("pvc-1", 65 * MIB)).await;
     assert!(matches!(refused, Err(CreateError::Incompatible { .. })), "{refused:?}");
@@ -54,7 +57,7 @@ async fn a_volume_lives_from_creation_to_deletion() {
         drives.delete(&volume.id).await.expect("delete");
     }
     assert!(!target.exists() && !staging.exists());
-    assert_eq!(drives.capacity(None, &DriveSelector::default()), before);
+    assert_eq!(drives.capacity(None, &DriveSelector::default(), &Default::default()), before);
     drives.close().await.expect("close");
 }
 
@@ -79,11 +82,11 @@ async fn a_restart_finds_everything_on_the_drives_and_puts_a_lost_limit_back() {
     Kernel.limit_subvolume(&mount, id, None).expect("lose the limit");
 
     // As after kill -9: mounted still.
-    let capacity = drives.capacity(None, &DriveSelector::default());
+    let capacity = drives.capacity(None, &DriveSelector::default(), &Default::default());
     drop(drives);
     let killed = bench.open(&["a.img", "b.img"]).await;
     assert_eq!(killed.volumes(), before);
-    assert_eq!(killed.capacity(None, &DriveSelector::default()), capacity);
+    assert_eq!(killed.capacity(None, &DriveSelector::default(), &Default::default()), capacity);
     assert_eq!(Kernel.subvolume_quota(&mount, id).expect("quota").expect("quota").limit, Some(32 * MIB));
     // As after a reboot, with the devices in another order.
     killed.close().await.expect("close");
@@ -119,7 +122,7 @@ async fn a_drive_whose_file_went_away_while_it_was_mounted_is_not_let_go_silentl
 async fn nothing_a_container_does_gets_past_the_size_or_in_the_way_of_deletion() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let empty = drives.capacity(None, &DriveSelector::default());
+    let empty = drives.capacity(None, &DriveSelector::default(), &Default::default());
     let volume = drives.create(request("pvc-1", 64 * MIB)).await.expect("create");
     let target = bench.path("staging");
     drives.stage(&volume.id, &target, MountFlags::default()).await.expect("stage");
@@ -144,7 +147,7 @@ async fn nothing_a_container_does_gets_past_the_size_or_in_the_way_of_deletion()
     assert!(stats.used <= stats.size, "{stats:?}");
     drives.unstage(&volume.id, &target).await.expect("unstage");
     drives.delete(&volume.id).await.expect("delete");
-    assert_eq!(drives.capacity(None, &DriveSelector::default()), empty);
+    assert_eq!(drives.capacity(None, &DriveSelector::default(), &Default::default()), empty);
     bench.leaves_nothing(&drives);
     drives.close().await.expect("close");
 }
@@ -153,7 +156,7 @@ async fn nothing_a_container_does_gets_past_the_size_or_in_the_way_of_deletion()
 async fn every_volume_of_a_full_drive_can_be_filled() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let capacity = drives.capacity(None, &DriveSelector::default()).available;
+    let capacity = drives.capacity(None, &DriveSelector::default(), &Default::default()).available;
     let size = capacity / 3 / 4096 * 4096;
     let refused =
         drives.create(request("too-large", capacity + 4096)).await.expect_err("too large").to_string();
@@ -175,7 +178,7 @@ async fn every_volume_of_a_full_drive_can_be_filled() {
         drives.unstage(id, at).await.expect("unstage");
         drives.delete(id).await.expect("delete");
     }
-    assert_eq!(drives.capacity(None, &DriveSelector::default()).available, capacity);
+    assert_eq!(drives.capacity(None, &DriveSelector::default(), &Default::default()).available, capacity);
     drives.close().await.expect("close");
 }
 

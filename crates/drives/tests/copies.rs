@@ -32,7 +32,7 @@ async fn used(drives: &Drives, id: &VolumeId, at: &Path) -> u64 {
 async fn a_snapshot_keeps_what_was_there_and_costs_its_volume_nothing() {
     let Some(bench) = Bench::new() else { return };
     let drives = bench.fresh(&["a.img"]).await;
-    let empty = drives.capacity(None, &DriveSelector::default());
+    let empty = drives.capacity(None, &DriveSelector::default(), &Default::default());
     let volume = drives.create(request("pvc-1", 64 * MIB)).await.expect("create").id;
     let live = stage(&bench, &drives, &volume, "live").await;
     fill(&live.join("data"), 30 * MIB).expect("room");
@@ -48,7 +48,7 @@ async fn a_snapshot_keeps_what_was_there_and_costs_its_volume_nothing() {
     assert_eq!((snapshot.restore_size, &snapshot.source), (64 * MIB, &volume));
     assert!((30 * MIB..40 * MIB).contains(&snapshot.size), "it counts what was held: {snapshot:?}");
     assert_eq!(
-        drives.capacity(None, &DriveSelector::default()).available,
+        drives.capacity(None, &DriveSelector::default(), &Default::default()).available,
         empty.available - 64 * MIB - snapshot.size
     );
 
@@ -66,7 +66,10 @@ async fn a_snapshot_keeps_what_was_there_and_costs_its_volume_nothing() {
     // Without its volume.
     drives.unstage(&volume, &live).await.expect("unstage");
     drives.delete(&volume).await.expect("delete");
-    assert_eq!(drives.capacity(None, &DriveSelector::default()).available, empty.available - snapshot.size);
+    assert_eq!(
+        drives.capacity(None, &DriveSelector::default(), &Default::default()).available,
+        empty.available - snapshot.size
+    );
     let origin = Origin::Snapshot(snapshot.id.clone());
     let refused = drives.create(from("small", 32 * MIB, &origin)).await;
     assert!(matches!(refused, Err(CreateError::OutOfRange(_))), "{refused:?}");
@@ -95,7 +98,7 @@ async fn a_snapshot_keeps_what_was_there_and_costs_its_volume_nothing() {
     for _ in 0..2 {
         drives.delete_snapshot(&snapshot.id).await.expect("gone");
     }
-    assert_eq!(drives.capacity(None, &DriveSelector::default()), empty);
+    assert_eq!(drives.capacity(None, &DriveSelector::default(), &Default::default()), empty);
     bench.leaves_nothing(&drives);
     drives.close().await.expect("close");
 }

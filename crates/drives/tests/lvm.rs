@@ -212,7 +212,7 @@ async fn thin(bench: &mut Bench) -> Option<Drives> {
 async fn a_thin_snapshot_under_load_holds_one_moment() {
     let Some(mut bench) = Bench::new() else { return };
     let Some(mut drives) = thin(&mut bench).await else { return };
-    let capacity = drives.capacity(None, &DriveSelector::default()).available;
+    let capacity = drives.capacity(None, &DriveSelector::default(), &Default::default()).available;
     for filesystem in ["ext4", "xfs"] {
         let volume = create(&drives, filesystem, 320 * MIB, filesystem).await;
         let at = stage(&bench, &drives, &volume).await;
@@ -277,7 +277,7 @@ async fn a_thin_snapshot_under_load_holds_one_moment() {
         drop(killed);
         drives = open(&bench).await;
     }
-    assert_eq!(drives.capacity(None, &DriveSelector::default()).available, capacity);
+    assert_eq!(drives.capacity(None, &DriveSelector::default(), &Default::default()).available, capacity);
     drives.close().await.expect("close");
 }
 
@@ -343,7 +343,7 @@ async fn a_snapshot_that_the_pool_took_and_lvm_did_not_note_goes() {
 async fn a_pool_promises_more_than_it_has_only_where_that_is_allowed() {
     let Some(mut bench) = Bench::new() else { return };
     let Some(drives) = thin(&mut bench).await else { return };
-    let capacity = drives.capacity(None, &DriveSelector::default()).available;
+    let capacity = drives.capacity(None, &DriveSelector::default(), &Default::default()).available;
     let large = capacity / 4 * 3;
     let one = drives.create(request("one", large)).await.expect("create");
     let refused = drives.create(request("two", large)).await;
@@ -376,9 +376,9 @@ async fn a_pool_promises_more_than_it_has_only_where_that_is_allowed() {
 async fn what_does_not_fit_is_refused_and_leaves_nothing() {
     let Some(mut bench) = Bench::new() else { return };
     let Some(drives) = drive(&mut bench).await else { return };
-    let free = drives.capacity(None, &DriveSelector::default()).available;
+    let free = drives.capacity(None, &DriveSelector::default(), &Default::default()).available;
     let all = create(&drives, "all", free, "ext4").await;
-    assert_eq!(drives.capacity(None, &DriveSelector::default()).available, 0);
+    assert_eq!(drives.capacity(None, &DriveSelector::default(), &Default::default()).available, 0);
     let refused = drives.create(request("more", MIB)).await;
     assert!(matches!(refused, Err(CreateError::NoSpace { .. })), "{refused:?}");
     drives.delete(&all.id).await.expect("delete");

@@ -184,7 +184,7 @@ async fn a_file_that_is_deleted_or_cut_under_its_drive_takes_nothing_more() {
         let drives = bench.fresh(&names).await;
         let file = bench.path(names[0]);
         let lost = drives.drives()[0].id.clone().expect("known");
-        let free = drives.capacity(None, &drives::DriveSelector::default()).available;
+        let free = drives.capacity(None, &drives::DriveSelector::default(), &Default::default()).available;
         match cut {
             true => fs::File::options().write(true).open(&file).and_then(|open| open.set_len(64 * MIB)),
             false => fs::rename(&file, bench.path("kept-aside")),
@@ -197,7 +197,10 @@ async fn a_file_that_is_deleted_or_cut_under_its_drive_takes_nothing_more() {
         let drive = drives.drives().remove(0);
         let trouble = drive.trouble.expect("people are told");
         assert!(trouble.contains(&text(file.clone())) && drive.free == 0, "{trouble}");
-        assert!(drives.capacity(None, &drives::DriveSelector::default()).available < free / 2);
+        assert!(
+            drives.capacity(None, &drives::DriveSelector::default(), &Default::default()).available
+                < free / 2
+        );
         if let Err(error) = drives.close().await {
             assert!(cut, "{error}");
         }

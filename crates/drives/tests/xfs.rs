@@ -181,7 +181,7 @@ async fn a_copy_shares_space_with_its_source_and_counts_in_full() {
 async fn two_hundred_volumes_share_a_drive_and_a_restart_finds_them() {
     let Some(mut bench) = Bench::new() else { return };
     let Some(drives) = drive(&mut bench).await else { return };
-    let free = drives.capacity(None, &drives::DriveSelector::default()).available;
+    let free = drives.capacity(None, &drives::DriveSelector::default(), &Default::default()).available;
     let mut calls = tokio::task::JoinSet::new();
     for number in 0..200 {
         let drives = drives.clone();
@@ -190,7 +190,10 @@ async fn two_hundred_volumes_share_a_drive_and_a_restart_finds_them() {
         );
     }
     let volumes = calls.join_all().await;
-    assert_eq!(drives.capacity(None, &drives::DriveSelector::default()).available, free - 200 * MIB);
+    assert_eq!(
+        drives.capacity(None, &drives::DriveSelector::default(), &Default::default()).available,
+        free - 200 * MIB
+    );
     let at = stage(&bench, &drives, &volumes[117].id, "one").await;
     assert_eq!(fill_up(&at.join("data")), MIB);
     assert_eq!(fs::metadata(at.join("data")).expect("there").size(), MIB);
@@ -204,7 +207,7 @@ async fn two_hundred_volumes_share_a_drive_and_a_restart_finds_them() {
         calls.spawn(async move { drives.delete(&volume.id).await.expect("delete") });
     }
     calls.join_all().await;
-    assert_eq!(drives.capacity(None, &drives::DriveSelector::default()).available, free);
+    assert_eq!(drives.capacity(None, &drives::DriveSelector::default(), &Default::default()).available, free);
     bench.leaves_nothing(&drives);
     drives.close().await.expect("close");
 }

@@ -159,3 +159,46 @@ fn a_pod_describes_a_volume_and_a_claim_asks_for_a_speed() {
     ctl("delete vac slow --timeout=60s");
     orlop.stop();
 }
+
+#[test]
+fn what_makes_a_class_unusable_is_told_to_its_pods() {
+    let Some(kubectl) = kubectls().into_iter().next() else { return };
+    let place = Place::new();
+    let orlop = place.up(&["--loop-drive", "512Mi"]);
+    let ctl = |line: &str| orlop.run(&kubectl, &line.split(' ').collect::<Vec<_>>());
+    let cases = [
+        ("backend", "orlop.dev/backend: lvm", "its backend is btrfs, not lvm"),
+        ("xfs", "csi.storage.k8s.io/fstype: xfs", "its backend is btrfs, not xfs"),
+        ("ext4", "fsType: ext4", "its volumes have no file systems of their own"),
+        ("zfs", "fstype: zfs", "file-system type \"zfs\""),
+        ("overcommit", "orlop.dev/overcommit: \"2\"", "it can't promise more than it has"),
+    ];
+    let manifest = cases.map(|(name, parameter, _)| {
+        let delayed = "volumeBindingMode: WaitForFirstConsumer\n";
+        let pod = format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers:\n  - {{name: main, image: host, \
+             command: [sleep, infinity], volumeMounts: [{{name: data, mountPath: /data}}]}}\n  volumes:\n  - {{name: data, \
+             persistentVolumeClaim: {{claimName: {name}}}}}\n"
+        );
+        [class(name, parameter), delayed.to_owned(), claim(name, name, name, ""), pod].concat()
+    });
+    apply(&orlop, &kubectl, &place, &manifest.concat());
+    for (name, _, reason) in cases {
+        let events = format!("get events --field-selector involvedObject.name={name} -o json");
+        let of_pod = || {
+            let list: serde_json::Value = serde_json::from_str(&ctl(&events)).expect("JSON");
+            let events = list["items"].as_array().cloned().unwrap_or_default();
+            let of_pod = events.into_iter().filter(|event| event["involvedObject"]["kind"] == "Pod");
+            of_pod
+                .map(|event| event["message"].to_string())
+                .collect::<Vec<_>>()
+                .join("\n")
+                .replace("\\\"", "\"")
+        };
+        wait_until(&format!("{name}: {reason}"), || of_pod().contains(reason));
+        ctl(&format!("delete pod {name} --grace-period=0 --force"));
+        ctl(&format!("delete pvc {name} --timeout=60s"));
+    }
+    assert_eq!(ctl("get pv -o name"), "", "nothing was made");
+    orlop.stop();
+}

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use csi::v1::controller_service_capability::rpc;
-use csi::v1::{GetCapacityRequest, Topology};
+use csi::v1::volume_capability::access_mode::Mode;
+use csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
+use csi::v1::{GetCapacityRequest, Topology, VolumeCapability};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::api::resource;
@@ -146,6 +148,18 @@ pub async fn run(
         listen(&context, &queue, &signal, changes),
         work(queue.clone(), 1, context.shutdown.clone(), |Everything| publisher.publish()),
     );
+}
+
+/// What all volumes of the class have in common: a file-system type, if it names one. A class that names it twice is
+/// refused when a claim is looked at.
+fn capabilities(class: &StorageClass) -> Vec<VolumeCapability> {
+    let named =
+        class.parameters.as_ref().and_then(|parameters| provision::fs_type(parameters).ok().flatten());
+    let of_type = |fs_type| VolumeCapability {
+        access_type: Some(AccessType::Mount(MountVolume { fs_type, ..MountVolume::default() })),
+        access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter as i32 }),
+    };
+    named.map(of_type).into_iter().collect()
 }
 
 /// The one key: whatever happens, everything of this node is looked at, at most once in each moment.
@@ -293,7 +307,7 @@ impl Publisher {
     async fn ask(&self, class: &StorageClass) -> Result<Capacity, CapacityError> {
         let topology = Topology { segments: self.place.segments.clone() };
         let request = GetCapacityRequest {
-            volume_capabilities: Vec::new(),
+            volume_capabilities: capabilities(class),
             parameters: provision::for_driver(class.parameters.as_ref()),
             accessible_topology: (!topology.segments.is_empty()).then_some(topology),
         };

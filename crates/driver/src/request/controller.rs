@@ -211,9 +211,9 @@ impl List {
 
 /// Whose capacity is asked for.
 pub(crate) enum Capacity {
-    Of(AccessType, Parameters),
-    /// No volume as asked for can be made here.
-    None,
+    Of(AccessType, Parameters, BTreeMap<String, String>),
+    /// No volume as asked for can be made here, and why, unless it is by the place.
+    None(Option<String>),
 }
 
 impl Capacity {
@@ -223,13 +223,18 @@ impl Capacity {
     ) -> Result<Self, Refusal> {
         let asked = parameters::check(&request.parameters)?;
         if !within(request.accessible_topology.clone(), segments) {
-            return Ok(Self::None);
+            return Ok(Self::None(None));
         }
         let access = request.volume_capabilities.iter().map(|capability| Access::check(Some(capability)));
-        let of = |access: Vec<Access>| Ok((Access::one_kind(&access)?, one_backend(asked.backend, &access)?));
+        let of = |access: Vec<Access>| {
+            let backend = one_backend(asked.backend, &access)?;
+            Ok((Access::one_kind(&access)?, backend, own(backend, &access, asked.overcommit.clone())))
+        };
         match access.collect::<Result<Vec<_>, _>>().and_then(of) {
-            Ok((kind, backend)) => Ok(Self::Of(kind, Parameters { backend, ..asked })),
-            Err(Refusal::Unserved { .. }) => Ok(Self::None),
+            Ok((kind, backend, own)) => Ok(Self::Of(kind, Parameters { backend, ..asked }, own)),
+            Err(refusal @ (Refusal::Unserved { .. } | Refusal::Invalid { .. })) => {
+                Ok(Self::None(Some(refusal.to_string())))
+            }
             Err(refusal) => Err(refusal),
         }
     }

@@ -348,24 +348,32 @@ fn capacity_is_asked_of_what_could_serve() {
     };
     assert!(matches!(
         asked(of(vec![])),
-        Ok(Capacity::Of(drives::AccessType::Mount, Parameters { backend: None, .. }))
+        Ok(Capacity::Of(drives::AccessType::Mount, Parameters { backend: None, .. }, _))
     ));
     assert!(matches!(
         asked(of(vec![mounted("xfs", &[])])),
-        Ok(Capacity::Of(drives::AccessType::Mount, Parameters { backend: Some(BackendKind::Xfs), .. }))
+        Ok(Capacity::Of(drives::AccessType::Mount, Parameters { backend: Some(BackendKind::Xfs), .. }, _))
     ));
     assert!(matches!(
         asked(of(vec![block()])),
-        Ok(Capacity::Of(drives::AccessType::Block, Parameters { backend: None, .. }))
+        Ok(Capacity::Of(drives::AccessType::Block, Parameters { backend: None, .. }, _))
     ));
-    assert!(matches!(asked(of(vec![mounted("", &[]), block()])), Ok(Capacity::None)));
-    assert!(matches!(asked(of(vec![capability(Mode::MultiNodeMultiWriter)])), Ok(Capacity::None)));
+    let own = [(drives::FILESYSTEM.to_owned(), "ext4".to_owned())].into();
+    assert!(matches!(asked(of(vec![mounted("ext4", &[])])), Ok(Capacity::Of(_, _, kept)) if kept == own));
+    for (capabilities, reason) in [
+        (vec![mounted("", &[]), block()], "ask for one access type"),
+        (vec![capability(Mode::MultiNodeMultiWriter)], "ask for a single-node mode"),
+        (vec![mounted("zfs", &[])], "file-system type \"zfs\""),
+    ] {
+        let refused = asked(of(capabilities));
+        assert!(matches!(refused, Ok(Capacity::None(Some(why))) if why.contains(reason)), "{reason}");
+    }
     let at = |node| v1::GetCapacityRequest { accessible_topology: Some(place(node)), ..Default::default() };
     assert!(matches!(
         asked(at("n1")),
-        Ok(Capacity::Of(drives::AccessType::Mount, Parameters { backend: None, .. }))
+        Ok(Capacity::Of(drives::AccessType::Mount, Parameters { backend: None, .. }, _))
     ));
-    assert!(matches!(asked(at("n2")), Ok(Capacity::None)));
+    assert!(matches!(asked(at("n2")), Ok(Capacity::None(None))));
     let unknown = v1::GetCapacityRequest { parameters: map(&[("x", "y")]), ..Default::default() };
     assert!(matches!(asked(unknown), Err(Refusal::Invalid { .. })));
 }

@@ -260,8 +260,11 @@ async fn labels_are_on_the_drive_and_capacity_heeds_them() {
         labels: values::LabelSelector::parse("medium=nvme").expect("a selector"),
         tier: None,
     };
-    assert_eq!(world.drives.capacity(None, &nvme).available, drives[0].free);
-    assert_eq!(world.drives.capacity(None, &DriveSelector::default()).available, 2 * drives[0].free);
+    assert_eq!(world.drives.capacity(None, &nvme, &Default::default()).available, drives[0].free);
+    assert_eq!(
+        world.drives.capacity(None, &DriveSelector::default(), &Default::default()).available,
+        2 * drives[0].free
+    );
     for name in ["pvc-1", "pvc-2"] {
         let made = world.drives.create(CreateVolume { drives: nvme.clone(), ..request(name) }).await;
         assert_eq!(made.expect("made").id.drive, first);
@@ -282,7 +285,7 @@ async fn a_drive_that_breaks_under_a_creation_is_left_for_another() {
         let when = format!("broken at call {at}: {first:?}");
         let broken = drives.iter().find(|drive| drive.trouble.is_some()).expect(&when);
         let works = drives.iter().find(|drive| drive.trouble.is_none()).expect(&when);
-        let capacity = world.drives.capacity(None, &DriveSelector::default());
+        let capacity = world.drives.capacity(None, &DriveSelector::default(), &Default::default());
         assert_eq!(capacity.available, works.free, "{when}");
         let other = world.drives.create(request("pvc-2")).await.expect("another volume");
         assert_eq!(Some(&other.id.drive), works.id.as_ref(), "{when}");
@@ -311,7 +314,7 @@ async fn a_drive_that_breaks_under_a_creation_is_left_for_another() {
 async fn a_drive_that_failed_is_used_again_when_it_takes_writes() {
     const LONG: Duration = Duration::from_secs(900);
     let world = World::new(1).await;
-    let available = || world.drives.capacity(None, &DriveSelector::default()).available;
+    let available = || world.drives.capacity(None, &DriveSelector::default(), &Default::default()).available;
     let whole = available();
     for _ in 0..2 {
         world.host.arm(Some(Fault::Break(0)));

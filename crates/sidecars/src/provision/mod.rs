@@ -32,7 +32,7 @@ use tonic::Status;
 
 use self::origin::Unfinished;
 pub use self::parameters::ParameterError;
-pub(crate) use self::parameters::for_driver;
+pub(crate) use self::parameters::{for_driver, fs_type};
 pub use self::request::RequestError;
 pub use self::source::SourceError;
 pub use self::volume::UnfitVolume;

@@ -70,6 +70,23 @@ pub(crate) fn for_driver(parameters: Option<&BTreeMap<String, String>>) -> BTree
     all.filter(|(key, _)| !key.starts_with(PREFIX)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
+/// The file-system type that a class names.
+///
+/// # Errors
+/// It names it twice.
+pub(crate) fn fs_type(parameters: &BTreeMap<String, String>) -> Result<Option<String>, ParameterError> {
+    // Without the prefix, and in any case, as classes of long ago have it; the driver sees those too.
+    let names_it = |key: &&String| {
+        key.eq_ignore_ascii_case("fstype") || key.strip_prefix(PREFIX).is_some_and(|key| key == "fstype")
+    };
+    let mut file_systems = parameters.keys().filter(names_it);
+    let file_system = file_systems.next();
+    if let (Some(one), Some(other)) = (file_system, file_systems.next()) {
+        return Err(ParameterError::TwoFileSystems(one.clone(), other.clone()));
+    }
+    Ok(file_system.and_then(|key| parameters.get(key)).filter(|kind| !kind.is_empty()).cloned())
+}
+
 /// Interprets a class's parameters. Reserved keys are for us alone, so an unknown one is refused, not passed on.
 pub(crate) fn interpret(
     parameters: Option<&BTreeMap<String, String>>,
@@ -92,15 +109,6 @@ pub(crate) fn interpret(
             return Err(ParameterError::Unknown(format!("{PREFIX}{key}")));
         }
     }
-    // Without the prefix, and in any case, as classes of long ago have it; the driver sees those too.
-    let names_it = |key: &&String| {
-        key.eq_ignore_ascii_case("fstype") || key.strip_prefix(PREFIX).is_some_and(|key| key == "fstype")
-    };
-    let mut file_systems = parameters.keys().filter(names_it);
-    let file_system = file_systems.next();
-    if let (Some(one), Some(other)) = (file_system, file_systems.next()) {
-        return Err(ParameterError::TwoFileSystems(one.clone(), other.clone()));
-    }
     let [
         provisioner,
         controller_publish,
@@ -112,7 +120,7 @@ pub(crate) fn interpret(
     ] = PURPOSES.map(|purpose| secret(parameters, purpose, subject));
     Ok(Parameters {
         driver: for_driver(Some(parameters)),
-        fs_type: file_system.and_then(|key| parameters.get(key)).filter(|kind| !kind.is_empty()).cloned(),
+        fs_type: fs_type(parameters)?,
         secrets: Secrets {
             provisioner: provisioner?,
             controller_publish: controller_publish?,
