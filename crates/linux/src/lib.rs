@@ -32,7 +32,7 @@ pub use loops::{LoopDevice, LoopDevices};
 pub use lvm::{COMING, LogicalVolume, LogicalVolumes, Making, VolumeGroup, logical_device};
 pub use mount_table::{Mount, MountTable};
 pub use mounts::{Attributes, BindSource, FilesystemMount, Mounts, Unmount};
-pub use program::{Output, Programs};
+pub use program::{Output, Programs, run_to_end};
 pub use project_quota::{ProjectId, ProjectQuota, ProjectUsage};
 pub use superblock::{Signature, filesystem_size, probe_superblock};
 pub use targets::{Obstacle, Target, TargetKind, Targets};

@@ -4,7 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     io::{self, Read},
     os::unix::process::CommandExt,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -41,34 +41,44 @@ pub trait Programs {
 
 impl Programs for Kernel {
     fn run(&self, program: &str, arguments: &[&OsStr], deadline: Duration) -> Result<Output> {
-        let until = Instant::now() + deadline;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .env("PATH", search_path())
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // An interrupt from the terminal is for us, not for a half-done mkfs.
-            .process_group(0)
-            .spawn()
-            .context("run", program)?;
-        let stdout = collect(child.stdout.take());
-        let stderr = collect(child.stderr.take());
-        let streams = receive(&stdout, until).zip(receive(&stderr, until));
-        // One that has closed its streams may still go on.
-        let ended = streams.is_some() && has_ended(&child, until).context("wait for", program)?;
-        let Some((stdout, stderr)) = streams.filter(|_| ended) else {
-            kill(child);
-            return Err(Error::new("run", program, io::Error::from(io::ErrorKind::TimedOut)));
-        };
-        let status = child.wait().context("wait for", program)?;
+        let (output, status) = run_to_end(program, arguments, deadline)?;
         if status.success() {
-            return Ok(Output { stdout, stderr });
+            return Ok(output);
         }
+        let Output { stdout, stderr } = output;
         let words = if stderr.trim().is_empty() { stdout } else { stderr };
         Err(Error::because("run", program, format!("{status}: {}", words.trim())))
     }
+}
+
+/// Runs a program to its end, and tells what it printed whether it failed or not.
+///
+/// # Errors
+/// When it can't be started, or is not done by the deadline (`TimedOut`; it is killed with all that it has started).
+pub fn run_to_end(program: &str, arguments: &[&OsStr], deadline: Duration) -> Result<(Output, ExitStatus)> {
+    let until = Instant::now() + deadline;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("PATH", search_path())
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // An interrupt from the terminal is for us, not for a half-done mkfs.
+        .process_group(0)
+        .spawn()
+        .context("run", program)?;
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
+    let streams = receive(&stdout, until).zip(receive(&stderr, until));
+    // One that has closed its streams may still go on.
+    let ended = streams.is_some() && has_ended(&child, until).context("wait for", program)?;
+    let Some((stdout, stderr)) = streams.filter(|_| ended) else {
+        kill(child);
+        return Err(Error::new("run", program, io::Error::from(io::ErrorKind::TimedOut)));
+    };
+    let status = child.wait().context("wait for", program)?;
+    Ok((Output { stdout, stderr }, status))
 }
 
 /// Whether the child has ended, by the deadline at the latest.

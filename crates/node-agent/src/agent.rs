@@ -30,7 +30,7 @@ use crate::{
     plan::{Actual, Lifecycle, Step, plan},
     status::{self, Problem},
     steps::StepError,
-    volumes::{self, Source, VolumeError, csi::Csi},
+    volumes::{self, Source, VolumeError, csi::Csi, flex::Flex},
     wanted,
 };
 
@@ -58,6 +58,7 @@ pub(crate) struct Agent {
     pub(crate) awaited: Mutex<HashSet<Key>>,
     pub(crate) objects: Objects,
     pub(crate) csi: Arc<Csi>,
+    pub(crate) flex: Arc<Flex>,
     pub(crate) in_use: Arc<InUse>,
     pub(crate) boot_id: String,
     pub(crate) facts: NodeFacts,
@@ -133,6 +134,7 @@ impl Agent {
         let layout = csi.layout.clone();
         let objects = Objects::new(client.clone(), queue.clone());
         Agent {
+            flex: Arc::new(Flex::new(options.volume_plugins.clone())),
             options,
             layout,
             host,

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+/// How the directory names of Kubernetes' own plugins begin.
+pub(crate) const OWN: &str = "kubernetes.io~";
 /// Directory name of the emptyDir plugin; configMap and secret volumes have their own.
 pub(crate) const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 /// Directory name of the configMap plugin.

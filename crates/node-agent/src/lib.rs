@@ -38,3 +38,4 @@ pub use layout::Layout;
 pub use run::{Drivers, Error, Options, run};
 pub use stats::{Stats, StatsError, VolumeMetrics};
 pub use teardown::{TeardownError, teardown};
+pub use volumes::flex::DIRECTORY as FLEX_VOLUMES;

@@ -22,7 +22,7 @@ use crate::{
     layout::Layout,
     leftovers, node,
     stats::{Stats, Watched},
-    volumes::{csi::Csi, stages},
+    volumes::{csi::Csi, flex, stages},
 };
 
 /// Pods that are worked on at once. A driver that hangs holds one of these for each of its pods.
@@ -48,6 +48,8 @@ pub struct Options {
     /// Program and arguments that run [`container_monitor`](crate::container_monitor); an attempt's directory is
     /// appended.
     pub monitor: Vec<OsString>,
+    /// Where FlexVolume drivers are (kubelet: `--volume-plugin-dir`).
+    pub volume_plugins: PathBuf,
     /// Host directories that containers do not see, beside the node's root: the store, keys.
     pub hidden: Vec<PathBuf>,
     /// Bytes after which a container's log is rotated.
@@ -70,6 +72,7 @@ impl Options {
             root: root.into(),
             runtime: None,
             monitor,
+            volume_plugins: flex::DIRECTORY.into(),
             hidden: Vec::new(),
             log_size: 10 << 20,
             log_files: 5,

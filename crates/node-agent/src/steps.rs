@@ -39,6 +39,7 @@ use crate::{
         claim::{self, Claimed, ClaimedVolume},
         content,
         csi::{CsiError, Publication},
+        flex::{self, FlexVolume},
         inline,
         local::{self, LocalVolume},
         places::Places,
@@ -176,6 +177,10 @@ impl Agent {
                 let publication = publication(uid, volume, read_only, &security);
                 return Box::pin(self.set_up_inline(pod, described, publication)).await;
             }
+            Source::Flex(source) => {
+                let publication = publication(uid, volume, source.read_only, &security);
+                return Box::pin(self.set_up_flex(pod, source, publication)).await;
+            }
             Source::EmptyDir { memory, size } => (crate::layout::EMPTY_DIR, memory, size, None),
             Source::Content { plugin, memory } => {
                 let data = self.objects.all(&namespace, content::references(volume), uid).await?;
@@ -230,6 +235,10 @@ impl Agent {
                     volumes::directory::set_up(&*host, &layout, &directory, &publication)
                 })
                 .await;
+            }
+            Claimed::Flex(volume) => {
+                claim::check_mode(&publication.volume, false, uses)?;
+                return self.set_up_flex(pod, volume, publication).await;
             }
         };
         claim::check_mode(&publication.volume, volume.block, uses)?;
@@ -303,6 +312,29 @@ impl Agent {
         self.csi.set_up(&volume, driver.as_ref(), &publication).await.map(drop)
     }
 
+    /// Lets a driver's program mount a volume.
+    async fn set_up_flex(
+        &self,
+        pod: &Pod,
+        volume: FlexVolume,
+        publication: Publication,
+    ) -> Result<(), VolumeError> {
+        let secret = match &volume.secret {
+            None => None,
+            Some((namespace, name)) => {
+                let own = pod.namespace().unwrap_or_default();
+                let namespace = if namespace.is_empty() { &own } else { namespace };
+                Some(Api::<Secret>::namespaced(self.client.clone(), namespace).get(name).await?)
+            }
+        };
+        let options = flex::options(&volume, pod, &publication, secret.as_ref())?;
+        let (host, layout, flex) = (self.host.clone(), self.layout.clone(), self.flex.clone());
+        blocking("calling a FlexVolume driver", move || {
+            flex.set_up(&*host, &layout, &volume, &options, &publication)
+        })
+        .await
+    }
+
     pub(crate) async fn secret(
         &self,
         reference: Option<&(String, String)>,
@@ -345,8 +377,7 @@ impl Agent {
         let (host, layout, uid, volume) =
             (self.host.clone(), self.layout.clone(), uid.to_owned(), volume.clone());
         blocking("tearing down a volume", move || {
-            local::tear_down(&*host, &layout, &uid, &volume)?;
-            Ok(Vec::new())
+            Ok(volumes::tear_down(&*host, &layout, &uid, &volume)?.into_iter().collect())
         })
         .await
     }

@@ -14,7 +14,7 @@ use crate::{
     observe::{Place, observe},
     records,
     run::{Drivers, boot_id},
-    volumes::{VolumeError, csi::Csi, local, places::Places, recover, stages, subpath},
+    volumes::{self, VolumeError, csi::Csi, places::Places, recover, stages, subpath},
 };
 
 /// What could not be removed.
@@ -129,7 +129,7 @@ async fn pod(
             }
         } else {
             let (host, layout, uid, volume) = (host.clone(), layout.clone(), uid.to_owned(), volume.clone());
-            blocking("tearing down a volume", move || local::tear_down(&*host, &layout, &uid, &volume))
+            blocking("tearing down a volume", move || volumes::tear_down(&*host, &layout, &uid, &volume))
                 .await?;
         }
     }

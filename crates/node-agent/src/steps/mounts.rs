@@ -44,7 +44,11 @@ impl Agent {
                 _ => return Err(unknown()),
             };
             let content = matches!(source, Source::Content { .. });
-            let volume_read_only = matches!(source, Source::Claim { read_only: true, .. });
+            let volume_read_only = match &source {
+                Source::Claim { read_only, .. } => *read_only,
+                Source::Flex(volume) => volume.read_only,
+                _ => false,
+            };
             let path = match sub_path {
                 None => path,
                 Some(sub_path) => {

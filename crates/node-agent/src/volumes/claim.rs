@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
 use resources::{affinity, annotations, finalizers};
 
+use super::flex::FlexVolume;
+
 /// Why a claim can't be mounted now.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum ClaimError {
@@ -24,7 +26,7 @@ pub(crate) enum ClaimError {
     #[error("volume {volume} has volumeMode {mode}, but is specified in {list}")]
     Mode { volume: String, mode: &'static str, list: &'static str },
     #[error(
-        "PV {0} is neither a CSI volume nor a directory of the node (local, hostPath): other volume plugins are not served by this node agent yet"
+        "PV {0} is neither a CSI volume, nor a directory of the node (local, hostPath), nor a flexVolume: other volume plugins are not served by this node agent yet"
     )]
     Plugin(String),
     #[error(
@@ -63,6 +65,7 @@ pub(crate) struct ClaimedVolume {
 pub(crate) enum Claimed {
     Csi(Box<ClaimedVolume>),
     Directory(ClaimedDirectory),
+    Flex(FlexVolume),
 }
 
 /// A PersistentVolume that is a directory of this node.
@@ -127,6 +130,17 @@ pub(crate) fn resolve(
         Claimed::Directory(ClaimedDirectory { volume: name.into(), path: path.into(), kind, local })
     };
     let is_block = spec.volume_mode.as_deref() == Some("Block");
+    if let Some(flex) = spec.flex_volume {
+        let claims = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.namespace.clone());
+        let secret = flex.secret_ref.and_then(|secret| Some((secret.namespace.or(claims)?, secret.name?)));
+        return Ok(Claimed::Flex(FlexVolume {
+            driver: flex.driver,
+            fs_type: flex.fs_type.unwrap_or_default(),
+            read_only: flex.read_only.unwrap_or(false),
+            options: flex.options.unwrap_or_default(),
+            secret,
+        }));
+    }
     let csi = match (spec.csi, spec.local, spec.host_path) {
         (Some(csi), _, _) => csi,
         (_, Some(_), _) if is_block => return Err(ClaimError::LocalBlock(name.into())),
@@ -236,6 +250,7 @@ mod tests {
                 Claimed::Directory(directory) => {
                     vec![format!("{} {} {}", directory.path.display(), directory.kind, directory.local)]
                 }
+                Claimed::Flex(flex) => vec![format!("{} {:?}", flex.driver, flex.secret)],
             })
         };
         let stolen = ClaimError::Stolen { claim: "data".into(), volume: "pv".into() };
@@ -246,6 +261,12 @@ mod tests {
         let found = |text: &str| Ok(vec![text.to_owned()]);
         assert_eq!(of(json!({"spec": {"csi": null, "local": {"path": "/d"}}})), found("/d Directory true"));
         assert_eq!(of(json!({"spec": {"csi": null, "hostPath": {"path": "/h"}}})), found("/h  false"));
+        let flex = json!({"driver": "v/d", "secretRef": {"name": "s"}});
+        let claimed = json!({"uid": "c1", "namespace": "team"});
+        assert_eq!(
+            of(json!({"spec": {"csi": null, "flexVolume": flex, "claimRef": claimed}})),
+            found("v/d Some((\"team\", \"s\"))")
+        );
         assert_eq!(
             of(json!({"spec": {"csi": null, "local": {"path": "/d"}, "volumeMode": "Block"}})),
             Err(ClaimError::LocalBlock("pv".into()))

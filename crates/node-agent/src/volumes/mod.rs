@@ -6,6 +6,7 @@ pub(crate) mod claim;
 pub(crate) mod content;
 pub(crate) mod csi;
 pub(crate) mod directory;
+pub(crate) mod flex;
 pub(crate) mod growth;
 pub(crate) mod host_path;
 pub(crate) mod inline;
@@ -19,7 +20,14 @@ use std::{io, path::PathBuf};
 
 use k8s_openapi::api::core::v1::{CSIVolumeSource, Container, Pod, Volume};
 
-use crate::{layout, records::RecordError};
+use linux::Host;
+
+use crate::{
+    layout::{self, Layout},
+    leftovers::Leftover,
+    plan::VolumeDirectory,
+    records::RecordError,
+};
 
 /// What stands behind a volume of a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +54,8 @@ pub(crate) enum Source {
     Ephemeral,
     /// A volume that a CSI driver makes for the pod.
     Inline(CSIVolumeSource),
+    /// A volume that a driver's program mounts; its secret is in the pod's namespace.
+    Flex(flex::FlexVolume),
     /// A kind that this node agent does not serve, by its name in the API.
     Unserved(String),
 }
@@ -82,6 +92,15 @@ impl Source {
         if let Some(source) = &volume.csi {
             return Source::Inline(source.clone());
         }
+        if let Some(source) = &volume.flex_volume {
+            return Source::Flex(flex::FlexVolume {
+                driver: source.driver.clone(),
+                fs_type: source.fs_type.clone().unwrap_or_default(),
+                read_only: source.read_only.unwrap_or(false),
+                options: source.options.clone().unwrap_or_default(),
+                secret: source.secret_ref.as_ref().map(|secret| (String::new(), secret.name.clone())),
+            });
+        }
         if volume.config_map.is_some() {
             return Source::Content { plugin: layout::CONFIG_MAP, memory: false };
         }
@@ -98,6 +117,19 @@ impl Source {
             .ok()
             .and_then(|value| value.as_object()?.keys().find(|key| *key != "name").cloned());
         Source::Unserved(kind.unwrap_or_else(|| "volume without a source".into()))
+    }
+}
+
+/// Unmounts and removes a volume that no CSI driver made. Blocks.
+pub(crate) fn tear_down(
+    host: &dyn Host,
+    layout: &Layout,
+    uid: &str,
+    volume: &VolumeDirectory,
+) -> Result<Option<Leftover>, VolumeError> {
+    match flex::is_plugin(&volume.plugin) {
+        true => flex::tear_down(host, layout, uid, volume),
+        false => local::tear_down(host, layout, uid, volume).map(|()| None),
     }
 }
 
@@ -136,13 +168,15 @@ pub(crate) fn reads_only(pod: &Pod, claim: &str) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error(
-        "volumes of kind {0} are not served by this node agent yet; it serves emptyDir, hostPath, configMap, secret, downwardAPI, projected, persistentVolumeClaim, ephemeral and csi"
+        "volumes of kind {0} are not served by this node agent yet; it serves emptyDir, hostPath, configMap, secret, downwardAPI, projected, persistentVolumeClaim, ephemeral, csi and flexVolume"
     )]
     Unserved(String),
     #[error("subPath \"{path}\" can't be mounted: {why}")]
     SubPath { path: String, why: String },
     #[error("{0}")]
     HostPath(String),
+    #[error(transparent)]
+    Flex(#[from] flex::FlexError),
     #[error(transparent)]
     Content(#[from] content::ContentError),
     #[error(transparent)]

@@ -46,6 +46,9 @@ pub(crate) struct Up {
     /// register themselves on a node's plugins_registry need not be named.
     #[arg(long = "csi-driver", value_name = "[NODE=]unix:///PATH", value_parser = Beside::parse)]
     csi_drivers: Vec<Beside>,
+    /// Where the programs of FlexVolume drivers are, as vendor~driver/driver.
+    #[arg(long, value_name = "DIR", default_value = node_agent::FLEX_VOLUMES)]
+    volume_plugin_dir: PathBuf,
     /// Publish free storage (CSIStorageCapacity) for classes with volumeBindingMode Immediate, too.
     #[arg(long)]
     capacity_for_immediate_binding: bool,
@@ -115,6 +118,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let hidden = std::fs::canonicalize(&hidden).unwrap_or(hidden);
     for node in &mut nodes {
         node.hidden.push(hidden.clone());
+        node.volume_plugins.clone_from(&arguments.volume_plugin_dir);
         node.immediate = arguments.capacity_for_immediate_binding;
     }
     let mut process = Process::start(&data, store, nodes, listener, health).await?;
@@ -293,6 +297,7 @@ async fn nodes(
                     calls: calls.clone(),
                     stats: node_agent::Stats::default(),
                     hidden: data.private(),
+                    volume_plugins: node_agent::FLEX_VOLUMES.into(),
                     registered: Drivers::new(),
                     beside: Vec::new(),
                 });

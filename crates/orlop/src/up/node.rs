@@ -37,6 +37,8 @@ pub(super) struct Node {
     pub(super) stats: node_agent::Stats,
     /// Host directories that its containers must not see.
     pub(super) hidden: Vec<PathBuf>,
+    /// Where FlexVolume drivers are.
+    pub(super) volume_plugins: PathBuf,
     pub(super) registered: Drivers,
     /// The sockets of drivers that are run beside Orlop for this node.
     pub(super) beside: Vec<PathBuf>,
@@ -131,6 +133,7 @@ impl Node {
                 let monitor: Vec<OsString> = vec![program.into(), crate::MONITOR.into()];
                 let mut options = node_agent::Options::new(&node.name, &node.root, monitor);
                 options.hidden = node.hidden.clone();
+                options.volume_plugins = node.volume_plugins.clone();
                 options.stats = node.stats.clone();
                 let drivers = Arc::new(Registered::follow(node.registered.clone()));
                 anyhow::Ok(node_agent::run(context, options, drivers).await?)
